@@ -1,0 +1,7 @@
+"""`python -m vesselflow`."""
+
+import sys
+
+from vesselflow.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""The `vesselflow` command: parses, calls one thin module per command, turns errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from vesselflow import __version__
+from vesselflow.errors import UserError
+
+#: name -> (module, one line of help). A module is imported only when its command is called.
+COMMANDS = {
+    "sweep": ("vesselflow.cli.sweep", "run every training of a search space that is not done yet"),
+    "data": ("vesselflow.cli.data", "import, inspect, verify and synthesise HDF5 stores"),
+    "runs": ("vesselflow.cli.runs", "list the runs of a results folder"),
+    "report": ("vesselflow.cli.report", "tables and figures of a sweep"),
+    "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
+}
+
+EXIT_CODES = """exit codes:
+  0    done
+  1    the sweep ended, but runs failed (or: the check found a fault)
+  2    something given is wrong: one line says what, where, what is allowed, what to do
+  130  stopped by Ctrl-C; the same command carries on"""
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only the module of `command` is imported for its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vesselflow",
+        description="Ablation sweeps for vessel segmentation: one YAML file, one command.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vesselflow {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == command:
+            loaded = importlib.import_module(module)
+            loaded.add_arguments(sub)
+            sub.set_defaults(run=loaded.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    try:
+        args = build_parser(command).parse_args(words)
+        return int(args.run(args) or 0)
+    except UserError as error:
+        print(f"vesselflow: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("vesselflow: stopped; the same command carries on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a space and an experiment are: models, YAML, overrides, profiles, fingerprints."""

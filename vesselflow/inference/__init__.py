@@ -1,0 +1,1 @@
+"""Whole-image probabilities from a trained model."""

@@ -1,0 +1,5 @@
+"""Losses and their schedules, by name."""
+
+from vesselflow.config.registry import Registry
+
+LOSSES = Registry("loss")

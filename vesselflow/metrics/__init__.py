@@ -1,0 +1,5 @@
+"""Metrics, by name."""
+
+from vesselflow.config.registry import Registry
+
+METRICS = Registry("metric")

@@ -1,0 +1,5 @@
+"""Models, by name."""
+
+from vesselflow.config.registry import Registry
+
+MODELS = Registry("model")

@@ -1,0 +1,1 @@
+"""Points, runs, slots, study and tuner: everything that talks to Ray."""

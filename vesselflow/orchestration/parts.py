@@ -1,0 +1,11 @@
+"""All registries in one place; imports neither torch nor ray."""
+
+from __future__ import annotations
+
+from vesselflow.augment import AUGMENTATIONS
+from vesselflow.config.registry import Registry
+from vesselflow.losses import LOSSES
+from vesselflow.models import MODELS
+
+#: What `config` validates and names parts with: section of the experiment -> registry.
+REGISTRIES: dict[str, Registry] = {"augment": AUGMENTATIONS, "model": MODELS, "loss": LOSSES}

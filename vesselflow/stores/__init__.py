@@ -1,0 +1,1 @@
+"""HDF5 patch stores at rest: schema, reader, writer, verify, importers, synthetic domains."""

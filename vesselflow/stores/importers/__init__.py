@@ -1,0 +1,5 @@
+"""Importers, one file per source layout, by name."""
+
+from vesselflow.config.registry import Registry
+
+IMPORTERS = Registry("layout")
