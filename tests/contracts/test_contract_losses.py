@@ -1,0 +1,255 @@
+"""What every registered loss has to keep; a new loss is held to it by being registered."""
+
+import pickle
+
+import pytest
+import torch
+
+from vesselflow.errors import ShapeError
+from vesselflow.losses import LOSSES
+from vesselflow.losses.loss import Loss
+
+torch.set_num_threads(1)
+
+NAMES = LOSSES.names()
+#: Spec of every loss with its defaults, and with a scheduled or pooled variant where it has one.
+POOLING = [name for name in NAMES if "per" in LOSSES.part(name).arguments.model_fields]
+
+#: (name, version) -> value on `example()`. Written down from the float64 numpy formulas of
+#: tests/losses/test_losses_values.py, which share no code with the package. A change of a number
+#: here changes results of runs: it needs a new version.
+GOLDEN = {
+    ("bce", 1): 1.136904114,
+    ("dice", 1): 0.488021505,
+    ("combined", 1): 0.812462809,
+    ("fuzzy", 1): 0.398189578,
+    ("tversky", 1): 0.476778571,
+    ("focal", 1): 0.532750843,
+}
+
+
+def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two images of one channel, 6 x 8, with soft targets and a corner outside the fov."""
+    n, y, x = torch.meshgrid(*(torch.arange(s) for s in (2, 6, 8)), indexing="ij")
+    logits = 3.0 * torch.sin(1.0 + 0.7 * y + 1.3 * x + 2.0 * n)
+    target = ((3 * y + 5 * x + 7 * n) % 4).float() / 3.0
+    fov = (y + x) > 1 + 2 * n
+    return logits.unsqueeze(1).float(), target.unsqueeze(1), fov.unsqueeze(1)
+
+
+def hard() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logits, target, fov = example()
+    return logits, (target > 0.5).float(), fov
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def loss(name: str) -> Loss:
+    return LOSSES.build({"name": name})
+
+
+def test_golden_value_of_name_and_version(name: str, loss: Loss) -> None:
+    total, _ = loss(*example())
+    assert total.item() == pytest.approx(GOLDEN[name, LOSSES.part(name).version], abs=1e-6)
+
+
+def test_total_is_a_finite_float32_scalar_with_detached_terms(loss: Loss) -> None:
+    logits, target, fov = hard()
+    logits.requires_grad_()
+    total, terms = loss(logits, target, fov, progress=0.5)
+    assert total.shape == ()
+    assert total.dtype == torch.float32
+    assert total.requires_grad
+    assert torch.isfinite(total)
+    assert terms
+    assert all(term.shape == () and not term.requires_grad for term in terms.values())
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_wrong_is_worse_than_right_and_has_a_gradient(loss: Loss) -> None:
+    _, target, fov = hard()
+    right = (8.0 * (2.0 * target - 1.0)).requires_grad_()
+    wrong = (-4.0 * (2.0 * target - 1.0)).requires_grad_()
+    good, bad = loss(right, target, fov)[0], loss(wrong, target, fov)[0]
+    assert good < 0.01 < bad
+    bad.backward()
+    downhill = (wrong.grad * (2.0 * target - 1.0)).sum(dim=(1, 2, 3))
+    assert (downhill < 0).all(), "a step down the gradient moves both images towards the target"
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["empty", "full"])
+def test_empty_and_full_targets_are_defined_with_a_gradient(loss: Loss, full: bool) -> None:
+    logits, _, fov = example()
+    logits.requires_grad_()
+    target = torch.full_like(logits, float(full))
+    total, _ = loss(logits, target, fov)
+    total.backward()
+    assert torch.isfinite(total)
+    assert total > 0
+    inside = logits.grad[fov]
+    assert torch.isfinite(inside).all()
+    assert (inside * (1.0 if full else -1.0) < 0).all(), "every pixel is drawn to the target"
+
+
+def test_pixels_outside_the_fov_have_no_effect(loss: Loss) -> None:
+    logits, target, fov = example()
+    inside = logits.clone().requires_grad_()
+    expected, _ = loss(inside, target, fov)
+    expected.backward()
+    for junk in (torch.nan, torch.inf, -torch.inf, 1e30):
+        other = torch.where(fov, logits, torch.tensor(junk)).requires_grad_()
+        total, _ = loss(other, torch.where(fov, target, torch.tensor(junk)), fov)
+        total.backward()
+        assert total.item() == expected.item()
+        assert torch.equal(other.grad, inside.grad)
+        assert (other.grad[~fov] == 0).all()
+
+
+def test_fov_may_be_bool_or_number_and_all_true_is_none(loss: Loss) -> None:
+    logits, target, fov = example()
+    assert loss(logits, target, fov)[0] == loss(logits, target, fov.float())[0]
+    assert loss(logits, target, fov)[0] == loss(logits, target, fov.to(torch.uint8))[0]
+    assert loss(logits, target, torch.ones_like(fov))[0] == loss(logits, target)[0]
+
+
+def test_image_with_an_empty_fov_is_left_out_of_the_mean(loss: Loss) -> None:
+    logits, target, fov = example()
+    fov[1] = False
+    logits.requires_grad_()
+    total, _ = loss(logits, target, fov)
+    alone, _ = loss(logits[:1], target[:1], fov[:1])
+    assert total.item() == pytest.approx(alone.item(), rel=1e-6)
+    total.backward()
+    assert (logits.grad[1] == 0).all()
+    assert (logits.grad[0] != 0).any()
+
+
+@pytest.mark.parametrize("junk", [0.0, torch.nan])
+def test_all_fovs_empty_gives_zero_and_a_gradient_of_zero(loss: Loss, junk: float) -> None:
+    logits, target, fov = example()
+    logits = torch.full_like(logits, junk).requires_grad_()
+    total, terms = loss(logits, target, torch.zeros_like(fov))
+    total.backward()
+    assert total.item() == 0.0
+    assert all(term.item() == 0.0 for term in terms.values())
+    assert (logits.grad == 0).all()
+
+
+def test_batch_of_two_is_the_mean_of_two_batches_of_one(loss: Loss) -> None:
+    logits, target, fov = example()  # fovs of different sizes: no pooling hides in equal counts
+    both, _ = loss(logits, target, fov)
+    single = [loss(logits[i : i + 1], target[i : i + 1], fov[i : i + 1])[0] for i in (0, 1)]
+    assert both.item() == pytest.approx((single[0].item() + single[1].item()) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLING)
+def test_pooling_over_the_batch_is_not_the_mean_of_images(pooling: str) -> None:
+    logits, target, fov = example()
+    target[1] = 0.0
+    per_image = LOSSES.build({"name": pooling})(logits, target, fov)[0]
+    pooled = LOSSES.build({"name": pooling, "per": "batch"})(logits, target, fov)[0]
+    assert abs(per_image.item() - pooled.item()) > 0.01
+
+
+def test_channels_are_averaged(loss: Loss) -> None:
+    logits, target, fov = example()
+    two = torch.cat([logits, -logits], 1), torch.cat([target, target.flip(3)], 1)
+    first, second = loss(logits, target, fov)[0], loss(-logits, target.flip(3), fov)[0]
+    total, _ = loss(*two, fov)
+    assert total.item() == pytest.approx((first.item() + second.item()) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_computed_in_float32(loss: Loss, dtype: torch.dtype) -> None:
+    logits, target, fov = example()
+    low = logits.to(dtype)
+    expected, _ = loss(low.float(), target, fov)
+    low.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = loss(low, target, fov)
+    assert total.dtype == torch.float32
+    assert total.item() == expected.item()
+    total.backward()
+    assert low.grad.dtype == dtype
+    assert torch.isfinite(low.grad).all()
+
+
+def test_a_float32_count_is_not_rounded_at_the_size_of_a_bf16_sum(loss: Loss) -> None:
+    # 300 x 300 pixels exceed what bfloat16 counts (256) and float16 holds (65504).
+    logits = torch.zeros(1, 1, 300, 300, dtype=torch.bfloat16)
+    target = torch.zeros(1, 1, 300, 300)
+    target[..., :150] = 1.0
+    total, _ = loss(logits, target)
+    wide, _ = loss(logits.double(), target.double())
+    assert total.item() == pytest.approx(wide.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e4, 30.0])
+def test_saturated_logits_stay_finite(loss: Loss, size: float) -> None:
+    logits, target, fov = hard()
+    for sign in (1.0, -1.0):
+        saturated = (sign * size * (2.0 * target - 1.0)).requires_grad_()
+        total, _ = loss(saturated, target, fov)
+        total.backward()
+        assert torch.isfinite(total)
+        assert torch.isfinite(saturated.grad).all()
+    assert logits.shape == target.shape
+
+
+def test_memory_layout_does_not_matter(loss: Loss) -> None:
+    logits, target, fov = (tensor.repeat(1, 1, 2, 2) for tensor in example())
+    logits, target = torch.cat([logits, logits + 1], 1), torch.cat([target, target], 1)
+    expected, _ = loss(logits, target, fov)
+    last = {"memory_format": torch.channels_last}
+    laid_out, _ = loss(logits.contiguous(**last), target.contiguous(**last), fov)
+    turned = [tensor.transpose(2, 3).contiguous().transpose(2, 3) for tensor in (logits, target)]
+    strided, _ = loss(*turned, fov.transpose(2, 3).contiguous().transpose(2, 3))
+    assert laid_out.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert strided.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_volumes_are_flattened_like_images(loss: Loss) -> None:
+    logits, target, fov = example()
+    volume = [tensor.unflatten(3, (2, 4)) for tensor in (logits, target, fov)]
+    assert loss(*volume)[0].item() == pytest.approx(loss(logits, target, fov)[0].item(), abs=1e-6)
+
+
+def test_gradient_is_that_of_the_value(loss: Loss) -> None:
+    logits, target, fov = example()
+    # Away from p = t, where min and |.| have a kink.
+    wide = (logits.double() + 0.01).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, target.double(), fov)[0], (wide,))
+
+
+def test_pickles(loss: Loss) -> None:
+    copy = pickle.loads(pickle.dumps(loss))
+    assert copy(*example())[0] == loss(*example())[0]
+    assert repr(copy) == repr(loss)
+
+
+def test_every_scalar_may_be_scheduled(name: str) -> None:
+    defaults = LOSSES.build({"name": name}).scalars(0.0)
+    assert defaults
+    for key, value in defaults.items():
+        ramp = {"schedule": "linear", "from": value, "to": 1.0}
+        scheduled = LOSSES.build(LOSSES.validate({"name": name, key: ramp}))
+        assert scheduled.scalars(0.0)[key] == value
+        assert scheduled.scalars(0.5)[key] == pytest.approx((value + 1.0) / 2)
+        for progress in (0.0, 0.25, 1.0):
+            fixed = LOSSES.build({"name": name, key: scheduled.scalars(progress)[key]})
+            here, _ = scheduled(*example(), progress=progress)
+            assert here.item() == fixed(*example())[0].item()
+
+
+def test_misfitting_shapes_are_refused(loss: Loss) -> None:
+    logits, target, fov = example()
+    with pytest.raises(ShapeError, match="logits"):
+        loss(logits, target[:, :, 1:], fov)
+    with pytest.raises(ShapeError, match="fov"):
+        loss(logits, target, fov[:1])
+    with pytest.raises(ShapeError, match="logits"):
+        loss(logits[0, 0], target[0, 0])
