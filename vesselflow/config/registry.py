@@ -7,11 +7,13 @@ imports it only when the part is built. So a bad name or value is refused within
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from vesselflow.errors import UserError, closest
 
@@ -74,7 +76,7 @@ class Registry:
         """The part called `name`; UserError with the closest match otherwise."""
         if not isinstance(name, str) or name not in self._parts:
             raise UserError(
-                f"unknown {self.kind} {name!r}",
+                f"unknown {self.kind} {shown(name)}",
                 where=where,
                 allowed=", ".join(self._parts),
                 hint=closest(name, self._parts),
@@ -93,7 +95,7 @@ class Registry:
         """``{name, **arguments}`` with all defaults filled in, as plain data."""
         rest = {key: value for key, value in spec.items() if key != "name"}
         model = self.arguments(spec.get("name"), rest, where=where)
-        return {"name": spec["name"], **model.model_dump(mode="json")}
+        return {"name": spec["name"], **model.model_dump(mode="json", by_alias=True)}
 
     def canonical(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """What is hashed of a part: name, version and the arguments that differ from the defaults.
@@ -104,7 +106,7 @@ class Registry:
         rest = {key: value for key, value in spec.items() if key != "name"}
         part = self.part(spec.get("name"))
         model = part.arguments.model_validate(rest)
-        changed = model.model_dump(mode="json", exclude_defaults=True)
+        changed = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return {"name": part.name, "version": part.version, **changed}
 
     def build(self, spec: Mapping[str, Any], **runtime: Any) -> Any:
@@ -118,15 +120,28 @@ class Registry:
 def first_error(
     error: ValidationError, model: type[BaseModel], *, where: str = "", file: str = ""
 ) -> UserError:
-    """Turn pydantic's first complaint into our one line (key, value, what is allowed, next step)."""
-    first = error.errors(include_url=False)[0]
-    path = [str(step) for step in first["loc"]]
+    """Turn pydantic's most telling complaint into our one line.
+
+    Of the errors at the first complained key, a typo beats a bad value, which beats a missing
+    key, which beats "not of this type" (the other branches of a union complain so as well).
+
+    Args:
+        error: What pydantic raised.
+        model: The model that was validated; its annotations say what is allowed.
+        where: Key of the model itself, put before the keys inside it.
+        file: Name of the file, put before the key.
+    """
+    located = [
+        (entry, *_walk(model, entry["loc"], entry["type"] == "extra_forbidden"))
+        for entry in error.errors(include_url=False)
+    ]
+    heads = [path[:1] for _, path, _ in located]
+    same = [item for item, head in zip(located, heads, strict=True) if head == heads[0]]
+    first, path, hint_of = min(same, key=lambda item: _rank(item[0]["type"], len(item[1])))
     key = ".".join([part for part in (where, *path) if part])
     place = f"{file}: {key}" if file and key else (file or key)
     if first["type"] == "extra_forbidden":
-        names = list(model.model_fields)
-        nested = _nested(model, path[:-1])
-        names = nested or names
+        names = [name for option in _models(hint_of) for name in _keys(option)]
         return UserError(
             f"unknown key '{path[-1]}'",
             where=place,
@@ -134,29 +149,199 @@ def first_error(
             hint=closest(path[-1], names),
         )
     if first["type"] == "missing":
-        return UserError("this key is required", where=place)
-    message = first["msg"].removeprefix("Value error, ")
-    value = repr(first.get("input"))
-    value = value if len(value) <= 80 else value[:77] + "..."
-    return UserError(f"{value} is not allowed", where=place, allowed=_allowed(first, message))
+        return UserError("this key is required", where=place, allowed=allowed_values(hint_of))
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if first["type"] in ("value_error", "assertion_error"):
+        if isinstance(first.get("input"), Mapping | BaseModel):
+            # A check of several keys together: its message names them.
+            return UserError(message, where=place)
+        return UserError(
+            f"{shown(first.get('input'))} is not allowed", where=place, allowed=message
+        )
+    value = first.get("input")
+    if first["type"] not in _LIMITS and not _mismatch(first["type"]):
+        # A check of the part's own: it says best what it expects.
+        expected = str((first.get("ctx") or {}).get("expected", message))
+        return UserError(f"{shown(value)} is not allowed", where=place, allowed=expected)
+    choices = _choices(hint_of)
+    return UserError(
+        f"{shown(value)} is not allowed",
+        where=place,
+        allowed=allowed_values(hint_of) or message,
+        hint=closest(value, choices) if isinstance(value, str) else "",
+    )
 
 
-def _allowed(first: Any, message: str) -> str:
-    context = first.get("ctx") or {}
-    if "expected" in context:
-        return str(context["expected"])
-    text = message.removeprefix("Input should be ").removeprefix("a valid ")
-    return text[:1].lower() + text[1:]
+def shown(value: Any) -> str:
+    """A value as one writes it in YAML, cut to 80 characters."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _nested(model: type[BaseModel], path: list[str]) -> list[str]:
+def allowed_values(annotation: Any) -> str:
+    """What a field takes, in words: "0 to 1", "none, bf16, fp16", "a whole number, 1 or more".
+
+    Args:
+        annotation: A FieldInfo or a type annotation, ``Annotated`` and unions included.
+
+    Returns:
+        The words; "" for a type that needs none (Any).
+    """
+    words: list[str] = []
+    for kind, metadata in _options(annotation):
+        text = _words(kind, metadata)
+        if text and text not in words:
+            words.append(text)
+    if "null" in words:  # reads better at the end
+        words.remove("null")
+        return f"{' or '.join(words)}, or null" if words else "null"
+    return " or ".join(words)
+
+
+def _words(kind: Any, metadata: Sequence[Any]) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is type(None):
+        return "null"
+    if origin is Literal:
+        return ", ".join(str(choice) for choice in arguments)
+    if kind is bool:
+        return "true or false"
+    if kind is int:
+        limits = _limits(metadata)
+        return f"a whole number, {limits}" if limits else "a whole number"
+    if kind is float:
+        return _limits(metadata) or "a number"
+    if kind is str:
+        return "text"
+    if origin in (list, tuple, set, frozenset):
+        inner = allowed_values(arguments[0]) if arguments else ""
+        return f"a list ({inner})" if inner else "a list"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return f"a mapping ({', '.join(_keys(kind))})"
+    if kind is dict or origin is dict or (origin and issubclass(origin, Mapping)):
+        return "a mapping"
+    return ""
+
+
+def _limits(metadata: Sequence[Any]) -> str:
+    found: dict[str, Any] = {}
+    for entry in metadata:
+        for name in ("gt", "ge", "lt", "le"):
+            if getattr(entry, name, None) is not None:
+                found[name] = f"{getattr(entry, name):g}"
+    low = found.get("ge", found.get("gt"))
+    high = found.get("le", found.get("lt"))
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f"{low} or more" if "ge" in found else f"above {low}"
+    if low is None:
+        return f"{high} or less" if "le" in found else f"below {high}"
+    text = f"{low} to {high}"
+    if "gt" in found and "lt" in found:
+        return f"{text} (both excluded)"
+    if "gt" in found:
+        return f"{text} ({low} excluded)"
+    return f"{text} ({high} excluded)" if "lt" in found else text
+
+
+def _options(annotation: Any) -> list[tuple[Any, list[Any]]]:
+    """The branches of an annotation as (type, metadata)."""
+    if isinstance(annotation, FieldInfo):
+        outer = list(annotation.metadata)
+        return [(kind, [*meta, *outer]) for kind, meta in _options(annotation.annotation)]
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        # A Field(...) inside Annotated of a union keeps its limits in its own metadata.
+        flat = [m for x in metadata for m in (x.metadata if isinstance(x, FieldInfo) else [x])]
+        return [(kind, [*meta, *flat]) for kind, meta in _options(inner)]
+    if origin in (Union, types.UnionType):
+        return [option for branch in get_args(annotation) for option in _options(branch)]
+    return [(annotation, [])]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    return [
+        kind
+        for kind, _ in _options(annotation)
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    ]
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _choices(annotation: Any) -> list[str]:
+    return [
+        str(choice)
+        for kind, _ in _options(annotation)
+        if get_origin(kind) is Literal
+        for choice in get_args(kind)
+    ]
+
+
+def _walk(model: type[BaseModel], loc: Sequence[Any], extra: bool) -> tuple[list[str], Any]:
+    """The key that `loc` means, without pydantic's names for branches of unions, and its type."""
+    path: list[str] = []
     current: Any = model
-    for step in path:
-        field = getattr(current, "model_fields", {}).get(step)
-        if field is None:
-            return []
-        current = field.annotation
-        for option in getattr(current, "__args__", ()):
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                current = option
-    return list(getattr(current, "model_fields", {}))
+    for position, step in enumerate(loc):
+        fields = {
+            name: field
+            for option in _models(current)
+            for key, field in option.model_fields.items()
+            for name in {key, field.alias or key}
+        }
+        inner = [
+            get_args(kind)[0]
+            for kind, _ in _options(current)
+            if get_origin(kind) in (list, tuple, set, frozenset) and get_args(kind)
+        ]
+        if step in fields:
+            path.append(str(step))
+            current = fields[step]
+        elif isinstance(step, int):
+            path.append(str(step))
+            current = inner[0] if inner else Any
+        elif extra and position == len(loc) - 1:
+            path.append(str(step))
+        else:
+            named = [option for option in _models(current) if option.__name__ == step]
+            mappings = [
+                get_args(kind)[1]
+                for kind, _ in _options(current)
+                if get_origin(kind) is dict and len(get_args(kind)) == 2
+            ]
+            if named:
+                current = named[0]
+            elif mappings:
+                path.append(str(step))
+                current = mappings[0]
+    return path, current
+
+
+def _rank(kind: str, depth: int) -> tuple[int, int]:
+    if kind == "extra_forbidden":
+        return 0, -depth
+    if kind == "missing":
+        return 2, -depth
+    return (3 if _mismatch(kind) and kind != "literal_error" else 1), -depth
+
+
+#: Pydantic's complaints about a bound, which `allowed_values` puts into words.
+_LIMITS = (
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "finite_number",
+    "too_short",
+)
+
+
+def _mismatch(kind: str) -> bool:
+    """Whether pydantic complains that a value is not of a type at all."""
+    return kind.endswith(("_type", "_parsing", "_from_float")) or kind == "literal_error"

@@ -1,0 +1,204 @@
+"""A run's name: what matters renames it, what does not matter does not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_parts import REGISTRIES, STORES, Mixed, load
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vesselflow.config.experiment import SECTIONS, Experiment, load_experiment
+from vesselflow.config.fingerprint import (
+    RESULT_NEUTRAL,
+    SECTION_VERSIONS,
+    canonical_json,
+    digest,
+    evaluation_id,
+    experiment_identity,
+    run_id,
+    run_identity,
+)
+from vesselflow.config.registry import Registry
+
+BASE: dict[str, Any] = {"data": {"train": "a", "working_size_px": 256, "patch": 64}}
+
+#: Another allowed value of every field of every section.
+OTHER = {
+    "data.train": "b",
+    "data.ood": ["b"],
+    "data.working_size_px": 128,
+    "data.patch": 32,
+    "data.stride": 16,
+    "data.min_fov": 0.25,
+    "split.folds": 5,
+    "split.test": "official",
+    "split.val_fraction": 0.3,
+    "split.seed": 1,
+    "split.file": "x.csv",
+    "normalise.scope": "patch",
+    "normalise.per_channel": False,
+    "normalise.method": "median",
+    "optimizer.lr": 0.1,
+    "optimizer.weight_decay": 0.1,
+    "optimizer.beta1": 0.8,
+    "optimizer.beta2": 0.9,
+    "schedule.name": "cosine",
+    "schedule.warmup": 0.1,
+    "schedule.cycles": 2,
+    "schedule.floor": 0.1,
+    "train.epochs": 12,
+    "train.steps_per_epoch": 3,
+    "train.micro_batch_size": 2,
+    "train.micro_batches_per_step": 2,
+    "train.amp": "bf16",
+    "train.channels_last": False,
+    "train.clip_norm": 1.0,
+    "train.ema": 0.9,
+    "train.checkpoint_every_s": 5.0,
+    "train.nan_tolerance": 0,
+    "score.epochs": "all",
+    "score.threshold_metric": "iou",
+    "score.tta": "flips",
+}
+
+OTHER_PARTS: dict[str, Any] = {
+    "model": {"name": "unet"},
+    "loss": {"beta": 0.25},
+    "augment": {"hflip": {}},
+}
+
+FACTS: dict[str, Any] = {"seed": 0, "store_digest": "5" * 20, "split_digest": "7" * 20}
+
+
+def name(data: dict[str, Any], **facts: Any) -> str:
+    experiment = load_experiment(data, registries=REGISTRIES)
+    return run_id(experiment, **{**FACTS, "registries": REGISTRIES, **facts})
+
+
+def test_every_field_of_every_section_is_hashed_or_listed_as_neutral() -> None:
+    fields = {f"{s}.{field}" for s, model in SECTIONS.items() for field in model.model_fields}
+    assert set(OTHER) | {"optimizer.name"} == fields  # adamw is the only one
+    assert set(RESULT_NEUTRAL) <= fields
+    assert set(OTHER_PARTS) | set(SECTIONS) == set(Experiment.model_fields)
+    assert {key.split(".")[0] for key in RESULT_NEUTRAL} - set(SECTION_VERSIONS) == {"split"}
+    for key, value in OTHER.items():
+        section, field = key.split(".")
+        changed = {**BASE, section: {**BASE.get(section, {}), field: value}}
+        assert (name(changed) == name(BASE)) == (key in RESULT_NEUTRAL), key
+
+
+@pytest.mark.parametrize("section", OTHER_PARTS)
+def test_every_part_is_hashed(section: str) -> None:
+    assert name({**BASE, section: OTHER_PARTS[section]}) != name(BASE)
+
+
+def test_seed_store_and_split_are_hashed() -> None:
+    for key, value in {"seed": 1, "store_digest": "6" * 20, "split_digest": "8" * 20}.items():
+        assert name(BASE, **{key: value}) != name(BASE)
+
+
+def test_version_of_a_part_is_hashed() -> None:
+    newer = Registry("loss")
+    newer.add("combined", target="nowhere:nothing", arguments=Mixed, version=2)
+    assert name(BASE, registries={**REGISTRIES, "loss": newer}) != name(BASE)
+
+
+def test_new_option_with_a_default_renames_nothing() -> None:
+    class More(Mixed):
+        power: float = 2.0
+
+    newer = Registry("loss")
+    newer.add("combined", target="nowhere:nothing", arguments=More)
+    registries = {**REGISTRIES, "loss": newer}
+    experiment = load_experiment(BASE, registries=registries)
+    assert experiment.loss["power"] == 2.0
+    assert run_id(experiment, **FACTS, registries=registries) == name(BASE)
+
+
+def test_golden_run_id() -> None:
+    # An accidental rename would make every stored run unreachable. What is hashed, by hand:
+    experiment = load_experiment(
+        {**BASE, "loss": {"beta": 1, "smooth": 1}, "augment": {"hflip": {"p": 1}}},
+        registries=REGISTRIES,
+    )
+    expected = {
+        "experiment": {
+            "augment": {"hflip": {"name": "hflip", "version": 1, "p": 1.0}},
+            "data": {"version": 1, "working_size_px": 256, "patch": 64},
+            "loss": {"name": "combined", "version": 1, "beta": 1.0},
+            "model": {"name": "wnet", "version": 1},
+            "normalise": {"version": 1},
+            "optimizer": {"name": "adamw", "version": 1},
+            "schedule": {"name": "constant", "version": 1},
+            "score": {"version": 1},
+            "train": {"version": 1},
+        },
+        "seed": 0,
+        "store": "5" * 20,
+        "split": "7" * 20,
+    }
+    assert run_identity(experiment, **FACTS, registries=REGISTRIES) == expected
+    assert run_id(experiment, **FACTS, registries=REGISTRIES) == GOLDEN_RUN
+
+
+GOLDEN_RUN = "23736ae56ed93b50a0f6"
+
+
+def shuffled(data: Any, draw: Any) -> Any:
+    if isinstance(data, dict):
+        keys = draw(st.permutations(list(data)))
+        return {key: shuffled(data[key], draw) for key in keys}
+    return data
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_order_of_keys_and_explicit_defaults_do_not_matter(data: st.DataObject) -> None:
+    given_ = {**BASE, "loss": {"name": "fuzzy", "beta": 0.1}, "augment": {"vflip": {}, "hflip": {}}}
+    full = load_experiment(given_, registries=REGISTRIES).plain()
+    assert name(shuffled(full, data.draw)) == name(given_)
+
+
+def test_style_and_comments_do_not_matter(tmp_path: Path) -> None:
+    flow = load(tmp_path, STORES + "loss: {beta: 1, name: fuzzy}\noptimizer: {lr: 1e-3}\n")
+    block = load(
+        tmp_path,
+        "# a comment\n" + STORES + "optimizer:\n    lr: 0.001 # slow\n"
+        "loss:\n    \"name\": 'fuzzy'\n    beta: 1.0\n",
+    )
+    found = [
+        experiment_identity(space.expand().points[0].experiment, REGISTRIES)
+        for space in (flow, block)
+    ]
+    assert canonical_json(found[0]) == canonical_json(found[1])
+
+
+def test_evaluation_id() -> None:
+    base: dict[str, Any] = {"epoch": 3, "domain_digest": "d", "settings": {"tta": "none"}}
+    names = {evaluation_id("r", **base)}
+    for change in ({"epoch": 4}, {"domain_digest": "e"}, {"settings": {"tta": "flips"}}):
+        names.add(evaluation_id("r", **{**base, **change}))
+    names.add(evaluation_id("s", **base))
+    assert len(names) == 5
+    assert all(len(found) == 20 for found in names)
+
+
+def test_canonical_json() -> None:
+    assert canonical_json({"b": [1, 1.0, -0.0, None, True], "a": "é"}) == (
+        '{"a":"\\u00e9","b":[1,1.0,0.0,null,true]}'
+    )
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON"):
+            canonical_json([bad])
+    with pytest.raises(TypeError):
+        canonical_json({1: 2})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.dictionaries(st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False)))
+def test_digest_is_of_the_content(data: dict[str, float]) -> None:
+    again = json.loads(json.dumps(dict(reversed(data.items()))))
+    assert digest(again) == digest(data)
+    assert digest(data, 8) == digest(data)[:8]

@@ -1,0 +1,333 @@
+"""What one training is: every section of an experiment, its defaults and its checks.
+
+Defaults stand here and in the argument models of the parts, nowhere else. The sections `augment`,
+`model` and `loss` name registered parts; they are kept as plain mappings with every default filled
+in. Validate with ``context={"registries": {"augment": ..., "model": ..., "loss": ...}}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from vesselflow.config.registry import Registry, first_error, shown
+from vesselflow.errors import UserError
+
+Registries = Mapping[str, Registry]
+
+#: Sections whose arguments depend on the part they name: section -> part when none is named.
+PARTS = {"model": "wnet", "loss": "combined"}
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are frozen, no text for a number."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        strict=True,
+        populate_by_name=True,
+        use_attribute_docstrings=False,
+    )
+
+
+class Data(Section):
+    """Which stores, and how their sources become samples."""
+
+    train: str = Field(
+        description="Store that is trained on; may be left out when there is one store only"
+    )
+    ood: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="Stores that are only scored (out of distribution), in no choice"
+    )
+    working_size_px: Annotated[int, Field(ge=32)] | None = Field(
+        None, description="Longer side of the field of view after resizing; null keeps it native"
+    )
+    patch: Literal["full"] | Annotated[int, Field(ge=16)] = Field(
+        "full", description="Side of the training patches in working px, or the full image"
+    )
+    stride: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Distance between patches in working px; null for no overlap"
+    )
+    min_fov: float = Field(
+        0.5, ge=0, le=1, description="Least share of a patch inside the field of view"
+    )
+
+
+class Split(Section):
+    """How the sources of the training store are divided."""
+
+    folds: int = Field(4, ge=1, description="Number of folds, by group")
+    test: Literal["fold", "official"] = Field(
+        "fold", description="Test part: the fold itself, or the store's own test list"
+    )
+    val_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of the groups outside test that validate"
+    )
+    seed: int = Field(0, ge=0, description="Seed of the assignment of groups to folds")
+    file: str | None = Field(
+        None, description="File with a predefined split, relative to the YAML; null makes one"
+    )
+
+
+class Normalise(Section):
+    """Centre and scale of the image, computed inside the field of view."""
+
+    scope: Literal["source", "dataset", "patch", "none"] = Field(
+        "source", description="What one centre and scale are computed over"
+    )
+    per_channel: bool = Field(True, description="One centre and scale per channel, or one for all")
+    method: Literal["standard", "percentile", "median"] = Field(
+        "standard", description="Mean and deviation, 1st and 99th percentile, or median and MAD"
+    )
+
+
+class Optimizer(Section):
+    """The optimizer and its arguments."""
+
+    name: Literal["adamw"] = Field("adamw", description="Which optimizer")
+    lr: float = Field(0.003, gt=0, le=10, description="Highest learning rate")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean gradient")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean squared gradient")
+
+
+class Schedule(Section):
+    """The learning rate over the steps of a run."""
+
+    name: Literal["constant", "cosine", "cyclic"] = Field(
+        "constant", description="Shape after the warm-up"
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with a linear rise")
+    cycles: int = Field(4, ge=1, description="Restarts of `cyclic`; the other shapes ignore it")
+    floor: float = Field(0.0, ge=0, le=1, description="Lowest learning rate, as a share of lr")
+
+
+class Train(Section):
+    """The training loop."""
+
+    epochs: int = Field(10, ge=1, description="Number of epochs")
+    steps_per_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Optimizer steps per epoch; null for one pass over the fold's samples"
+    )
+    micro_batch_size: int = Field(
+        4, ge=1, description="Samples of one forward pass: what batch-norm sees"
+    )
+    micro_batches_per_step: int = Field(
+        1, ge=1, description="Micro-batches per optimizer step, divided among the workers"
+    )
+    amp: Literal["none", "bf16", "fp16"] = Field("none", description="Mixed precision")
+    channels_last: bool = Field(True, description="Memory layout of images and weights")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest norm of a step's gradient; null does not clip"
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Decay of averaged weights, which are then scored; null has none"
+    )
+    checkpoint_every_s: float = Field(
+        60.0, gt=0, description="Longest time without a checkpoint inside an epoch, in seconds"
+    )
+    nan_tolerance: int = Field(
+        5, ge=0, description="Bad steps in a row that are skipped before the run fails"
+    )
+
+
+class Every(Section):
+    """Every n-th epoch."""
+
+    every: int = Field(ge=1, description="Distance between scored epochs; the last one is scored")
+
+
+class Score(Section):
+    """When and how a run is scored."""
+
+    epochs: (
+        Literal["last", "all"]
+        | Every
+        | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
+    ) = Field("last", description="Scored epochs: last, all, {every: n} or a list, counted from 1")
+    threshold_metric: Literal["dice", "iou", "mcc", "accuracy"] = Field(
+        "dice", description="Metric whose best threshold on val is frozen for all domains"
+    )
+    tta: Literal["none", "flips"] = Field("none", description="Test-time augmentation")
+
+    def at(self, epochs: int) -> tuple[int, ...]:
+        """The scored epochs of a run of `epochs` epochs: rising, counted from 1, never empty."""
+        if self.epochs == "last":
+            return (epochs,)
+        if self.epochs == "all":
+            return tuple(range(1, epochs + 1))
+        if isinstance(self.epochs, Every):
+            return tuple(sorted({*range(self.epochs.every, epochs + 1, self.epochs.every), epochs}))
+        return tuple(sorted(set(map(int, self.epochs))))
+
+
+class Experiment(Section):
+    """Everything that determines a training, but for its fold, its seed and its data's content."""
+
+    data: Data = Field(description="Which stores, and how their sources become samples")
+    split: Split = Field(
+        default_factory=Split, description="Folds with train, val and test, by group"
+    )
+    normalise: Normalise = Field(
+        default_factory=Normalise, description="Centre and scale of the image inside the fov"
+    )
+    augment: dict[str, Any] = Field(
+        default_factory=dict, description="Augmentations: name -> arguments; null for none"
+    )
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="Model: its name and its arguments", validate_default=True
+    )
+    loss: dict[str, Any] = Field(
+        default_factory=dict, description="Loss: its name and its arguments", validate_default=True
+    )
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer")
+    schedule: Schedule = Field(
+        default_factory=Schedule, description="Learning rate over the steps of a run"
+    )
+    train: Train = Field(default_factory=Train, description="Training loop")
+    score: Score = Field(default_factory=Score, description="When and how a run is scored")
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _augment(cls, value: Any, info: ValidationInfo) -> dict[str, Any]:
+        if not isinstance(value, dict | None):
+            raise UserError(
+                f"{shown(value)} is not allowed",
+                where="augment",
+                allowed="a mapping: name -> arguments",
+            )
+        registry = _registry(info, "augment")
+        found: dict[str, Any] = {}
+        for name, arguments in (value or {}).items():
+            registry.part(name, where=f"augment.{name}")
+            if arguments is None:
+                continue
+            if not isinstance(arguments, dict):
+                raise UserError(
+                    f"{shown(arguments)} is not allowed",
+                    where=f"augment.{name}",
+                    allowed="a mapping of arguments, {} for the defaults, null for none",
+                )
+            if "name" in arguments:  # would silently name another part
+                raise UserError("unknown key 'name'", where=f"augment.{name}.name")
+            filled = registry.validate({"name": name, **arguments}, where=f"augment.{name}")
+            found[name] = {key: entry for key, entry in filled.items() if key != "name"}
+        # The registry's order is the order of application, so that the file's cannot matter.
+        return {name: found[name] for name in registry.names() if name in found}
+
+    @field_validator("model", "loss", mode="before")
+    @classmethod
+    def _part(cls, value: Any, info: ValidationInfo) -> dict[str, Any]:
+        section = str(info.field_name)
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{shown(value)} is not allowed",
+                where=section,
+                allowed=f"a mapping such as {{name: {PARTS[section]}}}",
+            )
+        spec = {"name": PARTS[section], **value}
+        return _registry(info, section).validate(spec, where=section)
+
+    @model_validator(mode="after")
+    def _fit(self) -> Experiment:
+        """What no section can check by itself."""
+        data, train = self.data, self.train
+        if data.train in data.ood:
+            raise UserError(
+                f"'{data.train}' is trained on as well",
+                where="data.ood",
+                allowed="stores other than data.train",
+            )
+        if len(set(data.ood)) < len(data.ood):
+            raise UserError("a store is named twice", where="data.ood", allowed="each store once")
+        if isinstance(data.patch, int):
+            if data.working_size_px is not None and data.patch > data.working_size_px:
+                raise UserError(
+                    f"{data.patch} is not allowed",
+                    where="data.patch",
+                    allowed=f"at most data.working_size_px, which is {data.working_size_px}",
+                )
+            if data.stride is not None and data.stride > data.patch:
+                raise UserError(
+                    f"{data.stride} is not allowed",
+                    where="data.stride",
+                    allowed=f"at most data.patch, which is {data.patch}",
+                    hint="a larger stride would leave pixels out",
+                )
+        elif data.stride is not None:
+            raise UserError(
+                f"{data.stride} has no meaning when data.patch is full",
+                where="data.stride",
+                allowed="null, or a number beside a data.patch in px",
+            )
+        if self.split.test == "fold" and self.split.folds < 2:
+            raise UserError(
+                f"{self.split.folds} is not allowed",
+                where="split.folds",
+                allowed="2 or more when split.test is fold",
+            )
+        epochs = self.score.epochs
+        late = epochs.every if isinstance(epochs, Every) else 0
+        late = max(epochs) if isinstance(epochs, tuple) else late
+        if late > train.epochs:
+            raise UserError(
+                f"{late} is not allowed",
+                where="score.epochs",
+                allowed=f"1 to train.epochs, which is {train.epochs}",
+            )
+        if isinstance(epochs, tuple) and len(set(epochs)) < len(epochs):
+            raise UserError(
+                "an epoch is named twice", where="score.epochs", allowed="each epoch once"
+            )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """All sections as plain data; `load_experiment` reads an equal experiment back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def _registry(info: ValidationInfo, section: str) -> Registry:
+    registries = (info.context or {}).get("registries") or {}
+    if section not in registries:
+        raise TypeError(f"validate with context={{'registries': {{'{section}': ...}}}}")
+    return registries[section]
+
+
+def load_experiment(data: Mapping[str, Any], *, registries: Registries) -> Experiment:
+    """Validate plain data as an experiment.
+
+    Args:
+        data: Sections, as in YAML; those left out take their defaults (`data.train` has none).
+        registries: The parts that `augment`, `model` and `loss` may name, by section.
+
+    Raises:
+        UserError: names the key (no file), the value and what is allowed.
+    """
+    try:
+        return Experiment.model_validate(dict(data), context={"registries": registries})
+    except ValidationError as error:
+        raise first_error(error, Experiment) from None
+
+
+#: Sections that are models of their own (the others name registered parts).
+SECTIONS: dict[str, type[Section]] = {
+    "data": Data,
+    "split": Split,
+    "normalise": Normalise,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "train": Train,
+    "score": Score,
+}

@@ -1,0 +1,161 @@
+"""Names by content: what is hashed of an experiment, a run and an evaluation.
+
+Two configurations that must give the same numbers have the same name, two that may not have
+different ones. Values equal to their defaults are left out before hashing, so that a new option
+whose default keeps the old behaviour renames nothing. Numbers whose meaning changes raise a
+version: that of a part in its registry, that of a section in `SECTION_VERSIONS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
+
+#: Contract version of the code behind each section that no registry holds; raised whenever the
+#: numbers of a run change for the same values.
+SECTION_VERSIONS = {
+    "data": 1,
+    "normalise": 1,
+    "optimizer": 1,
+    "schedule": 1,
+    "train": 1,
+    "score": 1,
+}
+
+#: Keys that are not hashed, each with its reason. Everything else of an experiment is.
+RESULT_NEUTRAL = {
+    "data.train": "the digest of the store's content is hashed in its place",
+    "data.ood": "scored only; every evaluation has a name of its own",
+    "split.folds": "the digest of the fold's lists is hashed in its place",
+    "split.test": "the digest of the fold's lists is hashed in its place",
+    "split.val_fraction": "the digest of the fold's lists is hashed in its place",
+    "split.seed": "the digest of the fold's lists is hashed in its place",
+    "split.file": "the digest of the fold's lists is hashed in its place",
+    "train.checkpoint_every_s": "when a checkpoint is written changes no number",
+    "score.threshold_metric": "part of the evaluation's name",
+    "score.tta": "part of the evaluation's name",
+}
+
+
+def canonical_json(data: Any) -> str:
+    """JSON text of plain data, equal for equal data: sorted keys, no spaces, ASCII.
+
+    Floats are written by `repr`, -0.0 as 0.0. Whether a number is an int or a float is the
+    business of the models: 1 given for a float field has become 1.0 before.
+
+    Raises:
+        ValueError: NaN or infinity.
+        TypeError: not plain data, or a key that is not text.
+    """
+    return json.dumps(
+        _checked(data), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def _checked(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        if not all(isinstance(key, str) for key in data):
+            raise TypeError("only text can be a key of hashed data")
+        return {key: _checked(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_checked(value) for value in data]
+    if isinstance(data, float):
+        return data + 0.0  # turns -0.0 into 0.0
+    return data
+
+
+def digest(data: Any, length: int = 20) -> str:
+    """The first `length` (1 to 128) hex digits of blake2b over the canonical JSON of `data`."""
+    return hashlib.blake2b(canonical_json(data).encode("ascii")).hexdigest()[:length]
+
+
+def experiment_identity(experiment: Experiment, registries: Registries) -> dict[str, Any]:
+    """What is hashed of an experiment, as plain data.
+
+    Every key that differs from its default and is not in `RESULT_NEUTRAL`; parts, optimizer and
+    schedule by name, version and changed arguments.
+    """
+    identity: dict[str, Any] = {}
+    for section, version in SECTION_VERSIONS.items():
+        values = getattr(experiment, section).model_dump(
+            mode="json", by_alias=True, exclude_defaults=True
+        )
+        changed = {
+            key: value for key, value in values.items() if f"{section}.{key}" not in RESULT_NEUTRAL
+        }
+        if "name" in SECTIONS[section].model_fields:
+            changed["name"] = getattr(experiment, section).name
+        identity[section] = {"version": version, **changed}
+    for section in PARTS:
+        identity[section] = registries[section].canonical(getattr(experiment, section))
+    identity["augment"] = {
+        name: registries["augment"].canonical({"name": name, **arguments})
+        for name, arguments in experiment.augment.items()
+    }
+    return identity
+
+
+def run_identity(
+    experiment: Experiment,
+    *,
+    seed: int,
+    store_digest: str,
+    split_digest: str,
+    registries: Registries,
+) -> dict[str, Any]:
+    """What is hashed into a run's name.
+
+    Args:
+        experiment: The point's experiment.
+        seed: Seed of every random draw of the run.
+        store_digest: Logical digest of the training store (arrays and groups; no paths).
+        split_digest: Digest of the fold's lists of train, val and test; holds the fold.
+        registries: Parts by section, for their versions and defaults.
+    """
+    return {
+        "experiment": experiment_identity(experiment, registries),
+        "seed": seed,
+        "store": store_digest,
+        "split": split_digest,
+    }
+
+
+def run_id(
+    experiment: Experiment,
+    *,
+    seed: int,
+    store_digest: str,
+    split_digest: str,
+    registries: Registries,
+) -> str:
+    """Name of a run: 20 hex digits over its identity (see `run_identity`)."""
+    return digest(
+        run_identity(
+            experiment,
+            seed=seed,
+            store_digest=store_digest,
+            split_digest=split_digest,
+            registries=registries,
+        )
+    )
+
+
+def evaluation_id(
+    run_id: str, *, epoch: int, domain_digest: str, settings: Mapping[str, Any]
+) -> str:
+    """Name of one evaluation: 20 hex digits.
+
+    Args:
+        run_id: The run whose weights are scored.
+        epoch: Epoch of the weights, counted from 1.
+        domain_digest: Logical digest of the scored store and of which of its sources are scored.
+        settings: All that can change a score besides: threshold metric, test-time augmentation,
+            metric versions; plain data.
+    """
+    return digest(
+        {"run": run_id, "epoch": epoch, "domain": domain_digest, "settings": dict(settings)}
+    )

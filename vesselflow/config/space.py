@@ -1,0 +1,736 @@
+"""A space: one YAML file, one question, its points, and what runs them.
+
+`load_space` reads the file with what it extends, lays the profile and ``--set`` over it, and
+validates everything, every point included, so that nothing can be refused after the start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries, Section
+from vesselflow.config.grid import Axes, Axis, Expansion, Fixed, Search, Setting, comparable
+from vesselflow.config.keys import check_key, key_tree
+from vesselflow.config.overrides import Layers, assign, merge, overlap, parse_set
+from vesselflow.config.registry import first_error, shown
+from vesselflow.config.yaml_files import load_yaml, parse_yaml
+from vesselflow.errors import UserError, closest
+
+#: Keys of a file that are gone once it is loaded, as (key, type, default, text).
+FILE_KEYS = (
+    ("extends", "text or a list (text)", "[]", "Files to lay this one over, relative to it"),
+    ("profiles", "a mapping", "{}", "Profile -> any of the keys here, laid over the file"),
+)
+
+_NAME = re.compile(r"[a-z0-9_-]+")
+
+
+class Synth(Section):
+    """A synthetic store, made when it is needed."""
+
+    kind: Literal["fundus"] = Field("fundus", description="Generator")
+    domain: Literal["a", "b", "c"] = Field("a", description="Camera: colour, contrast, blur")
+    sources: int = Field(12, ge=1, description="Number of images")
+    seed: int = Field(0, ge=0, description="Seed of all images")
+    size_px: int = Field(256, ge=32, description="Side of the images in px")
+
+
+class Import(BaseModel):
+    """Where a store comes from when its file is missing; further keys go to the importer."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    layout: str = Field(description="Importer: how the source's files are laid out")
+    source: str = Field(description="Folder of the data set, as it was published")
+
+
+class StoreSpec(Section):
+    """One named store: a file, or a synthetic one."""
+
+    path: str | None = Field(
+        None, description="HDF5 file, relative to the YAML; ${VARIABLES} and ~ are expanded"
+    )
+    synth: Synth | None = Field(None, description="Synthetic store, made when it is needed")
+    importer: Import | None = Field(
+        None, alias="import", description="How to make the file of `path` when it is missing"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> StoreSpec:
+        if (self.path is None) == (self.synth is None):
+            raise ValueError("a store has exactly one of path and synth")
+        if self.importer is not None and self.path is None:
+            raise ValueError("import belongs to a store with a path")
+        return self
+
+
+class Hypothesis(Section):
+    """One expectation, written down before the sweep."""
+
+    name: str = Field(description="Short name")
+    text: str = Field("", description="What is expected, in words")
+
+
+class Resources(Section):
+    """What the sweep may use; changes no result."""
+
+    slots: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Runs at a time; auto counts what the cluster has"
+    )
+    workers: int = Field(1, ge=1, description="DDP workers per slot")
+    threads: int = Field(1, ge=1, description="CPU threads per worker")
+    gpu: float = Field(0.0, ge=0, le=1, description="Share of a GPU per worker")
+    memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Memory per worker in GB; null asks for none"
+    )
+    retries: int = Field(2, ge=0, description="Retries of a run whose worker was killed")
+
+
+class Estimate(Section):
+    """What the dry run computes the cost from."""
+
+    seconds_per_step: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Measured seconds per optimizer step; null when not known"
+    )
+
+
+class Space(BaseModel):
+    """A validated space. Made by `load_space`.
+
+    Attributes:
+        base: The experiment's sections as given (under every point), not filled in.
+        fixed: Values that `--set` puts over the grid where a lower place would not be enough.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, strict=True, populate_by_name=True
+    )
+
+    name: str = Field(description="Names results/<name>; a-z, 0-9, _ and -; default: file's stem")
+    question: str = Field("", description="The question that the space answers")
+    description: str = Field("", description="Whatever a reader should know")
+    stores: dict[str, StoreSpec] = Field(description="Name -> store")
+    base: dict[str, Any] = Field(description="Sections of the experiment")
+    grid: dict[str, Axis] = Field(
+        default_factory=dict, description="Axes: key -> list of values, or a mapping; in order"
+    )
+    fixed: dict[str, Fixed] = Field(
+        default_factory=dict, description="Key -> {value, when} over the grid; written by --set"
+    )
+    search: Search = Field(default_factory=Search, description="How points are taken")
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] | None = Field(
+        None, description="Folds that are run, counted from 0; null for all of split.folds"
+    )
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
+        (0,), description="Seeds of every point and fold"
+    )
+    hypotheses: Annotated[tuple[Hypothesis, ...], Field(strict=False)] = Field(
+        (), description="Expectations, each {name, text}"
+    )
+    resources: Resources = Field(default_factory=Resources, description="What it may use")
+    estimate: Estimate = Field(default_factory=Estimate, description="Basis of the cost")
+
+    _registries: Registries = PrivateAttr(default_factory=dict)
+    _expansion: Expansion | None = PrivateAttr(None)
+
+    @classmethod
+    def nested(cls) -> dict[str, type[BaseModel]]:
+        """Models inside mappings and lists, by the key that the docs show for them."""
+        return {
+            "stores.<name>": StoreSpec,
+            "stores.<name>.synth": Synth,
+            "stores.<name>.import": Import,
+            "grid.<key>": Axis,
+            "grid.<key>.settings[]": Setting,
+            "hypotheses[]": Hypothesis,
+        }
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError("lower-case letters, digits, _ and -")
+        return value
+
+    @field_validator("folds", "seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or len(set(value)) < len(value)):
+            raise ValueError("one whole number or more, each once")
+        return value
+
+    @field_validator("stores")
+    @classmethod
+    def _some(cls, value: dict[str, StoreSpec]) -> dict[str, StoreSpec]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"letters, digits, _ and - in the name of a store, not '{name}'")
+        if not value:
+            raise ValueError("one store or more, such as a: synth:fundus")
+        return value
+
+    @model_validator(mode="after")
+    def _sampler(self) -> Space:
+        if self.search.sampler == "grid":
+            if self.search.samples is not None:
+                raise UserError(
+                    f"{self.search.samples} has no meaning for the grid",
+                    where="search.samples",
+                    allowed="null",
+                    hint="set search.sampler: random",
+                )
+            for key, axis in self.grid.items():
+                if axis.ranged:
+                    raise UserError(
+                        "a range needs the random sampler",
+                        where=f"grid.{key}",
+                        allowed="a list of values",
+                        hint="set search: {sampler: random, samples: ...}",
+                    )
+        elif self.search.samples is None:
+            raise UserError(
+                "this key is required when search.sampler is random",
+                where="search.samples",
+                allowed="a whole number, 1 or more",
+            )
+        elif not self.grid:
+            raise UserError(
+                "there are no axes to draw from", where="search.sampler", allowed="grid"
+            )
+        return self
+
+    def expand(self) -> Expansion:
+        """All points, in order, each validated; the same object at every call."""
+        if self._expansion is None:
+            self._expansion = self._axes().expand()
+        return self._expansion
+
+    def run_folds(self, experiment: Experiment) -> tuple[int, ...]:
+        """The folds on which an experiment is run: `folds`, or all that its split has."""
+        return self.folds if self.folds is not None else tuple(range(experiment.split.folds))
+
+    def runs(self) -> Iterator[tuple[Any, int, int]]:
+        """(point, fold, seed) of every run, in the order in which they are wanted."""
+        for point in self.expand().points:
+            for fold in self.run_folds(point.experiment):
+                for seed in self.seeds:
+                    yield point, fold, seed
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole space as plain data with every default filled in, to be written as YAML.
+
+        `load_space` reads an equal space back: no profile, no `extends`, no variable is left, and
+        paths are absolute. A part whose name is an axis stays as given (its defaults differ from
+        point to point), and `folds` stays null when the number of folds is an axis.
+        """
+        data = self.model_dump(mode="json", by_alias=True, exclude={"base", "grid", "fixed"})
+        data["stores"] = {
+            name: store.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for name, store in self.stores.items()
+        }
+        moving = self._moving()
+        experiment = {}
+        for section in Experiment.model_fields:
+            given = self.base.get(section) or {}
+            if section in SECTIONS:
+                stand_in = {"train": ""} if section == "data" else {}
+                filled = SECTIONS[section].model_validate(stand_in | given)
+                experiment[section] = filled.model_dump(mode="json", by_alias=True)
+                if section == "data" and "train" not in given:  # an axis
+                    del experiment[section]["train"]
+            elif section in PARTS and not any(overlap(k, f"{section}.name") for k in moving):
+                spec = {"name": PARTS[section], **given}
+                try:
+                    experiment[section] = self._registries[section].validate(spec)
+                except UserError:  # complete only with the values of the grid
+                    experiment[section] = spec
+            else:
+                experiment[section] = given
+        if self.folds is None and "split.folds" not in moving:
+            data["folds"] = list(range(experiment["split"]["folds"]))
+        head = ("name", "question", "description", "stores")
+        result = {key: data[key] for key in head} | experiment
+        if self.grid:
+            result["grid"] = {key: _plain_axis(axis) for key, axis in self.grid.items()}
+        if self.fixed:
+            result["fixed"] = {
+                key: entry.model_dump(mode="json", exclude_none=True) | {"value": entry.value}
+                for key, entry in self.fixed.items()
+            }
+        return result | {key: value for key, value in data.items() if key not in head}
+
+    def _moving(self) -> list[str]:
+        keys = [key for key, axis in self.grid.items() if axis.settings is None]
+        for axis in self.grid.values():
+            keys += [key for setting in axis.settings or () for key in setting.assign]
+        return keys + list(self.fixed)
+
+    def _axes(self) -> Axes:
+        return Axes(
+            grid=self.grid,
+            fixed=self.fixed,
+            base=self.base,
+            search=self.search,
+            registries=self._registries,
+            check=self._check,
+        )
+
+    def _check(self, experiment: Experiment) -> None:
+        names = ", ".join(self.stores)
+        for key, given in (
+            ("data.train", (experiment.data.train,)),
+            ("data.ood", experiment.data.ood),
+        ):
+            for name in given:
+                if name not in self.stores:
+                    raise UserError(
+                        f"unknown store '{name}'",
+                        where=key,
+                        allowed=names,
+                        hint=closest(name, self.stores),
+                    )
+        count = experiment.split.folds
+        if self.folds is not None and max(self.folds) >= count:
+            raise UserError(
+                f"fold {max(self.folds)} does not exist",
+                where="folds",
+                allowed=f"0 to {count - 1} (split.folds is {count})",
+            )
+
+
+def _plain_axis(axis: Axis) -> Any:
+    data = axis.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return data["values"] if list(data) == ["values"] else data
+
+
+def load_space(
+    path: str | Path,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    registries: Registries,
+) -> Space:
+    """Read, complete and validate a space.
+
+    Args:
+        path: The YAML file.
+        profile: Name of one of its profiles, laid over the file.
+        overrides: ``key.path=value`` texts of ``--set``, laid over everything. On an axis the
+            value fixes it: the axis leaves the grid (an axis of joint settings keeps the one that
+            has this label; ``grid.KEY=[...]`` gives an axis other values).
+            Paths are relative to the working directory.
+        registries: The parts that `augment`, `model` and `loss` may name, by section; "importer",
+            where given, checks the importers that stores name.
+
+    Returns:
+        The space; its points are valid.
+
+    Raises:
+        UserError: one line with file, key, value, what is allowed and the next step.
+    """
+    path = Path(path)
+    files = _read(path, ())
+    raw: dict[str, Any] = {}
+    for source, data in files:
+        # A name is of one file: two spaces that extend one base must not share their results.
+        inherited = data if source == path else {k: v for k, v in data.items() if k != "name"}
+        raw = merge(raw, {k: v for k, v in inherited.items() if k != "profiles"})
+    tree = key_tree(registries, Space)
+    del tree["base"]
+    profiles = _profiles(files, tree)
+    if profile is not None and profile not in profiles:
+        raise UserError(
+            f"unknown profile '{profile}'",
+            where=path.name,
+            allowed=", ".join(profiles) or "none, the file has no profiles",
+            hint=closest(profile, profiles),
+        )
+    chosen = profiles.get(profile, []) if profile is not None else []
+    for _, data in chosen:
+        raw = merge(raw, data)
+    layers = Layers(
+        file=path.name,
+        files=tuple((source.name, data) for source, data in files),
+        profiles=tuple((source.name, str(profile), data) for source, data in chosen),
+        sets=_sets(overrides, tree, raw.get("grid")),
+    )
+    try:
+        return _build(raw, layers, path, registries, tree)
+    except UserError as error:
+        where = layers.where(error.where)
+        raise UserError(error.what, where=where, allowed=error.allowed, hint=error.hint) from None
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that `path` extends, lowest first, then itself; paths made absolute."""
+    here = path.resolve()
+    if here in above:
+        chain = " -> ".join(entry.name for entry in (*above[above.index(here) :], here))
+        raise UserError(f"the files extend each other: {chain}", where=f"{path.name}: extends")
+    data = load_yaml(path)
+    extends = data.pop("extends", None)
+    names = [] if extends is None else extends if isinstance(extends, list) else [extends]
+    files: list[tuple[Path, dict[str, Any]]] = []
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise UserError(
+                f"{shown(name)} is not allowed",
+                where=f"{path.name}: extends",
+                allowed="a file name, or a list of them",
+            )
+        base = Path(_expand(name, f"{path.name}: extends"))
+        known = {source for source, _ in files}
+        files += [
+            entry for entry in _read(path.parent / base, (*above, here)) if entry[0] not in known
+        ]
+    data = _short_forms(data, path.name, here.parent)
+    for name, entry in _mapping(data.get("profiles"), f"{path.name}: profiles").items():
+        where = f"{path.name}: profiles.{name}"
+        data["profiles"][name] = _short_forms(_mapping(entry, where), where, here.parent)
+    return [*files, (path, data)]
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{shown(value)} is not allowed", where=where, allowed="a mapping")
+    return value
+
+
+def _short_forms(data: dict[str, Any], where: str, folder: Path) -> dict[str, Any]:
+    """Write out short forms, so that layers merge, and bind relative paths to their file's folder.
+
+    Variables are expanded later, in what is left after merging: a profile that is not taken may
+    name variables that are not set.
+    """
+    result = dict(data)
+    if isinstance(result.get("stores"), dict):
+        result["stores"] = {
+            name: _store(entry, f"{where}: stores.{name}", folder)
+            for name, entry in result["stores"].items()
+        }
+    if isinstance(result.get("grid"), dict):
+        result["grid"] = {
+            key: {"values": axis} if isinstance(axis, list) else axis
+            for key, axis in result["grid"].items()
+        }
+    split = result.get("split")
+    if isinstance(split, dict) and isinstance(split.get("file"), str):
+        result["split"] = {**split, "file": _bound(split["file"], folder)}
+    return result
+
+
+def _store(entry: Any, where: str, folder: Path) -> Any:
+    if isinstance(entry, str):
+        kind, colon, rest = entry.partition(":")
+        if kind == "synth" and colon:
+            generator, _, query = rest.partition("?")
+            try:
+                pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+            except ValueError:
+                raise UserError(
+                    f"'{entry}' is not allowed",
+                    where=where,
+                    allowed="synth:KIND?key=value&key=value",
+                ) from None
+            values = {key: parse_yaml(value, where=where) for key, value in pairs}
+            return {"synth": {"kind": generator, **values}}
+        return {"path": _bound(entry, folder)}
+    if not isinstance(entry, dict):
+        return entry
+    result = dict(entry)
+    if isinstance(result.get("path"), str):
+        result["path"] = _bound(result["path"], folder)
+    importer = result.get("import")
+    if isinstance(importer, dict) and isinstance(importer.get("source"), str):
+        result["import"] = {**importer, "source": _bound(importer["source"], folder)}
+    return result
+
+
+def _bound(text: str, folder: Path) -> str:
+    """An absolute path; what begins with a variable or ~ is left for `_expand`."""
+    return text if not text or text[0] in "~$" else str(folder / text)
+
+
+def _expand(text: str, where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise UserError(
+                f"the environment variable {name} is not set", where=where,
+                hint=f"export {name}=..., or write the path itself",
+            )  # fmt: skip
+        return os.environ[name]
+
+    found = re.sub(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", value, text)
+    return os.path.expanduser(found)
+
+
+def _profiles(
+    files: Sequence[tuple[Path, dict[str, Any]]], tree: Mapping[str, Any]
+) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
+    """Profile -> its data in each file that has it, lowest first; unknown keys are errors."""
+    found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+    for source, data in files:
+        for key in data:
+            if key != "profiles":
+                _top_key(key, [*tree, "extends", "profiles"], source.name)
+        for name, entry in (data.get("profiles") or {}).items():
+            for key in entry:
+                _top_key(key, list(tree), f"{source.name}: profiles.{name}", "")
+            found.setdefault(name, []).append((source, entry))
+    return found
+
+
+def _top_key(key: str, known: list[str], where: str, colon: str = ":") -> None:
+    if key not in known:
+        place = f"{where}: {key}" if colon else f"{where}.{key}"
+        raise UserError(
+            f"unknown key '{key}'", where=place, allowed=", ".join(known), hint=closest(key, known)
+        )
+
+
+def _sets(overrides: Sequence[str], tree: dict[str, Any], grid: Any) -> dict[str, Any]:
+    sets = parse_set(overrides)
+    joint = [key for key in (grid if isinstance(grid, dict) else {}) if _settings(grid[key])]
+    for key in sets:
+        check_key(key, tree | {name: {} for name in joint}, where="--set")
+    return sets
+
+
+def _build(
+    raw: dict[str, Any], layers: Layers, path: Path, registries: Registries, tree: Mapping[str, Any]
+) -> Space:
+    sections = tuple(Experiment.model_fields)
+    raw = dict(raw)
+    fixed = dict(_mapping(raw.pop("fixed", None), "fixed"))
+    if (
+        "grid" in raw
+        and not raw["grid"]
+        and not (isinstance(raw["grid"], dict) and layers.profiles)
+    ):
+        raise UserError(
+            "the grid is empty",
+            where="grid",
+            allowed="one axis or more, such as loss.beta: [0, 0.5, 1]",
+            hint="leave the key out for a single point",
+        )
+    grid = dict(_mapping(raw.pop("grid", None), "grid"))
+    raw = _override(raw, grid, fixed, layers.sets)
+    base = {key: raw.pop(key) for key in sections if key in raw}
+    for section, value in list(base.items()):
+        base[section] = _mapping(value, section)
+    stores = _mapping(raw.pop("stores", None), "stores")
+    if not stores:
+        raise UserError(
+            "no store is given", where="stores", allowed="name: FILE.h5, or name: synth:fundus"
+        )
+    stores = {name: _expanded(entry, f"stores.{name}", path) for name, entry in stores.items()}
+    if len(stores) == 1 and (base.get("data") or {}).get("train") is None:
+        base["data"] = {**base.get("data", {}), "train": next(iter(stores))}
+    split_file = base.get("split", {}).get("file")
+    if isinstance(split_file, str):
+        base["split"]["file"] = str(path.resolve().parent / _expand(split_file, "split.file"))
+    for name, axis in grid.items():
+        _check_axis(name, axis, tree, sections)
+    empty = {key for key, value in raw.items() if value is None and key != "folds"}
+    values = {key: value for key, value in raw.items() if key not in empty}
+    values |= {"stores": stores, "base": base, "grid": grid, "fixed": fixed}
+    values.setdefault("name", path.stem)
+    try:
+        space = Space.model_validate(values)
+    except ValidationError as error:
+        raise first_error(error, Space) from None
+    for section, model in SECTIONS.items():
+        # Where data.train is an axis, the fixed part has none.
+        stand_in = {"train": ""} if "data.train" in grid else {}
+        try:
+            model.model_validate((stand_in if section == "data" else {}) | base.get(section, {}))
+        except ValidationError as error:
+            raise first_error(error, model, where=section) from None
+    for name, store in space.stores.items():
+        if store.importer is not None and "importer" in registries:
+            where, layouts = f"stores.{name}.import", registries["importer"]
+            layouts.part(store.importer.layout, where=f"{where}.layout")
+            extra = store.importer.model_extra or {}
+            layouts.arguments(store.importer.layout, extra, where=where)
+    space._registries = registries
+    return _without_idle(space, layers)
+
+
+def _without_idle(space: Space, layers: Layers) -> Space:
+    """Expand; an axis whose `when` cannot hold is an error, unless ``--set`` is the reason."""
+    axes = space._axes()
+    for key, axis in space.grid.items():
+        earlier = list(space.grid)[: list(space.grid).index(key)]
+        for name in axis.when or {}:
+            if name in space.grid and name not in earlier:
+                raise UserError(
+                    f"'{name}' is not an earlier axis",
+                    where=f"grid.{key}.when",
+                    allowed=", ".join(earlier) or "keys that are no axes",
+                    hint=f"move {name} above {key}",
+                )
+    idle = []
+    for key in space.expand().idle:
+        when = space.grid[key].when or {}
+        never = {}
+        for name, wanted in when.items():
+            reachable = axes.reachable(name)
+            if reachable is not None and not (
+                {comparable(v) for v in wanted} & {comparable(v) for v in reachable}
+            ):
+                never[name] = _listed(reachable)
+        if space.search.sampler == "random" and not never:
+            continue  # may hold at a draw that is not taken yet
+        if any(overlap(name, given) for name in when for given in layers.sets):
+            idle.append(key)
+            continue
+        name = next(iter(never or when))
+        raise UserError(
+            f"this condition never holds: {name} is never {_listed(when[name])}",
+            where=f"grid.{key}.when",
+            allowed=f"{name}: {never[name]}" if name in never else "values that occur together",
+        )
+    if not idle:
+        return space
+    grid = {key: axis for key, axis in space.grid.items() if key not in idle}
+    trimmed = space.model_copy(update={"grid": grid})
+    trimmed._registries, trimmed._expansion = space._registries, None
+    trimmed.expand()
+    return trimmed
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(value if isinstance(value, str) else shown(value) for value in values)
+
+
+def _override(
+    raw: dict[str, Any], grid: dict[str, Any], fixed: dict[str, Any], sets: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Lay ``--set`` over everything; `grid` and `fixed` are changed in place."""
+    plain: dict[str, Any] = {}
+    for key, value in sets.items():
+        if key == "grid" or key.startswith("grid."):
+            axes = _mapping(value, "--set grid") if key == "grid" else {key[5:]: value}
+            kept = {} if key == "grid" else dict(grid)
+            new = _short_forms({"grid": axes}, "--set", Path.cwd())
+            grid.clear()
+            grid.update(merge({"grid": kept}, new)["grid"])
+            continue
+        if _settings(grid.get(key)):
+            _pick_setting(grid[key], key, value)
+            continue
+        if key == "stores" or key.startswith("stores."):
+            _set_store(raw, key, value)
+            continue
+        axis = grid.pop(key, None)
+        when = axis.get("when") if isinstance(axis, dict) else None
+        moving = [name for name, entry in grid.items() if not _settings(entry)]
+        moving += [name for entry in grid.values() for name in _settings(entry)]
+        section = key.split(".")[0]
+        renamed = section in PARTS and any(overlap(name, f"{section}.name") for name in moving)
+        if when is not None or renamed or any(overlap(key, name) for name in moving):
+            fixed[key] = {"value": value} | ({"when": when} if when is not None else {})
+        else:
+            fixed.pop(key, None)
+            plain[key] = value
+    return assign(raw, plain)
+
+
+def _pick_setting(axis: dict[str, Any], key: str, label: Any) -> None:
+    """Leave the one joint setting of an axis that has this label."""
+    labels = [entry.get("label") for entry in axis["settings"] if isinstance(entry, dict)]
+    if label not in labels:
+        raise UserError(
+            f"unknown setting {shown(label)}",
+            where=f"--set {key}",
+            allowed=_listed(labels),
+            hint=closest(label, map(str, labels)),
+        )
+    axis["settings"] = [axis["settings"][labels.index(label)]]
+
+
+def _settings(axis: Any) -> list[str]:
+    """Keys that an axis of joint settings sets; the axis may be malformed still."""
+    entries = axis.get("settings") if isinstance(axis, dict) else None
+    return [
+        key
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("set"), dict)
+        for key in entry["set"]
+    ]
+
+
+def _set_store(raw: dict[str, Any], key: str, value: Any) -> None:
+    folder = Path.cwd()
+    upper: Any = value
+    for step in reversed(key.split(".")[1:]):
+        upper = {step: upper}
+    stores = {
+        name: _store(entry, f"--set {key}", folder)
+        for name, entry in _mapping(upper, f"--set {key}").items()
+    }
+    raw["stores"] = merge({"stores": raw.get("stores") or {}}, {"stores": stores})["stores"]
+
+
+def _expanded(entry: Any, key: str, path: Path) -> Any:
+    if not isinstance(entry, dict):
+        raise UserError(
+            f"{shown(entry)} is not allowed",
+            where=key,
+            allowed="FILE.h5, synth:KIND?key=value, or a mapping with path or synth",
+        )
+    folder = path.resolve().parent
+    result = dict(entry)
+    if isinstance(result.get("path"), str):
+        result["path"] = str(folder / _expand(result["path"], f"{key}.path"))
+    importer = result.get("import")
+    if isinstance(importer, dict) and isinstance(importer.get("source"), str):
+        source = str(folder / _expand(importer["source"], f"{key}.import.source"))
+        result["import"] = {**importer, "source": source}
+    return result
+
+
+def _check_axis(name: str, axis: Any, tree: Mapping[str, Any], sections: tuple[str, ...]) -> None:
+    """Refuse unknown keys of an axis before its values are looked at."""
+    inner = {key: tree[key] for key in sections}
+    if not isinstance(axis, dict):
+        raise UserError(
+            f"{shown(axis)} is not allowed",
+            where=f"grid.{name}",
+            allowed="a list of values, or a mapping with values, settings, or low and high",
+        )
+    if "settings" in axis:
+        if name.split(".")[0] in inner or not re.fullmatch(r"[A-Za-z][\w-]*", name):
+            raise UserError(
+                f"'{name}' cannot name joint settings",
+                where=f"grid.{name}",
+                allowed="a free name of letters, digits, _ and - that is no section",
+            )
+        for key in _settings(axis):
+            check_key(key, inner, where=f"grid.{name}")
+    else:
+        check_key(name, inner, where="grid")
+    when = axis.get("when")
+    for key in when if isinstance(when, dict) else {}:
+        if key not in inner:
+            free = key.partition(".")[0] not in inner and "." not in key
+            if not free:
+                check_key(key, inner, where=f"grid.{name}.when")
