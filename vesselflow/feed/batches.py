@@ -1,0 +1,330 @@
+"""Batches of samples and whole images, gathered out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vesselflow.errors import ShapeError
+from vesselflow.feed.view import (
+    Box,
+    Frame,
+    Size,
+    View,
+    image_frame,
+    most_patches,
+    no_samples,
+    patch_positions,
+    sample_frames,
+    sample_shape,
+    working_planes,
+)
+from vesselflow.stores.statistics import centre_scale
+from vesselflow.stores.store import Store
+
+
+@dataclass
+class Batch:
+    """Some samples (m), as stored; what the device turns into floats.
+
+    `image`, `target` and `fov` of a gathered batch are views of one array, in which the planes of a
+    sample lie side by side.
+
+    Attributes:
+        image: uint8 (m, C, H, W).
+        target: uint8 (m, 1, H, W), soft: 0..255 stands for 0..1.
+        fov: uint8 (m, 1, H, W), 0 or 1.
+        centre: float32 (m, C), of each sample's source, in units of the [0, 1] image.
+        scale: float32 (m, C), likewise.
+        source: int32 (m,), index of each sample's source in its store.
+    """
+
+    image: np.ndarray
+    target: np.ndarray
+    fov: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+    source: np.ndarray
+
+
+class Samples(Protocol):
+    """Samples of all sources of a store, in store order."""
+
+    @property
+    def n(self) -> int:
+        """How many samples."""
+
+    @property
+    def source(self) -> np.ndarray:
+        """int32 (n,): the source index of each sample; a fold selects by it."""
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """Copy the asked samples, in the asked order."""
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """What is known of each sample besides its pixels, row by row in store order.
+
+    Attributes:
+        source: int32 (n,), index of the source in its store.
+        y: int32 (n,), upper edge in working px.
+        x: int32 (n,), left edge in working px.
+        centre: float32 (n, C).
+        scale: float32 (n, C).
+    """
+
+    source: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+
+    def batch(self, planes: np.ndarray, indices: np.ndarray) -> Batch:
+        """A batch of gathered planes (m, C + 2, H, W) with what is known of its samples."""
+        return Batch(
+            image=planes[:, :-2],
+            target=planes[:, -2:-1],
+            fov=planes[:, -1:],
+            centre=self.centre[indices],
+            scale=self.scale[indices],
+            source=self.source[indices],
+        )
+
+
+class ArraySamples:
+    """Samples in memory: this process's own, or shared and read-only.
+
+    Args:
+        blocks: uint8 (k, C + 2, H, W) each; all but k the same. Together they hold every sample.
+        block: int32 (n,), the block of each sample.
+        row: int32 (n,), its row there.
+        table: What else is known of each sample.
+    """
+
+    def __init__(
+        self, blocks: Sequence[np.ndarray], block: np.ndarray, row: np.ndarray, table: SampleTable
+    ) -> None:
+        self._blocks, self._block, self._row, self.table = list(blocks), block, row, table
+
+    @property
+    def n(self) -> int:
+        """How many samples."""
+        return len(self._block)
+
+    @property
+    def source(self) -> np.ndarray:
+        """int32 (n,): the source index of each sample."""
+        return self.table.source
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C + 2, H, W) of a sample's planes."""
+        planes, height, width = self._blocks[0].shape[1:]
+        return planes, height, width
+
+    @property
+    def blocks(self) -> tuple[np.ndarray, ...]:
+        """The arrays that hold the samples."""
+        return tuple(self._blocks)
+
+    def gather(self, indices: np.ndarray, out: np.ndarray | None = None) -> Batch:
+        """Copy the asked samples, and nothing else, in the asked order.
+
+        Args:
+            indices: int (m,), values in [0, n).
+            out: uint8 (m, C + 2, H, W), contiguous, to be filled and used by the batch (pinned
+                memory, for instance); a new array when None.
+
+        Raises:
+            ShapeError: `out` has another shape or type.
+            IndexError: An index is not that of a sample.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        if len(indices) and (indices.min() < 0 or indices.max() >= self.n):
+            raise IndexError(f"samples are 0..{self.n - 1}, asked for {indices.tolist()}")
+        shape = (len(indices), *self.shape)
+        if out is None:
+            out = np.empty(shape, dtype=np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8:
+            raise ShapeError(f"out is {out.dtype} {out.shape}, the samples are uint8 {shape}")
+        blocks = self._blocks
+        # One contiguous copy per sample; np.take would need the blocks joined into one array.
+        for place, (block, row) in enumerate(
+            zip(self._block[indices].tolist(), self._row[indices].tolist(), strict=True)
+        ):
+            out[place] = blocks[block][row]
+        return self.table.batch(out, indices)
+
+
+@dataclass
+class WholeImage:
+    """One source, whole: what a model sees of it, and what its prediction is scored against.
+
+    Attributes:
+        source_id: Its name in the store.
+        group: What must stay on one side of a split.
+        image: uint8 (C, h, w), working resolution, padded to the divisor.
+        fov_working: uint8 (h, w), 0 or 1.
+        centre: float32 (C,), in units of the [0, 1] image.
+        scale: float32 (C,), likewise.
+        target: uint8 (H, W), native, untouched, 0 or 1.
+        fov: uint8 (H, W), native, 0 or 1.
+        box: (y0, x0, y1, x1), the fov's bounding box in native px.
+        inner: (height, width) of the resized box inside the padded array.
+        offset: (top, left) of the resized box inside the padded array.
+    """
+
+    source_id: str
+    group: str
+    image: np.ndarray
+    fov_working: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+    target: np.ndarray
+    fov: np.ndarray
+    box: Box
+    inner: Size
+    offset: Size
+
+
+class WholeImages(Protocol):
+    """The sources of a store, whole, in store order."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Their names."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> WholeImage: ...
+
+
+class ArrayImages:
+    """Whole images in memory."""
+
+    def __init__(self, images: Sequence[WholeImage]) -> None:
+        self._images = list(images)
+        self.ids: tuple[str, ...] = tuple(image.source_id for image in images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> WholeImage:
+        return self._images[index]
+
+    def __iter__(self) -> Iterator[WholeImage]:
+        return iter(self._images)
+
+
+@dataclass(frozen=True)
+class SourceSamples:
+    """All samples of one source.
+
+    Attributes:
+        source: Its index in the store.
+        corners: int32 (k, 2): y, x of each sample.
+        planes: uint8 (k, C + 2, H, W).
+        centre: float32 (C,).
+        scale: float32 (C,).
+    """
+
+    source: int
+    corners: np.ndarray
+    planes: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+
+
+def store_frames(store: Store, view: View) -> list[Frame]:
+    """Geometry of the samples of every source of a store."""
+    return sample_frames([store.fov_box(i) for i in range(len(store.sources))], view)
+
+
+def _statistics(image: np.ndarray, fov: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and scale (C,) of a source's planes; 0 and 1 for scopes that need nothing of it."""
+    if view.scope in ("patch", "none"):
+        return np.zeros(len(image), dtype=np.float32), np.ones(len(image), dtype=np.float32)
+    return centre_scale(np.moveaxis(image, 0, 2), fov, view.method, view.per_channel)
+
+
+def read_source(store: Store, view: View, source: int, at: Frame) -> SourceSamples:
+    """Read one source and cut all its samples, patches row by row."""
+    whole = working_planes(store, source, at)
+    centre, scale = _statistics(whole[:-2], whole[-1], view)
+    corners = patch_positions(view, whole[-1])
+    height, width = sample_shape(view, [at])
+    planes = np.empty((len(corners), whole.shape[0], height, width), dtype=np.uint8)
+    for place, (y, x) in enumerate(corners.tolist()):
+        planes[place] = whole[:, y : y + height, x : x + width]
+    return SourceSamples(source, corners, planes, centre, scale)
+
+
+def read_image(store: Store, view: View, source: int) -> WholeImage:
+    """Read one source whole."""
+    info, at = store.sources[source], image_frame(store.fov_box(source), view)
+    planes = working_planes(store, source, at)
+    centre, scale = _statistics(planes[:-2], planes[-1], view)
+    return WholeImage(
+        source_id=info.id,
+        group=info.group,
+        image=planes[:-2],
+        fov_working=planes[-1],
+        centre=centre,
+        scale=scale,
+        target=store.target(source),
+        fov=store.fov(source),
+        box=at.box,
+        inner=at.inner,
+        offset=at.offset,
+    )
+
+
+def load_samples(path: Path | str, view: View) -> ArraySamples:
+    """The samples of all sources of a store, in this process's memory.
+
+    A fold selects those of its sources by `ArraySamples.source`.
+
+    Raises:
+        UserError: The store cannot be read, or gives not one sample.
+    """
+    with Store.open(path) as store:
+        frames = store_frames(store, view)
+        parts = [read_source(store, view, i, at) for i, at in enumerate(frames)]
+    sizes = [len(part.corners) for part in parts]
+    if not sum(sizes):
+        raise no_samples(view, str(path))
+    corners = np.concatenate([part.corners for part in parts])
+    table = SampleTable(
+        source=np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
+        y=corners[:, 0].copy(),
+        x=corners[:, 1].copy(),
+        centre=np.repeat(np.stack([part.centre for part in parts]), sizes, axis=0),
+        scale=np.repeat(np.stack([part.scale for part in parts]), sizes, axis=0),
+    )
+    rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+    return ArraySamples([part.planes for part in parts], table.source, rows, table)
+
+
+def load_images(path: Path | str, view: View) -> ArrayImages:
+    """All sources of a store, whole, in this process's memory.
+
+    Raises:
+        UserError: The store cannot be read.
+    """
+    with Store.open(path) as store:
+        return ArrayImages([read_image(store, view, i) for i in range(len(store.sources))])
+
+
+def resident_bytes(store: Store, view: View) -> int:
+    """Bytes that the samples of a store take in memory, at most, from its geometry alone."""
+    frames = store_frames(store, view)
+    total = 0
+    for info, at in zip(store.sources, frames, strict=True):
+        height, width = sample_shape(view, [at])
+        total += most_patches(view, at) * (info.channels + 2) * height * width
+    return total

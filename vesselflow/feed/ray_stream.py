@@ -1,0 +1,254 @@
+"""Samples of a store that does not fit in memory, read ahead in the keyed order."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from ray.data import Dataset
+
+from vesselflow.feed.batches import Batch, store_frames
+from vesselflow.feed.order import sample_indices, share
+from vesselflow.feed.ray_datasource import (
+    OrderDatasource,
+    Rows,
+    StoreDatasource,
+    binary_rows,
+    gather_from_store,
+    quiet,
+    read,
+    reader_count,
+    sample_table,
+)
+from vesselflow.feed.view import View, no_samples, sample_shape
+from vesselflow.stores.store import Store
+
+#: Bytes that one read task reads: large enough that starting it costs little.
+TASK_BYTES = 64 * 2**20
+#: Read tasks of one reader at once: one is consumed while the next is read.
+READ_AHEAD_TASKS = 2
+#: Share of the free object store that resident data may take; the rest is for blocks in motion.
+RESIDENT_SHARE = 0.7
+
+
+def choose(nbytes: int, object_store_free: int) -> Literal["resident", "stream"]:
+    """Whether data are held in the object store or streamed.
+
+    Args:
+        nbytes: Bytes that all data of the sweep would take.
+        object_store_free: Bytes that are free in the smallest object store of the cluster.
+    """
+    return "resident" if nbytes <= RESIDENT_SHARE * object_store_free else "stream"
+
+
+class StreamSamples:
+    """Samples of some sources, read from the store in the order in which they are used.
+
+    Bit-equal to gathering the same samples out of memory. Only the index (where each sample lies,
+    statistics of its source) is held; it is made by one pass over the store.
+
+    Args:
+        store_path: The store; every node finds it there.
+        view: How sources are seen.
+        sources: Indices of the sources to draw from; None for all.
+
+    Raises:
+        UserError: The store cannot be read, or gives not one sample.
+        IndexError: A source that the store does not have.
+    """
+
+    def __init__(
+        self, store_path: Path | str, view: View, sources: Sequence[int] | None = None
+    ) -> None:
+        self._path, self._view = str(store_path), view
+        with Store.open(store_path) as store:
+            count = len(store.sources)
+            height, width = sample_shape(view, store_frames(store, view))
+            self._shape = (store.sources[0].channels + 2, height, width)
+        chosen = range(count) if sources is None else sources
+        if any(not 0 <= source < count for source in chosen):
+            raise IndexError(f"sources are 0..{count - 1}, asked for {list(chosen)}")
+        index = StoreDatasource(self._path, view, "index")
+        tasks = min(count, 4 * reader_count())
+        data = read(index, tasks=tasks, concurrency=reader_count())
+        with closing(_blocks(data)) as blocks:
+            tables = [table for table in blocks if table.num_rows]
+        if not tables:
+            raise no_samples(view, self._path)
+        self.table, _ = sample_table(tables)
+        #: int64, the samples of the chosen sources, in store order.
+        self.rows = np.flatnonzero(np.isin(self.table.source, list(chosen)))
+        if not len(self.rows):
+            raise no_samples(view, self._path)
+
+    @property
+    def n(self) -> int:
+        """How many samples the whole store has, as in memory."""
+        return len(self.table.source)
+
+    @property
+    def source(self) -> np.ndarray:
+        """int32 (n,): the source index of each sample."""
+        return self.table.source
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """Read the asked samples now, in the asked order; for few, as nothing is read ahead."""
+        indices = np.asarray(indices, dtype=np.int64)
+        with Store.open(self._path) as store:
+            planes = gather_from_store(store, self._view, self._where(indices))
+        return self.table.batch(planes, indices)
+
+    def batches(
+        self,
+        *,
+        seed: int,
+        position: int,
+        steps: int,
+        micro_batch_size: int,
+        micro_batches_per_step: int,
+        workers: int = 1,
+        rank: int = 0,
+    ) -> Generator[Batch, None, None]:
+        """The micro-batches of one worker over some steps, step by step, read ahead.
+
+        Args:
+            seed: Key of the order, as in `sample_indices`.
+            position: Samples of the whole stream (all workers) that lie before the first step.
+            steps: Optimizer steps.
+            micro_batch_size: Samples of one micro-batch.
+            micro_batches_per_step: Micro-batches of one step, over all workers.
+            workers: How many share a step.
+            rank: Which of them this one is.
+        """
+        mine = share(micro_batches_per_step, workers, rank)
+        starts = (
+            position + (step * micro_batches_per_step + index) * micro_batch_size
+            for step in range(steps)
+            for index in mine
+        )
+        n = len(self.rows)
+        return self.stream(
+            [
+                self.rows[sample_indices(seed=seed, position=at, count=micro_batch_size, n=n)]
+                for at in starts
+            ]
+        )
+
+    def stream(self, plan: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
+        """Batches of given samples, in the given order, read ahead of their use.
+
+        Closing the iterator ends the reading.
+        """
+        if not plan:
+            return
+        parts = [self._where(np.concatenate(run)) for run in self._runs(plan)]
+        source = OrderDatasource(self._path, self._view, parts)
+        data = read(source, tasks=len(parts), concurrency=READ_AHEAD_TASKS, ordered=True)
+        with closing(_blocks(data)) as blocks:
+            rows = (row for table in blocks for row in self._rows(table))
+            for indices in plan:
+                planes = np.empty((len(indices), *self._shape), dtype=np.uint8)
+                for place, wanted in enumerate(indices.tolist()):
+                    found, planes[place] = next(rows)
+                    if found != wanted:
+                        raise RuntimeError(f"sample {found} came where {wanted} was to come")
+                yield self.table.batch(planes, indices)
+
+    def _where(self, indices: np.ndarray) -> Rows:
+        table = self.table
+        return Rows(indices, table.source[indices], table.y[indices], table.x[indices])
+
+    def _runs(self, plan: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+        """Cut a plan into contiguous runs of batches, each the work of one read task."""
+        most = max(1, TASK_BYTES // int(np.prod(self._shape)))
+        start = samples = 0
+        for place, indices in enumerate(plan):
+            if place > start and samples + len(indices) > most:
+                yield plan[start:place]
+                start, samples = place, 0
+            samples += len(indices)
+        yield plan[start:]
+
+    def _rows(self, table: pa.Table) -> Iterator[tuple[int, np.ndarray]]:
+        """Number and planes of each row of a block."""
+        blocks = binary_rows(table["planes"], self._shape)
+        planes = (row for block in blocks for row in block)
+        return zip(np.asarray(table["row"]).tolist(), planes, strict=True)
+
+
+class StreamBatches:
+    """Micro-batches by (step, index) out of a stream, for a training loop that asks in order.
+
+    It starts reading at the first batch that is asked for, and again wherever a batch is asked for
+    that is not the next one: a run may resume at any step.
+
+    Args:
+        samples: What to draw from.
+        seed: Key of the order, as in `sample_indices`.
+        steps: Optimizer steps of the whole run; nothing is read beyond them.
+        micro_batch_size: Samples of one micro-batch.
+        micro_batches_per_step: Micro-batches of one step, over all workers.
+        workers: How many share a step.
+        rank: Which of them this one is.
+    """
+
+    def __init__(
+        self,
+        samples: StreamSamples,
+        *,
+        seed: int,
+        steps: int,
+        micro_batch_size: int,
+        micro_batches_per_step: int,
+        workers: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self._samples, self._seed, self._steps = samples, seed, steps
+        self._size, self._count = micro_batch_size, micro_batches_per_step
+        self._workers, self._rank = workers, rank
+        self._mine = share(micro_batches_per_step, workers, rank)
+        self._next: tuple[int, int] | None = None
+        self._reader: Generator[Batch, None, None] | None = None
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Micro-batch `index` of step `step`, one of this worker's.
+
+        Raises:
+            IndexError: The micro-batch is another worker's, or lies beyond the run.
+        """
+        if index not in self._mine or not 0 <= step < self._steps:
+            raise IndexError(f"micro-batch {index} of step {step} is not this worker's")
+        if self._reader is None or self._next != (step, index):
+            self.close()
+            self._reader = self._samples.batches(
+                seed=self._seed,
+                position=step * self._count * self._size,
+                steps=self._steps - step,
+                micro_batch_size=self._size,
+                micro_batches_per_step=self._count,
+                workers=self._workers,
+                rank=self._rank,
+            )
+            for _ in range(index - self._mine.start):
+                next(self._reader)
+        found = next(self._reader)
+        last = index + 1 == self._mine.stop
+        self._next = (step + 1, self._mine.start) if last else (step, index + 1)
+        return found
+
+    def close(self) -> None:
+        """End the reading."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _blocks(data: Dataset) -> Generator[pa.Table, None, None]:
+    """The blocks of a dataset as they come; closing it shuts the dataset's execution down."""
+    batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    with quiet(), closing(iter(batches)) as blocks:
+        yield from blocks
