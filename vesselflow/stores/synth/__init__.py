@@ -1,1 +1,126 @@
-"""Generators of synthetic stores, by kind."""
+"""Generators of synthetic stores, by kind.
+
+A synthetic store is a pure function of its arguments, so a plan can name one without making it:
+`describe` and `synth_digest_key` import neither numpy nor h5py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from vesselflow.config.registry import Arguments, Registry
+
+if TYPE_CHECKING:
+    import os
+
+SYNTH_KINDS = Registry("synthetic kind")
+
+#: Side of the square image in px that each camera (domain) takes by default.
+FUNDUS_SIZES_PX = {"a": 256, "b": 288, "c": 224}
+
+
+class FundusArguments(Arguments):
+    """Arguments of synthetic fundus photographs."""
+
+    sources: int = Field(ge=1, le=100_000, description="how many images")
+    seed: int = Field(0, ge=0, lt=2**63, description="another seed, other eyes")
+    domain: Literal["a", "b", "c"] = Field("a", description="which camera")
+    size_px: int | None = Field(
+        None, ge=64, le=4096, description="side of the image; default by domain: 256, 288, 224"
+    )
+
+
+# Raise the version whenever a pixel changes (tests/stores holds golden digests).
+SYNTH_KINDS.add(
+    "fundus",
+    target="vesselflow.stores.synth.fundus:fundus",
+    arguments=FundusArguments,
+    version=1,
+)
+
+
+def describe(kind: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines a synthetic store: kind, version and all arguments with defaults filled in.
+
+    Args:
+        kind: Name of a kind.
+        args: Its arguments; those left out are its defaults.
+
+    Raises:
+        UserError: unknown kind or argument, or a value that is not allowed.
+    """
+    values = SYNTH_KINDS.validate({"name": kind, **args})
+    del values["name"]
+    if values["size_px"] is None:
+        values["size_px"] = FUNDUS_SIZES_PX[values["domain"]]
+    return {"kind": kind, "version": SYNTH_KINDS.part(kind).version, **values}
+
+
+def synth_digest_key(args: Mapping[str, Any]) -> str:
+    """Name of a synthetic store's content (16 hex digits), known before it is made.
+
+    Args:
+        args: ``{kind, sources, seed, domain, size_px}``, what may be left out as in `describe`.
+
+    Raises:
+        UserError: as `describe`.
+    """
+    rest = {key: value for key, value in args.items() if key != "kind"}
+    text = json.dumps(describe(args.get("kind", "fundus"), rest), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def make_synth(
+    path: str | os.PathLike[str],
+    kind: str,
+    sources: int,
+    seed: int,
+    domain: str,
+    size_px: int | None = None,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> str:
+    """Make a synthetic store and return its logical digest.
+
+    Args:
+        path: Store to make, atomically.
+        kind: Name of a kind.
+        sources: How many images.
+        seed: Another seed, other eyes.
+        domain: Which camera: "a", "b" or "c".
+        size_px: Side of the square images; None: the camera's own.
+        name: Domain name written into the store; default "synth-" and the camera.
+        overwrite: Replace a store that is there.
+        progress: Called after each source with (done, total, id).
+
+    Raises:
+        UserError: a value that is not allowed, or `path` cannot be written.
+    """
+    from vesselflow.stores.writer import write_store
+
+    description = describe(
+        kind, {"sources": sources, "seed": seed, "domain": domain, "size_px": size_px}
+    )
+    arguments = {k: v for k, v in description.items() if k not in ("kind", "version")}
+    made = SYNTH_KINDS.build({"name": kind, **arguments})
+
+    def watched() -> Any:
+        for number, source in enumerate(made, start=1):
+            yield source
+            if progress is not None:
+                progress(number, sources, source.id)
+
+    return write_store(
+        path,
+        watched(),
+        domain=name or f"synth-{domain}",
+        importer={"name": f"synth:{kind}", **description},
+        overwrite=overwrite,
+    )

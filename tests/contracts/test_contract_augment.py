@@ -1,0 +1,181 @@
+"""What holds for every registered augmentation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vesselflow.augment import AUGMENTATIONS
+from vesselflow.augment.compose import compose
+from vesselflow.augment.draws import Draws
+
+torch.set_num_threads(1)
+
+NAMES = AUGMENTATIONS.names()
+GEOMETRIC = ["hflip", "vflip", "rotate90", "affine"]
+PHOTOMETRIC = ["color_jitter", "gamma", "gaussian_noise"]
+
+
+def batch(samples: int = 3, height: int = 24, width: int = 24) -> tuple[torch.Tensor, ...]:
+    g = torch.Generator().manual_seed(5)
+    image = torch.rand(samples, 3, height, width, generator=g)
+    target = (torch.rand(samples, 1, height, width, generator=g) < 0.3).float()
+    fov = torch.ones(samples, 1, height, width)
+    fov[:, :, :3] = 0
+    return image, target, fov
+
+
+def run(spec, tensors, seed: int = 11):
+    return compose(spec)(*tensors, generator=torch.Generator().manual_seed(seed))
+
+
+def equal(first, second) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_every_part_is_of_one_kind():
+    assert sorted(GEOMETRIC + PHOTOMETRIC) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (16, 32)])
+def test_shape_dtype_range_and_inputs_untouched(name, height, width):
+    tensors = batch(3, height, width)
+    before = [t.clone() for t in tensors]
+    results = run({name: {"p": 1.0}}, tensors)
+    assert equal(tensors, before)
+    for given, result in zip(tensors, results, strict=True):
+        assert result.shape == given.shape
+        assert result.dtype == torch.float32
+        assert torch.isfinite(result).all()
+        assert result.min() >= 0
+        assert result.max() <= 1
+    assert set(results[2].unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_p_zero_is_the_identity_and_p_one_is_not(name):
+    tensors = batch()
+    assert equal(run({name: {"p": 0.0}}, tensors), tensors)
+    changed = run({name: {"p": 1.0}}, tensors)[0]
+    assert all(not torch.equal(a, b) for a, b in zip(changed, tensors[0], strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_generator_gives_the_same_and_another_seed_another_result(name):
+    # Flips have no strength to draw: at p = 0.5, 12 samples make an equal choice unlikely.
+    tensors, spec = batch(12), {name: {"p": 0.5}}
+    assert equal(run(spec, tensors), run(spec, tensors))
+    assert not equal(run(spec, tensors), run(spec, tensors, seed=12))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_global_generator_is_neither_read_nor_moved(name):
+    tensors = batch()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = run({name: {"p": 1.0}}, tensors)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert equal(run({name: {"p": 1.0}}, tensors), first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_exactly_one_number_is_drawn_from_the_generator(name, p):
+    g, reference = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    compose({name: {"p": p}})(*batch(), generator=g)
+    compose({})(*batch(1), generator=reference)
+    assert torch.equal(g.get_state(), reference.get_state())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_depends_on_no_other_sample(name):
+    tensors, spec = batch(4), {name: {"p": 0.6}}
+    whole = run(spec, tensors)
+    assert equal([t[:2] for t in whole], run(spec, [t[:2] for t in tensors]))
+    others = [t.clone() for t in tensors]
+    others[0][0] = 0.5
+    assert equal([t[1:] for t in run(spec, others)], [t[1:] for t in whole])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_that_are_not_chosen_stay_bit_identical(name):
+    tensors = batch(16)
+    results = run({name: {"p": 0.4}}, tensors)
+    same = [
+        all(torch.equal(r[i], t[i]) for r, t in zip(results, tensors, strict=True))
+        for i in range(16)
+    ]
+    draws = Draws(
+        int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(11)).item()),
+        name,
+        16,
+    )
+    assert same == [bool(u >= 0.4) for u in draws.uniform(1)[:, 0]]
+    assert 0 < sum(same) < 16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_part_draws_the_same_beside_other_parts(name):
+    # The others are configured but never act, so only a shift of the draws could change anything.
+    others = {other: {"p": 0.0} for other in NAMES if other != name}
+    tensors = batch()
+    alone = run({name: {"p": 0.5}}, tensors)
+    assert equal(run({**others, name: {"p": 0.5}}, tensors), alone)
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (16, 32)])
+def test_image_target_and_fov_move_together(name, height, width):
+    g = torch.Generator().manual_seed(0)
+    plane = torch.rand(4, 1, height, width, generator=g)
+    fov = torch.ones(4, 1, height, width)
+    image, target, moved = run({name: {"p": 0.7}}, (plane.expand(-1, 3, -1, -1), plane, fov))
+    for channel in range(3):
+        assert torch.equal(image[:, channel], target[:, 0])
+    # The fov says where the frame's content is: beyond it everything is 0, within it nothing is.
+    assert torch.equal(moved[:, 0] == 0, target[:, 0] == 0)
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_fov_follows_the_image(name):
+    # A fov that is the image itself, as a block of ones: nearest against bilinear, so equal
+    # wherever the bilinear value is not between 0 and 1.
+    fov = torch.zeros(4, 1, 32, 32)
+    fov[:, :, 8:20, 5:24] = 1
+    image, target, moved = run({name: {"p": 1.0}}, (fov.expand(-1, 3, -1, -1), fov, fov))
+    clear = (target == 0) | (target == 1)
+    assert torch.equal(moved[clear], target[clear])
+    assert clear.float().mean() > 0.8
+    assert moved.sum() > 0
+    assert torch.equal(image[:, :1], target)
+
+
+@pytest.mark.parametrize("name", PHOTOMETRIC)
+def test_values_change_inside_the_fov_only(name):
+    tensors = batch()
+    image, target, fov = run({name: {"p": 1.0}}, tensors)
+    assert torch.equal(target, tensors[1])
+    assert torch.equal(fov, tensors[2])
+    outside = (fov == 0).expand_as(image)
+    assert torch.equal(image[outside], tensors[0][outside])
+    assert not torch.equal(image[~outside], tensors[0][~outside])
+
+
+@pytest.mark.parametrize("name", PHOTOMETRIC)
+def test_values_outside_the_fov_have_no_effect(name):
+    image, target, fov = batch()
+    other = image.clone()
+    other[(fov == 0).expand_as(image)] = 0.9
+    inside = (fov > 0).expand_as(image)
+    first = run({name: {"p": 1.0}}, (image, target, fov))[0]
+    second = run({name: {"p": 1.0}}, (other, target, fov))[0]
+    assert torch.allclose(first[inside], second[inside], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_fov_is_harmless(name):
+    image, target, fov = batch()
+    results = run({name: {"p": 1.0}}, (image, target, torch.zeros_like(fov)))
+    assert all(torch.isfinite(t).all() for t in results)

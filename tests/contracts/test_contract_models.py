@@ -1,0 +1,90 @@
+"""What holds for every registered model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vesselflow.models import MODELS
+
+torch.set_num_threads(1)
+
+ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}
+#: PAN pools three times below a stride of 16 and needs 128 px.
+SIZES = {"pan": 128, "dpt": 32}
+#: Parameters without influence on the logits, by prefix.
+UNUSED = {
+    # Its default depth of 3 leaves out the encoder's last stages.
+    "pspnet": ("encoder.layer3.", "encoder.layer4."),
+    # A bias right before a batch-norm, which takes it out again.
+    "pan": ("decoder.fpa.down3.2.conv.bias",),
+    # The transformer's own classifier and its norm.
+    "dpt": ("encoder.model.norm.", "encoder.model.head."),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS.names())
+def built(request):
+    name = request.param
+    spec = {"name": name}
+    if name != "wnet":
+        spec["encoder"] = ENCODERS.get(name, "resnet18")
+    torch.manual_seed(0)
+    model = MODELS.build(spec, in_channels=3, classes=1)
+    size = SIZES.get(name, 64)
+    image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    return name, spec, model, image
+
+
+def test_attributes(built):
+    _, _, model, _ = built
+    assert isinstance(model.divisor, int)
+    assert 32 % model.divisor == 0  # the feed pads to multiples of 32
+    assert model.auxiliary_weight >= 0
+
+
+def test_gradient_reaches_every_parameter(built):
+    name, _, model, image = built
+    model.train()
+    outputs = model(image)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert all(o.shape == (2, 1, *image.shape[2:]) for o in outputs)
+    weights = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(2))
+    sum((o * weights).sum() for o in outputs).backward()
+    silent = [
+        n
+        for n, p in model.named_parameters()
+        if (p.grad is None or not p.grad.abs().sum() > 0)
+        and not n.startswith(UNUSED.get(name, ("none",)))
+    ]
+    assert silent == []
+
+
+def test_evaluation_is_deterministic_finite_and_of_one_shape(built):
+    _, _, model, image = built
+    model.eval()
+    with torch.inference_mode():
+        first, second = model(image), model(image)
+    assert first.shape == (2, 1, *image.shape[2:])
+    assert first.dtype == torch.float32
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, second)
+
+
+def test_state_dict_brings_the_same_answer_to_another_model(built):
+    _, spec, model, image = built
+    model.eval()
+    torch.manual_seed(99)
+    other = MODELS.build(spec, in_channels=3, classes=1).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(other(image), model(image))
+
+
+def test_initial_weights_come_from_the_global_generator(built):
+    _, spec, model, _ = built
+    torch.manual_seed(0)
+    again = MODELS.build(spec, in_channels=3, classes=1)
+    # Parameters only: other tests may have moved running statistics.
+    pairs = zip(model.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

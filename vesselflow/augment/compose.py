@@ -1,0 +1,86 @@
+"""Augmentations in a fixed order, as one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vesselflow.augment import AUGMENTATIONS
+from vesselflow.augment.draws import Draws, Part
+from vesselflow.errors import ShapeError
+
+
+class Augmenter:
+    """Applies parts one after another to a batch; made by `compose`.
+
+    Args:
+        parts: Names and parts, in order of application.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, Part]]) -> None:
+        self.parts = tuple(parts)
+
+    @torch.no_grad()
+    def __call__(
+        self, image: Tensor, target: Tensor, fov: Tensor, *, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment a batch.
+
+        Args:
+            image: float (N, C, H, W) in [0, 1].
+            target: float (N, 1, H, W) in [0, 1]; soft after a warp.
+            fov: float (N, 1, H, W), 0 or 1.
+            generator: On the CPU. Exactly one number is drawn from it, whatever is configured and
+                whatever comes out; all further draws are keyed by that number, the part and the
+                index of the sample.
+
+        Returns:
+            image, target and fov, moved together. A sample that no part chose is bit-identical; the
+            given tensors are never written to. What lies beyond the frame comes in outside the fov,
+            with image and target 0; values change inside the fov only.
+
+        Raises:
+            ShapeError: The shapes do not fit each other.
+        """
+        if image.ndim != 4 or fov.shape != (image.shape[0], 1, *image.shape[2:]):
+            raise ShapeError(
+                "expected image (N, C, H, W) and fov (N, 1, H, W), got "
+                f"{tuple(image.shape)} and {tuple(fov.shape)}"
+            )
+        if target.ndim != 4 or (target.shape[0], *target.shape[2:]) != (
+            image.shape[0],
+            *image.shape[2:],
+        ):
+            raise ShapeError(
+                f"target {tuple(target.shape)} does not fit image {tuple(image.shape)}"
+            )
+        base = int(torch.randint(2**62, (1,), generator=generator).item())
+        if self.parts:
+            image, target, fov = image.clone(), target.clone(), fov.clone()
+        for name, part in self.parts:
+            part.apply(image, target, fov, Draws(base, name, image.shape[0]))
+        return image, target, fov
+
+
+def compose(spec: Mapping[str, Mapping[str, Any]]) -> Augmenter:
+    """Build the `augment` section of a config.
+
+    Args:
+        spec: Name -> arguments, in any order; parts are applied in the order of the registry.
+
+    Raises:
+        UserError: Unknown name, unknown or bad argument.
+    """
+    for name, values in spec.items():
+        AUGMENTATIONS.part(name, where="augment")
+        AUGMENTATIONS.arguments(name, values, where=f"augment.{name}")
+    return Augmenter(
+        [
+            (name, AUGMENTATIONS.build({"name": name, **spec[name]}))
+            for name in AUGMENTATIONS.names()
+            if name in spec
+        ]
+    )

@@ -1,0 +1,83 @@
+"""Keyed random draws: every part and every sample has a stream of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Draws:
+    """The random numbers of one part for one batch.
+
+    The stream of sample i depends on the batch's base number, the part's name and i alone. So the
+    outcome of one part or sample never shifts another's, and a part draws the same whether or not
+    other parts are configured: two arms of an ablation differ in the ablated part only.
+
+    Args:
+        base: Drawn once per batch from the caller's generator.
+        part: Name of the part.
+        samples: Number of samples.
+    """
+
+    def __init__(self, base: int, part: str, samples: int) -> None:
+        self._base, self._part, self._samples = base, part, samples
+
+    def stream(self, sample: int, purpose: str = "values") -> torch.Generator:
+        """A fresh CPU generator for one sample and purpose."""
+        text = f"{self._base}/{self._part}/{sample}/{purpose}".encode()
+        digest = hashlib.blake2b(text, digest_size=8).digest()
+        # 63 bits: manual_seed takes no more on all platforms.
+        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+    def uniform(self, numbers: int) -> Tensor:
+        """float64 (samples, numbers) in [0, 1); calling it again gives the same numbers."""
+        rows = [
+            torch.rand(numbers, generator=self.stream(sample), dtype=torch.float64)
+            for sample in range(self._samples)
+        ]
+        return torch.stack(rows) if rows else torch.zeros(0, numbers, dtype=torch.float64)
+
+
+class Part(Protocol):
+    """One augmentation."""
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """Change the chosen samples in place; leave the others bit-identical.
+
+        Args:
+            image: float (N, C, H, W) in [0, 1].
+            target: float (N, 1, H, W) in [0, 1].
+            fov: float (N, 1, H, W), 0 or 1.
+            draws: The only source of randomness.
+        """
+        ...
+
+
+def choose(draws: Draws, p: float, numbers: int) -> tuple[list[int], Tensor]:
+    """Which samples a part changes, and its further random numbers.
+
+    Args:
+        draws: Of the part.
+        p: Probability; 0 chooses none, 1 all.
+        numbers: Further numbers per sample.
+
+    Returns:
+        Indices of the chosen samples (k of them) and float64 (k, numbers) in [0, 1).
+    """
+    table = draws.uniform(numbers + 1)
+    chosen = [index for index, first in enumerate(table[:, 0].tolist()) if first < p]
+    return chosen, table[chosen, 1:]
+
+
+def spread(uniform: Tensor, most: float) -> Tensor:
+    """[0, 1) to [-most, most)."""
+    return (2.0 * uniform - 1.0) * most
+
+
+def spread_log(uniform: Tensor, limits: tuple[float, float]) -> Tensor:
+    """[0, 1) to [low, high], uniform in the logarithm."""
+    low, high = limits
+    return low * (high / low) ** uniform

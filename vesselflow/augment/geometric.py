@@ -1,0 +1,158 @@
+"""Augmentations that move pixels: image, target and field of view together."""
+
+from __future__ import annotations
+
+import torch
+from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+from torch import Tensor
+
+from vesselflow.augment.draws import Draws, choose, spread, spread_log
+
+
+class HorizontalFlip:
+    """Mirror left and right.
+
+    Args:
+        p: Probability per sample.
+    """
+
+    def __init__(self, *, p: float) -> None:
+        self.p = p
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        _flip(image, target, fov, choose(draws, self.p, 0)[0], axis=-1)
+
+
+class VerticalFlip:
+    """Mirror up and down.
+
+    Args:
+        p: Probability per sample.
+    """
+
+    def __init__(self, *, p: float) -> None:
+        self.p = p
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        _flip(image, target, fov, choose(draws, self.p, 0)[0], axis=-2)
+
+
+class Rotate90:
+    """Turn by 90, 180 or 270 degrees, each as likely.
+
+    Samples that are not square are turned by 180 degrees whenever they are chosen, because a
+    quarter turn would change their shape.
+
+    Args:
+        p: Probability per sample.
+    """
+
+    def __init__(self, *, p: float) -> None:
+        self.p = p
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        chosen, numbers = choose(draws, self.p, 1)
+        square = image.shape[-1] == image.shape[-2]
+        for index, number in zip(chosen, numbers[:, 0].tolist(), strict=True):
+            quarters = 1 + int(3 * number) if square else 2
+            for tensor in (image, target, fov):
+                tensor[index] = torch.rot90(tensor[index], quarters, (-2, -1))
+
+
+class Affine:
+    """Shear, then rotate and magnify about the centre, then shift, in one warp.
+
+    Image and target are interpolated bilinearly (the target becomes soft), the fov takes the
+    nearest pixel. Pixels that come from beyond the frame are 0 in all three.
+
+    Args:
+        p: Probability per sample.
+        degrees: Rotation, uniform in [-degrees, degrees].
+        scale: Magnification, uniform in the logarithm.
+        translate: Shift, uniform in [-translate, translate] of the width and of the height.
+        shear_degrees: Angles of the shear along x and along y, uniform in
+            [-shear_degrees, shear_degrees].
+    """
+
+    def __init__(
+        self,
+        *,
+        p: float,
+        degrees: float,
+        scale: tuple[float, float],
+        translate: float,
+        shear_degrees: float,
+    ) -> None:
+        self.p, self.degrees, self.scale = p, degrees, scale
+        self.translate, self.shear_degrees = translate, shear_degrees
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        chosen, numbers = choose(draws, self.p, 6)
+        if not chosen:
+            return
+        matrices = self._matrices(numbers, *image.shape[-2:]).to(image.device, image.dtype)
+        for index, matrix in zip(chosen, matrices, strict=True):
+            # One sample at a time: what is between then fits into the cache.
+            warped = warp(image[index], target[index], fov[index], matrix)
+            image[index], target[index], fov[index] = warped
+
+    def _matrices(self, numbers: Tensor, height: int, width: int) -> Tensor:
+        """float64 (k, 2, 3): pixel (x, y) of the sample to pixel (x, y) of the result."""
+        count = numbers.shape[0]
+        size = torch.tensor([width, height], dtype=numbers.dtype)
+        shear = torch.deg2rad(spread(numbers[:, 2:4], self.shear_degrees))
+        matrices: Tensor = get_affine_matrix2d(
+            translations=spread(numbers[:, 4:6], self.translate) * size,
+            center=((size - 1) / 2).expand(count, 2),
+            scale=spread_log(numbers[:, 1:2], self.scale).expand(count, 2),
+            angle=spread(numbers[:, 0], self.degrees),
+            sx=shear[:, 0],
+            sy=shear[:, 1],
+        )
+        return matrices[:, :2]
+
+
+def warp(
+    image: Tensor, target: Tensor, fov: Tensor, matrix: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Warp one sample.
+
+    Args:
+        image: float (C, H, W).
+        target: float (K, H, W).
+        fov: float (1, H, W), 0 or 1.
+        matrix: float (2, 3): pixel (x, y) of the sample to pixel (x, y) of the result.
+
+    Returns:
+        image and target, bilinear, and fov, nearest; all 0 where they come from beyond the frame.
+    """
+    size = (image.shape[-2], image.shape[-1])
+    # Zeros as border would darken the pixels along the frame's edge, which stay inside the fov.
+    smooth: Tensor = warp_affine(
+        torch.cat([image, target])[None],
+        matrix[None],
+        size,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )[0]
+    valid, frame = warp_affine(
+        torch.cat([fov, torch.ones_like(fov)])[None],
+        matrix[None],
+        size,
+        mode="nearest",
+        padding_mode="zeros",
+        align_corners=False,
+    )[0]
+    smooth *= frame
+    return smooth[: image.shape[0]], smooth[image.shape[0] :], valid[None]
+
+
+def _flip(image: Tensor, target: Tensor, fov: Tensor, chosen: list[int], *, axis: int) -> None:
+    for index in chosen:
+        for tensor in (image, target, fov):
+            tensor[index] = tensor[index].flip(axis)

@@ -1,0 +1,59 @@
+"""From stored bytes to what a model sees; the one path that training and inference share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vesselflow.augment.normalise import normalise, patch_statistics
+from vesselflow.config.experiment import Normalise
+
+#: Centre and scale (C,) over the sources of the training part.
+DatasetStatistics = tuple[np.ndarray, np.ndarray]
+
+
+def unit(array: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 0..255 to float32 0..1, on the device."""
+    return torch.from_numpy(np.array(array)).to(device).float().div_(255)
+
+
+def normalise_by(
+    settings: Normalise,
+    image: Tensor,
+    fov: Tensor,
+    centre: np.ndarray,
+    scale: np.ndarray,
+    dataset_statistics: DatasetStatistics | None,
+) -> Tensor:
+    """Normalise a batch by the configured scope.
+
+    Args:
+        settings: The `normalise` section.
+        image: float32 (N, C, H, W) in [0, 1].
+        fov: float32 (N, 1, H, W), 0 or 1.
+        centre: float32 (N, C): of each sample's source, in units of the [0, 1] image.
+        scale: float32 (N, C): likewise.
+        dataset_statistics: Needed for the scope `dataset`, unused elsewhere.
+
+    Returns:
+        float32 (N, C, H, W), 0 outside the fov.
+    """
+    shape = (image.shape[0], image.shape[1])
+    if settings.scope == "patch":
+        where, width = patch_statistics(
+            image, fov, method=settings.method, per_channel=settings.per_channel
+        )
+        return normalise(image, fov, centre=where, scale=width)
+    if settings.scope == "none":
+        centre, scale = np.zeros(shape), np.ones(shape)
+    elif settings.scope == "dataset":
+        if dataset_statistics is None:
+            raise ValueError("normalise.scope 'dataset' needs the statistics of the training part")
+        centre, scale = (np.broadcast_to(part, shape) for part in dataset_statistics)
+    return normalise(
+        image,
+        fov,
+        centre=torch.from_numpy(np.array(centre, dtype=np.float32)).to(image.device),
+        scale=torch.from_numpy(np.array(scale, dtype=np.float32)).to(image.device),
+    )

@@ -1,0 +1,99 @@
+"""One evaluation: one run's weights of one epoch, on one domain, as one Parquet file.
+
+Imports no torch: tables are made, and a finished sweep is recognised, without it.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vesselflow.config.experiment import Experiment
+from vesselflow.config.fingerprint import evaluation_id
+from vesselflow.evaluation.domains import Domain
+from vesselflow.metrics import METRICS
+from vesselflow.records.atomic import write_bytes
+
+#: The source id under which the scores of all pixels of a domain together stand.
+POOLED = "*"
+
+_SCHEMA = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores of one evaluation.
+
+    Attributes:
+        threshold: In (0, 1]: `prediction = probability >= threshold`; NaN when validation data
+            have no vessel pixel, so that none could be chosen.
+        rows: (source id or `POOLED`, metric, value) in the order of the domain's sources.
+    """
+
+    threshold: float
+    rows: tuple[tuple[str, str, float], ...]
+
+    def value(self, source_id: str, metric: str) -> float:
+        """One score; KeyError when it is not there."""
+        for row in self.rows:
+            if row[0] == source_id and row[1] == metric:
+                return row[2]
+        raise KeyError((source_id, metric))
+
+
+def part_id(run_id: str, epoch: int, domain: Domain, experiment: Experiment) -> str:
+    """Name of the evaluation by all that determines it beyond the run."""
+    settings = {
+        "threshold_metric": experiment.score.threshold_metric,
+        "tta": experiment.score.tta,
+        "metrics": {metric.name: metric.version for metric in METRICS},
+    }
+    return evaluation_id(run_id, epoch=epoch, domain_digest=domain.digest, settings=settings)
+
+
+def part_path(results: Path, name: str) -> Path:
+    """Where the evaluation called `name` stands."""
+    return results / "evaluations" / f"{name}.parquet"
+
+
+def write_part(path: Path, part: Part) -> None:
+    """Write a part whole."""
+    columns = list(zip(*part.rows, strict=True))
+    table = pa.table(
+        {
+            "source_id": columns[0],
+            "metric": columns[1],
+            "value": columns[2],
+            "threshold": [part.threshold] * len(part.rows),
+        },
+        schema=_SCHEMA,
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, sink.getvalue())
+
+
+def read_part(path: Path) -> Part | None:
+    """Read a part; None when it is not there or not readable (it is then made again)."""
+    try:
+        table = pq.read_table(path, schema=_SCHEMA)
+    except (OSError, pa.ArrowInvalid):
+        return None
+    columns = [table.column(name).to_pylist() for name in ("source_id", "metric", "value")]
+    rows = tuple(
+        (source, metric, float("nan") if value is None else value)
+        for source, metric, value in zip(*columns, strict=True)
+    )
+    return Part(table.column("threshold")[0].as_py(), rows)

@@ -1,0 +1,108 @@
+"""The best and the worst prediction of a domain, kept for a person to look at."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from vesselflow.augment.inputs import DatasetStatistics
+from vesselflow.config.experiment import Experiment
+from vesselflow.evaluation.domains import Domain
+from vesselflow.evaluation.parts import POOLED, Part
+from vesselflow.feed.batches import WholeImage, WholeImages
+from vesselflow.inference.whole import predict_whole
+from vesselflow.records.atomic import write_bytes
+
+#: Previews are reduced until their longer side fits.
+LONGEST_PX = 700
+
+
+def extremes(part: Part) -> dict[str, tuple[str, float]]:
+    """`best` and `worst` -> (source id, Dice) by per-image Dice; undefined ones are left out."""
+    scores = [
+        (value, source)
+        for source, metric, value in part.rows
+        if metric == "dice" and source != POOLED and not np.isnan(value)
+    ]
+    if not scores:
+        return {}
+    return {name: (row[1], row[0]) for name, row in (("best", max(scores)), ("worst", min(scores)))}
+
+
+def write_previews(
+    folder: Path,
+    model: nn.Module,
+    images: WholeImages,
+    domain: Domain,
+    part: Part,
+    experiment: Experiment,
+    *,
+    device: str = "cpu",
+    dataset_statistics: DatasetStatistics | None = None,
+) -> list[Path]:
+    """Write `<role>_<domain>_<best|worst>_<source id>.npz`; return their paths.
+
+    Each holds image uint8 (h, w, 3), probability uint8 (h, w), target and fov uint8 (h, w), all
+    reduced alike until the longer side is at most `LONGEST_PX`, and threshold, dice, domain, role.
+    """
+    by_id = {images[index].source_id: index for index in domain.sources}
+    written = []
+    for name, (source_id, dice) in extremes(part).items():
+        whole = images[by_id[source_id]]
+        probability = predict_whole(
+            model, whole, experiment, device=device, dataset_statistics=dataset_statistics
+        )
+        height, width = probability.shape
+        factor = min(1.0, LONGEST_PX / max(height, width))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+
+        def reduce(array: np.ndarray, size: tuple[int, int] = size) -> np.ndarray:
+            if array.shape[1::-1] == size:
+                return array
+            return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BOX))
+
+        arrays = {
+            "image": reduce(native_image(whole)),
+            "probability": reduce(np.rint(probability * 255).astype(np.uint8)),
+            "target": reduce(whole.target * 255) >= 128,
+            "fov": reduce(whole.fov * 255) >= 128,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            allow_pickle=False,
+            **{key: np.asarray(value, dtype=np.uint8) for key, value in arrays.items()},
+            threshold=np.float64(part.threshold),
+            dice=np.float64(dice),
+            domain=np.str_(domain.name),
+            role=np.str_(domain.role),
+            source_id=np.str_(source_id),
+        )
+        path = folder / f"{domain.role}_{domain.name}_{name}_{_safe(source_id)}.npz"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, buffer.getvalue())
+        written.append(path)
+    return written
+
+
+def native_image(whole: WholeImage) -> np.ndarray:
+    """The image as the model saw it, brought back to native size; uint8 (H, W, 3)."""
+    height, width = whole.target.shape
+    top, left = whole.offset
+    inner_h, inner_w = whole.inner
+    seen = whole.image[:, top : top + inner_h, left : left + inner_w]
+    if seen.shape[0] != 3:
+        seen = np.repeat(seen[:1], 3, axis=0)
+    y0, x0, y1, x1 = whole.box
+    picture = Image.fromarray(np.ascontiguousarray(seen.transpose(1, 2, 0)))
+    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas[y0:y1, x0:x1] = np.asarray(picture.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR))
+    return canvas
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)

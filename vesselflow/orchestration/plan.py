@@ -1,0 +1,135 @@
+"""How many slots of how many workers a cluster carries: a pure function.
+
+It cannot deadlock: slots own every CPU they use from their start to the end of the sweep; relay
+trials own none; tasks that read data own none. Nothing waits for a resource that something else
+holds while it waits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vesselflow.errors import UserError
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Slots, and what each worker of a slot owns.
+
+    Attributes:
+        slots: Worker groups that run side by side.
+        workers: DDP workers of each slot.
+        threads: CPU threads (and CPUs owned) of each worker; fixed, because the bits of a
+            convolution's gradient depend on it.
+        gpu: Share of a GPU of each worker.
+        relays: Trials in flight: enough points to keep every slot busy.
+        room: Slots that the cluster could carry.
+    """
+
+    slots: int
+    workers: int
+    threads: int
+    gpu: float
+    relays: int
+    room: int
+
+    def describe(self) -> str:
+        """The plan in one line."""
+        device = f", {self.gpu:g} GPU" if self.gpu else ""
+        return (
+            f"{self.slots} slot{'s' * (self.slots != 1)} x {self.workers} worker"
+            f"{'s' * (self.workers != 1)} x {self.threads} CPU thread"
+            f"{'s' * (self.threads != 1)}{device}; {self.relays} points in flight "
+            f"(the machines carry {self.room} such slots)"
+        )
+
+
+def workers_that_fit(nodes: list[Node], threads: int, gpu: float) -> int:
+    """Workers that the machines carry at once; a worker never spans two machines."""
+    total = 0
+    for node in nodes:
+        by_cpu = math.floor(node.cpus / threads + 1e-9)
+        # Fractions of a GPU cannot span two of them.
+        by_gpu = math.floor(node.gpus) * math.floor(1 / gpu + 1e-9) if 0 < gpu <= 1 else by_cpu
+        if gpu > 1:
+            by_gpu = math.floor(node.gpus / gpu + 1e-9)
+        total += min(by_cpu, by_gpu)
+    return total
+
+
+def make_plan(
+    nodes: list[Node],
+    *,
+    slots: int | str,
+    workers: int,
+    threads: int,
+    gpu: float,
+    runs: int,
+    runs_per_point: int,
+    micro_batches_per_step: int,
+    can_grow: bool = False,
+    where: str = "",
+) -> Plan:
+    """Compute the plan, or refuse with one line that says what would fit.
+
+    Args:
+        nodes: The machines there are.
+        slots: A number, or "auto": as many as fit, but no more than there are runs.
+        workers: DDP workers per slot.
+        threads: CPU threads per worker.
+        gpu: GPUs per worker (a fraction lets several share one).
+        runs: Runs that are to be done.
+        runs_per_point: Runs of one point (folds x seeds).
+        micro_batches_per_step: A worker takes whole micro-batches, so there can be no more workers.
+        can_grow: True when an autoscaler can add machines: then what does not fit yet may still.
+        where: File of the space, for messages.
+
+    Raises:
+        UserError: More workers than micro-batches, or than the machines carry.
+    """
+    if workers > micro_batches_per_step:
+        raise UserError(
+            f"{workers} workers cannot share a step of {micro_batches_per_step} micro-batches",
+            where=f"{where}: resources.workers" if where else "resources.workers",
+            allowed=f"1 to train.micro_batches_per_step = {micro_batches_per_step}",
+            hint="raise train.micro_batches_per_step (it changes results) or lower the workers",
+        )
+    fit = workers_that_fit(nodes, threads, gpu)
+    room = fit // workers
+    if slots != "auto":
+        wanted = int(slots)
+        if wanted > room and not can_grow:
+            raise UserError(
+                f"{wanted} slots x {workers} workers x {threads} threads do not fit",
+                where=f"{where}: resources" if where else "resources",
+                allowed=f"at most {fit} workers on {_machines(nodes)}",
+                hint="lower resources.slots, resources.workers or resources.threads",
+            )
+        count = wanted
+    else:
+        if room < 1 and not can_grow:
+            raise UserError(
+                f"{workers} workers x {threads} threads x {gpu:g} GPU do not fit",
+                where=f"{where}: resources" if where else "resources",
+                allowed=f"at most {fit} workers on {_machines(nodes)}",
+                hint="lower resources.workers, resources.threads or resources.gpu",
+            )
+        count = max(1, room)
+    count = max(1, min(count, runs))
+    relays = math.ceil(count / max(1, runs_per_point)) + 1
+    return Plan(count, workers, threads, gpu, relays, max(room, 1 if can_grow else 0))
+
+
+def _machines(nodes: list[Node]) -> str:
+    cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
+    text = f"{len(nodes)} machine{'s' * (len(nodes) != 1)} with {cpus:g} CPUs"
+    return f"{text} and {gpus:g} GPUs" if gpus else text

@@ -1,0 +1,309 @@
+"""Everything before the first run: stores, folds, leak checks, runs and what is done of them.
+
+Imports neither torch nor ray: a sweep that has nothing left to do ends here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vesselflow import __version__
+from vesselflow.config.grid import Expansion
+from vesselflow.config.space import Space, StoreSpec
+from vesselflow.config.yaml_files import dump_yaml
+from vesselflow.errors import UserError
+from vesselflow.evaluation.tables import Cell, Scored, score_cell
+from vesselflow.feed.folds import Fold, write_folds
+from vesselflow.orchestration.runs import PointRun, StoreFacts, folds_of, make_runs, split_key
+from vesselflow.records.atomic import read_json, write_json, write_text
+
+#: Says which space a results folder belongs to.
+PROVENANCE = "provenance.json"
+
+
+@dataclass
+class Prepared:
+    """A sweep that is ready to run.
+
+    Attributes:
+        space: The space.
+        file: The YAML file that it came from.
+        expansion: Its points.
+        results: The results folder.
+        folder: The sweep's folder in it.
+        stores: Facts of every store that is used, by name.
+        folds: Folds by `split_key` of the experiments that use them.
+        cells: Points x folds x seeds.
+        scored: What is known of each cell, in the same order.
+    """
+
+    space: Space
+    file: Path
+    expansion: Expansion
+    results: Path
+    folder: Path
+    stores: dict[str, StoreFacts]
+    folds: dict[str, list[Fold]]
+    cells: list[PointRun]
+    scored: list[Scored]
+
+    def missing(self) -> list[PointRun]:
+        """Cells that are not trained, or not scored everywhere."""
+        return [cell for cell, row in zip(self.cells, self.scored, strict=True) if not row.complete]
+
+    def rescore(self) -> None:
+        """Read again what is known of each cell that was not complete."""
+        self.scored = [
+            row if row.complete else score_cell(row.cell, self.results) for row in self.scored
+        ]
+
+
+def sweep_folder(space: Space, profile: str | None, results: Path) -> Path:
+    """The sweep's folder; one space's profiles have folders of their own."""
+    return results / (f"{space.name}-{profile}" if profile else space.name)
+
+
+def prepare(
+    space: Space,
+    file: Path,
+    results: Path,
+    *,
+    profile: str | None = None,
+    command: Sequence[str] = (),
+    notify: Callable[[str], None] = lambda text: None,
+) -> Prepared:
+    """Make the stores that are made on demand, plan every run, and check everything.
+
+    Args:
+        space: The resolved space.
+        file: The YAML file that it came from.
+        results: The results folder; made when missing.
+        profile: Which profile was laid over the file.
+        command: For the provenance.
+        notify: Gets a line for whatever takes long.
+
+    Raises:
+        UserError: A store, a split or the results folder is not as it must be.
+    """
+    expansion = space.expand()
+    folder = sweep_folder(space, profile, results)
+    check_folder(file, folder)
+    stores = open_stores(space, file, results, notify)
+    folds = make_folds_of(space, file, stores)
+    cells = make_runs(space, folds, stores)
+    scored = [score_cell(as_cell(cell), results) for cell in cells]
+    write_head(space, file, profile, folder, stores, command)
+    write_splits(folder / "splits", expansion, folds, stores)
+    return Prepared(space, file, expansion, results, folder, stores, folds, cells, scored)
+
+
+def make_folds_of(
+    space: Space, file: Path, stores: Mapping[str, StoreFacts]
+) -> dict[str, list[Fold]]:
+    """The folds of every split that some point uses, by `split_key`."""
+    folds: dict[str, list[Fold]] = {}
+    for point in space.expand().points:
+        name = split_key(point.experiment)
+        if name not in folds:
+            given = point.experiment.split.file
+            split_file = None if given is None else file.parent / given
+            folds[name] = folds_of(point.experiment, stores, split_file)
+    return folds
+
+
+def as_cell(cell: PointRun) -> Cell:
+    """What the tables need of a cell."""
+    spec = cell.spec
+    return Cell(
+        point=cell.point.name,
+        index=cell.point.index,
+        params=cell.point.params,
+        run_id=spec.run_id,
+        fold=spec.fold,
+        seed=spec.seed,
+        experiment=spec.experiment,
+        domains=spec.domains,
+    )
+
+
+def check_folder(file: Path, folder: Path) -> None:
+    """Refuse a results folder that cannot be written, or that belongs to another space."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write here ({error.strerror or error})",
+            where=str(folder),
+            allowed="a folder with write permission",
+            hint="choose another with --results DIR",
+        ) from None
+    head = folder / PROVENANCE
+    if head.exists():
+        owner = read_json(head).get("space_file")
+        if owner != file.name:
+            raise UserError(
+                f"this results folder belongs to the space '{owner}', not to '{file.name}'",
+                where=str(folder),
+                hint="give the space another name: (its key 'name'), or another --results DIR",
+            )
+    elif any(entry.name != ".probe" for entry in folder.iterdir()):
+        raise UserError(
+            "this folder holds files, and none that say it is a sweep's results",
+            where=str(folder),
+            hint="choose another with --results DIR, or another name: in the space",
+        )
+
+
+def open_stores(
+    space: Space, file: Path, results: Path, notify: Callable[[str], None]
+) -> dict[str, StoreFacts]:
+    """Open every store that the space uses; make those that are declared as synthetic."""
+    from vesselflow.stores.store import Store
+
+    facts = {}
+    for name in used_stores(space):
+        path = store_path(space, name, results)
+        where = f"{file.name}: stores.{name}"
+        if not path.exists():
+            make_store(space.stores[name], name, path, where, notify)
+        try:
+            with Store.open(path) as store:
+                facts[name] = StoreFacts(name, path, store.digest, tuple(store.sources))
+        except UserError as error:
+            raise UserError(str(error), where=where) from None
+    return facts
+
+
+def used_stores(space: Space) -> list[str]:
+    """Names of the stores that some point trains or scores on, in order of first use."""
+    names: dict[str, None] = {}
+    for point in space.expand().points:
+        data = point.experiment.data
+        names.update(dict.fromkeys((data.train, *data.ood)))
+    return list(names)
+
+
+def store_path(space: Space, name: str, results: Path) -> Path:
+    """Where a store stands; a synthetic one stands in the results folder, named by content."""
+    from vesselflow.stores.synth import synth_digest_key
+
+    declared = space.stores[name]
+    if declared.synth is not None:
+        arguments = declared.synth.model_dump()
+        name = synth_digest_key(arguments)
+        return results / "stores" / f"{declared.synth.kind}-{declared.synth.domain}-{name}.h5"
+    assert declared.path is not None
+    return Path(declared.path)
+
+
+def make_store(
+    declared: StoreSpec, name: str, path: Path, where: str, notify: Callable[[str], None]
+) -> None:
+    """Make a synthetic store, or import one that says how; UserError for any other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if declared.synth is not None:
+        from vesselflow.stores.synth import make_synth
+
+        notify(f"making the synthetic store '{name}' ({declared.synth.sources} images)")
+        make_synth(path, **declared.synth.model_dump())
+        return
+    if declared.importer is not None:
+        from vesselflow.stores.importers import import_store
+
+        notify(f"importing the store '{name}' from {declared.importer.source}")
+        arguments = declared.importer.model_extra or {}
+        import_store(declared.importer.layout, declared.importer.source, path, **arguments)
+        return
+    raise UserError(
+        f"no such file: {path}",
+        where=where,
+        hint=f"make it with: vesselflow data import LAYOUT SOURCE {path}",
+    )
+
+
+def write_head(
+    space: Space,
+    file: Path,
+    profile: str | None,
+    folder: Path,
+    stores: Mapping[str, StoreFacts],
+    command: Sequence[str],
+) -> None:
+    """Write what the sweep is: space, resolved space, provenance."""
+    write_text(folder / "space.yaml", file.read_text(encoding="utf-8"))
+    write_text(folder / "resolved.yaml", dump_yaml(space.resolved()))
+    write_json(
+        folder / PROVENANCE,
+        {
+            "space_file": file.name,
+            "name": space.name,
+            "profile": profile,
+            "command": list(command),
+            "vesselflow": __version__,
+            "commit": _commit(),
+            "python": sys.version.split()[0],
+            "platform": platform.platform(),
+            "packages": _versions(),
+            "stores": {
+                name: {"path": str(fact.path), "digest": fact.digest, "sources": len(fact.sources)}
+                for name, fact in stores.items()
+            },
+        },
+    )
+
+
+def write_splits(
+    folder: Path,
+    expansion: Expansion,
+    folds: Mapping[str, list[Fold]],
+    stores: Mapping[str, StoreFacts],
+) -> None:
+    """Write every split that some point uses, for people and for `split.file`."""
+    folder.mkdir(exist_ok=True)
+    trains = {
+        split_key(point.experiment): point.experiment.data.train for point in expansion.points
+    }
+    for number, (name, entry) in enumerate(folds.items()):
+        train = trains[name]
+        suffix = f"-{number}" if number else ""
+        write_folds(folder / f"{train}{suffix}.json", entry, stores[train].sources)
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "ray", "optuna", "numpy", "kornia", "segmentation-models-pytorch", "h5py")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _commit() -> str | None:
+    """The commit of the code, where it runs from a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def read_provenance(folder: Path) -> dict[str, object]:
+    """What `write_head` wrote of a sweep; empty when it is no sweep's folder."""
+    try:
+        return dict(read_json(folder / PROVENANCE))
+    except (OSError, json.JSONDecodeError):
+        return {}

@@ -1,0 +1,368 @@
+"""The driver of a sweep: cluster, data, broker, slots, trials, tables."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import pickle
+import shutil
+import socket
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from vesselflow.config.fingerprint import digest
+from vesselflow.errors import VesselflowError
+from vesselflow.evaluation.tables import point_scores, selected_point, write_tables
+from vesselflow.feed.batches import resident_bytes
+from vesselflow.feed.ray_resident import materialise
+from vesselflow.orchestration.broker import Broker
+from vesselflow.orchestration.outcome import Outcome, Watch
+from vesselflow.orchestration.plan import Node, Plan, make_plan
+from vesselflow.orchestration.prepare import Prepared
+from vesselflow.orchestration.progress import Best, Progress
+from vesselflow.orchestration.queue import Job
+from vesselflow.orchestration.runs import PointRun, view_of
+from vesselflow.orchestration.slots import (
+    Residents,
+    SlotConfig,
+    Slots,
+    image_view,
+    quiet_environment,
+)
+from vesselflow.orchestration.study import enqueue, open_storage, open_study
+from vesselflow.orchestration.tuner import run_trials
+
+NAMESPACE = "vesselflow"
+#: Seconds between two looks at the broker.
+LOOK_S = 0.5
+
+
+def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -> Outcome:
+    """Bring every run that is missing to its end, and write the tables.
+
+    Args:
+        prepared: The sweep.
+        watch: Who looks on.
+        address: Of a Ray cluster; None starts one on this machine.
+
+    Raises:
+        VesselflowError: No slot could be kept alive.
+    """
+    outcome = Outcome()
+    missing = prepared.missing()
+    if missing:
+        _Driver(prepared, missing, watch, outcome).run(address)
+        prepared.rescore()
+    labels = {cell.spec.run_id: cell.spec.label for cell in prepared.cells}
+    outcome.failed = [
+        (labels[row.cell.run_id], row.message) for row in prepared.scored if row.state == "failed"
+    ]
+    outcome.selected = selected_point(prepared.scored)
+    write_tables(prepared.folder / "tables", prepared.scored, prepared.results)
+    return outcome
+
+
+class _Driver:
+    def __init__(
+        self, prepared: Prepared, missing: list[PointRun], watch: Watch, outcome: Outcome
+    ) -> None:
+        self.prepared, self.missing, self.watch, self.outcome = prepared, missing, watch, outcome
+        self.began = time.monotonic()
+        self.first_step: tuple[float, int] | None = None
+        self.values = point_scores(prepared.scored)
+        self.messages: list[str] = []
+        self.seen = 0
+        self.by_run: dict[str, PointRun] = {cell.spec.run_id: cell for cell in missing}
+        self.jobs: dict[str, Job] = {name: self._job(cell) for name, cell in self.by_run.items()}
+        self.run_values = {
+            row.cell.run_id: row.validation for row in prepared.scored if row.complete
+        }
+
+    def _job(self, cell: PointRun) -> Job:
+        spec, train = cell.spec, cell.spec.experiment.train
+        # With patches the true number is known once the samples are; the first beat mends it.
+        per_step = train.micro_batch_size * train.micro_batches_per_step
+        per_epoch = train.steps_per_epoch or -(-len(spec.train) // per_step)
+        return Job(
+            run_id=spec.run_id,
+            label=spec.label,
+            payload=pickle.dumps(spec),
+            epochs=train.epochs,
+            steps=train.epochs * per_epoch,
+        )
+
+    # -- phases --------------------------------------------------------------------------------
+
+    def run(self, address: str | None) -> None:
+        with self._phase("cluster"):
+            self._connect(address)
+        try:
+            plan = self._plan(can_grow=address is not None)
+            self.watch.notify(f"plan: {plan.describe()}")
+            with self._phase("data"):
+                residents = self._materialise()
+            self._serve(plan, residents)
+        finally:
+            ray.shutdown()
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Any:
+        began = time.perf_counter()
+        yield
+        self.outcome.seconds[name] = time.perf_counter() - began
+
+    def _connect(self, address: str | None) -> None:
+        for name, value in quiet_environment().items():
+            os.environ.setdefault(name, value)
+        self.watch.notify("starting Ray" if address is None else f"connecting to Ray at {address}")
+        options: dict[str, Any] = {
+            "namespace": NAMESPACE,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "ignore_reinit_error": True,
+        }
+        if address is None:
+            options["num_cpus"] = len(os.sched_getaffinity(0))
+            options["include_dashboard"] = _dashboard_wanted()
+        else:
+            options["address"] = address
+            options["runtime_env"] = {"env_vars": quiet_environment()}
+        context = ray.init(**options)
+        if context.dashboard_url:
+            self.watch.notify(f"Ray dashboard: http://{context.dashboard_url}")
+
+    def _plan(self, *, can_grow: bool) -> Plan:
+        space = self.prepared.space
+        nodes = [
+            Node(entry["Resources"].get("CPU", 0.0), entry["Resources"].get("GPU", 0.0))
+            for entry in ray.nodes()
+            if entry["Alive"]
+        ]
+        wanted = space.resources
+        return make_plan(
+            nodes,
+            slots=wanted.slots,
+            workers=wanted.workers,
+            threads=wanted.threads,
+            gpu=wanted.gpu,
+            runs=len(self.missing),
+            runs_per_point=max(1, len(self.prepared.cells) // len(self.prepared.expansion.points)),
+            micro_batches_per_step=min(
+                cell.spec.experiment.train.micro_batches_per_step for cell in self.missing
+            ),
+            can_grow=can_grow,
+            where=self.prepared.file.name,
+        )
+
+    def _materialise(self) -> Residents:
+        """One resident copy of every (store, view) that the missing runs need."""
+        from vesselflow.stores.store import Store
+
+        wanted: dict[tuple[str, str, Any], None] = {}
+        for cell in self.missing:
+            view = view_of(cell.spec.experiment)
+            wanted["samples", cell.spec.experiment.data.train, view] = None
+            for domain in cell.spec.domains:
+                wanted["images", domain.store, image_view(view)] = None
+        residents = {}
+        free = ray.available_resources().get("object_store_memory", math.inf)
+        for kind, name, view in wanted:
+            path = self.prepared.stores[name].path
+            self.watch.notify(f"reading store '{name}' ({kind}) into shared memory")
+            with Store.open(path) as store:
+                need = resident_bytes(store, view)
+            if need > free:
+                raise VesselflowError(
+                    f"store '{name}' needs {need / 1e9:.1f} GB of shared memory at this working "
+                    f"size, {free / 1e9:.1f} GB are free; lower data.working_size_px"
+                )
+            residents[kind, name, view] = materialise(path, view, kind)
+            free -= residents[kind, name, view].nbytes
+        return residents
+
+    def _serve(self, plan: Plan, residents: Residents) -> None:
+        prepared, space = self.prepared, self.prepared.space
+        scratch = prepared.folder / ".ray"
+        shutil.rmtree(scratch, ignore_errors=True)
+        name = f"broker-{prepared.folder.name}-{os.getpid()}"
+        broker = (
+            ray.remote(Broker)
+            .options(name=name, num_cpus=0, max_concurrency=64 + 4 * plan.slots)
+            .remote(str(prepared.results.resolve()), owner(), space.resources.retries)
+        )
+        points = self._register(broker)
+        config = SlotConfig(
+            slot="",
+            broker=name,
+            namespace=NAMESPACE,
+            results=str(prepared.results.resolve()),
+            threads=plan.threads,
+            gpu=plan.gpu,
+            residents=residents,
+            memory_gb=space.resources.memory_gb,
+        )
+        storage = open_storage(prepared.folder / "study.journal")
+        study = f"vesselflow-{prepared.folder.name}-{digest(space.name, 8)}"
+        enqueue(open_study(storage, study, prepared.expansion.points, self.values), points)
+        slots = Slots(
+            plan,
+            config,
+            (scratch / "train").resolve(),
+            gone=lambda slot: ray.get(broker.slot_gone.remote(slot)),
+            closed=lambda: ray.get(broker.closed.remote()),
+        )
+        failure: list[BaseException] = []
+
+        def tune_points() -> None:
+            try:
+                run_trials(
+                    points,
+                    every=prepared.expansion.points,
+                    storage=storage,
+                    study_name=study,
+                    relays=plan.relays,
+                    folder=(scratch / "tune").resolve(),
+                    constants={"broker": name, "namespace": NAMESPACE},
+                )
+            except BaseException as error:
+                failure.append(error)
+
+        tuner = threading.Thread(target=tune_points, daemon=True)
+        tuner.start()
+        try:
+            with self._phase("runs"):
+                self._watch(broker, slots, tuner)
+        finally:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(broker.close.remote())
+            with self._phase("close"):
+                slots.join(timeout_s=30)
+                with contextlib.suppress(ray.exceptions.RayError):
+                    ray.get(broker.release.remote())
+        if failure and not self.outcome.stopped:
+            raise VesselflowError(f"the trials ended early: {failure[0]}") from failure[0]
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _register(self, broker: Any) -> list[Any]:
+        """Tell the broker which runs each point needs; return the points that need any."""
+        jobs: dict[str, list[Job]] = {}
+        known: dict[str, dict[str, float]] = {}
+        for cell in self.missing:
+            jobs.setdefault(cell.point.name, []).append(self.jobs[cell.spec.run_id])
+        for row in self.prepared.scored:
+            if row.complete:
+                known.setdefault(row.cell.point, {})[row.cell.run_id] = row.validation
+        ray.get(broker.register.remote(jobs, known))
+        return [point for point in self.prepared.expansion.points if point.name in jobs]
+
+    # -- watching ------------------------------------------------------------------------------
+
+    def _watch(self, broker: Any, slots: Slots, tuner: threading.Thread) -> None:
+        asked = False
+        while True:
+            state = ray.get(broker.snapshot.remote(self.seen))
+            self._take(state)
+            self.watch.progress(self._progress(state))
+            if self.watch.stop.is_set() and not asked:
+                asked = True
+                ray.get(broker.stop.remote())
+            if asked and not slots.alive:
+                self.outcome.stopped = state["outstanding"] > 0 or self._unsubmitted(state)
+                return
+            if not asked and not tuner.is_alive():
+                return
+            if not asked and not slots.alive:
+                raise VesselflowError(
+                    "every slot ended: " + ("; ".join(slots.errors) or "no reason was given")
+                )
+            self.watch.stop.wait(LOOK_S) if not asked else time.sleep(LOOK_S)
+
+    def _unsubmitted(self, state: dict[str, Any]) -> bool:
+        return state["finished"] + state["failed"] < len(self.jobs)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+        for event in state["events"]:
+            if event["type"] == "finished":
+                self.outcome.trained += 1
+                self.run_values[event["run_id"]] = event["value"]
+                self._point_value(self.by_run[event["run_id"]].point.name)
+            elif event["type"] == "message":
+                self.messages.append(event["text"])
+            self.watch.event(event)
+
+    def _point_value(self, point: str) -> None:
+        runs = [cell.spec.run_id for cell in self.prepared.cells if cell.point.name == point]
+        values = [self.run_values.get(run, math.nan) for run in runs]
+        if not any(math.isnan(value) for value in values):
+            self.values[point] = sum(values) / len(values)
+
+    def _progress(self, state: dict[str, Any]) -> Progress:
+        prepared = self.prepared
+        now = time.monotonic()
+        total = len(prepared.cells)
+        reused = total - len(self.missing)
+        steps_total = sum(job.steps for job in self.jobs.values())
+        done = state["finished"] + state["failed"]
+        share = state["steps_done"] / steps_total if steps_total else done / len(self.jobs)
+        eta = None
+        if share > 0:
+            if self.first_step is None:
+                self.first_step = (now, 0)
+            elapsed = now - self.first_step[0]
+            eta = elapsed / share * (1 - share) if elapsed > 2 else None
+        best = max(self.values, key=lambda name: self.values[name], default=None)
+        return Progress(
+            sweep=prepared.folder.name,
+            points_total=len(prepared.expansion.points),
+            points_done=len(self.values),
+            runs_total=total,
+            runs_done=reused + state["finished"],
+            runs_running=state["running"],
+            runs_failed=state["failed"],
+            runs_reused=reused,
+            steps_done=state["steps_done"],
+            steps_total=steps_total,
+            elapsed_s=now - self.began,
+            eta_s=eta,
+            best=self._best(best),
+            slots=state["slots"],
+            messages=tuple(self.messages[-5:]),
+            stopping=state["stopping"],
+        )
+
+    def _best(self, point: str | None) -> Best | None:
+        if point is None:
+            return None
+        runs = [c.spec.run_id for c in self.prepared.cells if c.point.name == point]
+        values = [self.run_values[run] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        metric = self.prepared.cells[0].spec.experiment.score.threshold_metric
+        return Best(point, self.values[point], spread, len(values), f"val {metric}")
+
+
+def owner() -> dict[str, Any]:
+    """Who this driver is, for leases: enough to tell whether it still lives."""
+    process = psutil.Process()
+    return {
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "started": process.create_time(),
+    }
+
+
+def _dashboard_wanted() -> bool:
+    return os.environ.get("VESSELFLOW_DASHBOARD", "1") != "0"
+
+
+def clean(folder: Path) -> None:
+    """Remove what Ray left in a sweep's folder after a kill."""
+    shutil.rmtree(folder / ".ray", ignore_errors=True)

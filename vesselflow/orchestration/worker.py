@@ -1,0 +1,386 @@
+"""Does one run in one process, or one group of them: trains what is missing, then scores it.
+
+Imports no Ray: a slot calls it, and so do tests and notebooks.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from vesselflow.augment.inputs import DatasetStatistics
+from vesselflow.config.yaml_files import dump_yaml
+from vesselflow.evaluation.domains import Domain
+from vesselflow.evaluation.parts import (
+    POOLED,
+    Part,
+    part_id,
+    part_path,
+    read_part,
+    write_part,
+)
+from vesselflow.evaluation.previews import write_previews
+from vesselflow.evaluation.scoring import evaluate, select
+from vesselflow.evaluation.selection import choose_epoch
+from vesselflow.feed.batches import Samples, WholeImages
+from vesselflow.feed.view import View
+from vesselflow.orchestration.runs import RunSpec, view_of
+from vesselflow.records.runs import Attempt, RunRecord, RunState
+from vesselflow.training.group import Group, Solo
+from vesselflow.training.loop import (
+    Diverged,
+    Hooks,
+    KeyedBatches,
+    build_model,
+    load,
+    steps_per_epoch,
+    train,
+)
+
+
+class Data(Protocol):
+    """Where a worker gets samples and whole images from."""
+
+    def samples(self, store: str, view: View) -> Samples:
+        """All samples of a store."""
+
+    def images(self, store: str, view: View) -> WholeImages:
+        """All whole images of a store."""
+
+
+@dataclass
+class Reports:
+    """What a worker tells while it works; every default does nothing.
+
+    Attributes:
+        phase: ``(phase, epoch, step, steps)``.
+        epoch: ``(epoch, step, values)`` of the curve.
+        should_stop: True when the run is to be handed back at the next step.
+    """
+
+    phase: Callable[[str, int, int, int], None] = lambda phase, epoch, step, steps: None
+    epoch: Callable[[int, int, dict[str, float]], None] = lambda epoch, step, values: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Result:
+    """How a run ended.
+
+    Attributes:
+        state: `finished`, `failed` or `stopped` (handed back, to be resumed).
+        value: Validation score of the chosen epoch; NaN when undefined or not finished.
+        epoch: The epoch chosen on validation.
+        message: Why it failed.
+        steps: Steps trained by this attempt.
+        cost: Seconds by kind, for the cost table.
+    """
+
+    state: str
+    value: float = float("nan")
+    epoch: int = 0
+    message: str = ""
+    steps: int = 0
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+def execute(
+    spec: RunSpec,
+    results: Path,
+    data: Data,
+    *,
+    group: Group | None = None,
+    reports: Reports | None = None,
+    device: str = "cpu",
+    slot: str = "local",
+) -> Result:
+    """Bring one run to its end: train unless it is trained, score what is not scored.
+
+    Every rank of the group calls it with the same arguments. An error in the run's code marks the
+    run as failed and is returned (rank 0) or raised (other ranks, to end the group).
+    """
+    group, reports = group or Solo(), reports or Reports()
+    record = RunRecord(results, spec.run_id)
+    began = time.perf_counter()
+    job = _Job(spec, results, record, data, group, reports, device, slot, began)
+    try:
+        return job.run()
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        if group.rank == 0 and job.attempt is not None and not job.trained:
+            record.fail(job.attempt, message, traceback.format_exc())
+        if group.size > 1 and not isinstance(error, Diverged):
+            raise
+        return Result("failed", message=message)
+
+
+class _Job:
+    def __init__(
+        self,
+        spec: RunSpec,
+        results: Path,
+        record: RunRecord,
+        data: Data,
+        group: Group,
+        reports: Reports,
+        device: str,
+        slot: str,
+        began: float,
+    ) -> None:
+        self.spec, self.results, self.record, self.data = spec, results, record, data
+        self.group, self.reports, self.device, self.slot = group, reports, device, slot
+        self.began = began
+        self.attempt: Attempt | None = None
+        self.trained = False
+        self.first_step_s: float | None = None
+        self.evaluate_s = 0.0
+        self.view = view_of(spec.experiment)
+
+    def run(self) -> Result:
+        self.trained = self.group.share(
+            self.record.status().state is RunState.FINISHED if self.group.rank == 0 else None
+        )
+        steps, train_s = 0, 0.0
+        if not self.trained:
+            outcome, steps, train_s = self._train()
+            if not outcome:
+                if self.attempt is not None:
+                    self.record.pause(self.attempt, "stopped on request")
+                return Result("stopped", steps=steps)
+            self.trained = True
+        if self.group.rank != 0:
+            return Result("finished")
+        began = time.perf_counter()
+        epoch, value = self._evaluate()
+        self.evaluate_s += time.perf_counter() - began
+        wall = time.perf_counter() - self.began
+        cost = {
+            "wall_s": wall,
+            "train_s": train_s,
+            "evaluate_s": self.evaluate_s,
+            "start_s": self.first_step_s or 0.0,
+            "steps": float(steps),
+            "steps_per_s": steps / train_s if train_s else float("nan"),
+        }
+        if self.attempt is not None:
+            self.attempt.write_cost({**cost, "slot": self.slot, "host": socket.gethostname()})
+        return Result("finished", value, epoch, steps=steps, cost=cost)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def _train(self) -> tuple[bool, int, float]:
+        spec, experiment = self.spec, self.spec.experiment
+        resume: bytes | None = None
+        start = 0
+        if self.group.rank == 0:
+            config = dump_yaml(experiment.model_dump(mode="json"))
+            self.record.create(config, dict(spec.identity))
+            self.attempt = self.record.begin_attempt()
+            point = self.attempt.resume_point()
+            if point is not None:
+                start, resume = point
+        resume, start = self.group.share((resume, start))
+        samples = self.data.samples(experiment.data.train, self.view)
+        rows = np.flatnonzero(np.isin(samples.source, np.asarray(spec.train)))
+        settings = experiment.train
+        total = settings.epochs * steps_per_epoch(experiment, len(rows))
+        self.statistics = self._dataset_statistics(samples, rows)
+        batches = KeyedBatches(
+            samples,
+            rows,
+            seed=spec.seed,
+            micro_batch_size=settings.micro_batch_size,
+            micro_batches_per_step=settings.micro_batches_per_step,
+        )
+        channels = int(samples.gather(rows[:1]).image.shape[1])
+        self.reports.phase("training", start // max(1, total // settings.epochs), start, total)
+        began = time.perf_counter()
+
+        def progress(epoch: int, step: int) -> None:
+            if self.first_step_s is None:
+                self.first_step_s = time.perf_counter() - self.began
+            self.reports.phase("training", epoch, step, total)
+
+        def epoch_done(epoch: int, step: int, values: dict[str, float]) -> None:
+            assert self.attempt is not None
+            self.attempt.write_rows(step, [{"epoch": epoch, "step": step, **values}])
+            self.reports.epoch(epoch, step, values)
+
+        hooks = Hooks(
+            save=lambda step, payload: self._attempt().checkpoints.save(step, payload),
+            epoch=epoch_done,
+            keep_weights=lambda epoch, step, payload: self.record.keep_weights(epoch, payload),
+            score=self._score_validation,
+            progress=progress,
+            should_stop=self.reports.should_stop,
+        )
+        outcome = train(
+            experiment,
+            batches,
+            channels=channels,
+            train_samples=len(rows),
+            seed=spec.seed,
+            group=self.group,
+            hooks=hooks,
+            resume=resume,
+            device=self.device,
+            dataset_statistics=self.statistics,
+        )
+        train_s = time.perf_counter() - began - self.evaluate_s
+        if outcome.finished and self.group.rank == 0:
+            self.record.finish(
+                self._attempt(),
+                {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps},
+            )
+        return outcome.finished, outcome.step - start, train_s
+
+    def _attempt(self) -> Attempt:
+        assert self.attempt is not None
+        return self.attempt
+
+    def _dataset_statistics(self, samples: Samples, rows: np.ndarray) -> DatasetStatistics | None:
+        """Mean over the training sources (each once, in store order) of centre and scale."""
+        if self.spec.experiment.normalise.scope != "dataset":
+            return None
+        _, first = np.unique(samples.source[rows], return_index=True)
+        batch = samples.gather(rows[np.sort(first)])
+        return (
+            batch.centre.astype(np.float64).mean(axis=0).astype(np.float32),
+            batch.scale.astype(np.float64).mean(axis=0).astype(np.float32),
+        )
+
+    def _score_validation(self, model: nn.Module, epoch: int, step: int) -> dict[str, float]:
+        began = time.perf_counter()
+        self.reports.phase("evaluating", epoch, step, 0)
+        part = self._part(self.spec.domains[0], epoch, None, lambda: model)
+        self.evaluate_s += time.perf_counter() - began
+        pooled = {metric: value for source, metric, value in part.rows if source == POOLED}
+        return {**{f"val/{name}": v for name, v in pooled.items()}, "val/threshold": part.threshold}
+
+    # -- evaluation ----------------------------------------------------------------------------
+
+    def _evaluate(self) -> tuple[int, float]:
+        """Score every kept epoch on every domain; return the epoch chosen on val and its value."""
+        spec, experiment = self.spec, self.spec.experiment
+        epochs = experiment.score.at(experiment.train.epochs)
+        validation = spec.domains[0]
+        parts: dict[tuple[int, Domain], Part] = {}
+        for epoch in epochs:
+            self.reports.phase("evaluating", epoch, 0, 0)
+            cached = _Once(lambda epoch=epoch: self._model(epoch))
+            part = self._part(validation, epoch, None, cached)
+            parts[epoch, validation] = part
+            for domain in spec.domains[1:]:
+                parts[epoch, domain] = self._part(domain, epoch, part.threshold, cached)
+        metric = experiment.score.threshold_metric
+        scores = {epoch: parts[epoch, validation].value(POOLED, metric) for epoch in epochs}
+        chosen = choose_epoch(scores)
+        self._previews(chosen, {domain: parts[chosen, domain] for domain in spec.domains})
+        return chosen, scores[chosen]
+
+    def _part(
+        self,
+        domain: Domain,
+        epoch: int,
+        threshold: float | None,
+        model: Callable[[], nn.Module],
+    ) -> Part:
+        experiment = self.spec.experiment
+        path = part_path(self.results, part_id(self.spec.run_id, epoch, domain, experiment))
+        part = read_part(path)
+        if part is None:
+            part = evaluate(
+                model(),
+                select(self.data.images(domain.store, self.view), domain),
+                experiment,
+                threshold=threshold,
+                device=self.device,
+                dataset_statistics=self._statistics(),
+            )
+            write_part(path, part)
+        return part
+
+    def _statistics(self) -> DatasetStatistics | None:
+        if not hasattr(self, "statistics"):
+            samples = self.data.samples(self.spec.experiment.data.train, self.view)
+            rows = np.flatnonzero(np.isin(samples.source, np.asarray(self.spec.train)))
+            self.statistics = self._dataset_statistics(samples, rows)
+        return self.statistics
+
+    def _model(self, epoch: int) -> nn.Module:
+        experiment = self.spec.experiment
+        images = self.data.images(self.spec.domains[0].store, self.view)
+        model = build_model(experiment, int(images[0].image.shape[0]), self.spec.seed)
+        model.load_state_dict(load(self.record.read_weights(epoch)))
+        return model.to(self.device).eval()
+
+    def _previews(self, epoch: int, parts: dict[Domain, Part]) -> None:
+        folder = self.record.previews_folder
+        cached = _Once(lambda: self._model(epoch))
+        for domain, part in parts.items():
+            done = folder / f".{domain.role}_{domain.name}_{epoch}"
+            if done.exists():
+                continue
+            write_previews(
+                folder,
+                cached(),
+                self.data.images(domain.store, self.view),
+                domain,
+                part,
+                self.spec.experiment,
+                device=self.device,
+                dataset_statistics=self._statistics(),
+            )
+            done.touch()
+
+
+class _Once:
+    """Calls a function at most once."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._value = make, None
+
+    def __call__(self) -> Any:
+        if self._value is None:
+            self._value = self._make()
+        return self._value
+
+
+class LocalData:
+    """Stores read into this process: for tests, notebooks and a bare machine."""
+
+    def __init__(self, paths: dict[str, Path]) -> None:
+        self._paths = paths
+        self._kept: dict[tuple[str, str, View], Any] = {}
+
+    def samples(self, store: str, view: View) -> Samples:
+        """All samples of a store."""
+        from vesselflow.feed.batches import load_samples
+
+        return self._get("samples", store, view, load_samples)
+
+    def images(self, store: str, view: View) -> WholeImages:
+        """All whole images of a store."""
+        from vesselflow.feed.batches import load_images
+
+        return self._get("images", store, view, load_images)
+
+    def _get(self, kind: str, store: str, view: View, read: Callable[..., Any]) -> Any:
+        name = (kind, store, view)
+        if name not in self._kept:
+            self._kept[name] = read(self._paths[store], view)
+        return self._kept[name]
+
+
+def fix_threads(threads: int) -> None:
+    """Fix the threads of this process: bits of a gradient depend on their number."""
+    torch.set_num_threads(threads)

@@ -1,0 +1,79 @@
+"""Checkpoints of one attempt: sealed files, of which the newest whole one counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vesselflow.records.atomic import Torn, explained, read_sealed, write_sealed
+
+_SUFFIX = ".ckpt"
+
+
+class Checkpoints:
+    """The checkpoints in one folder, one sealed file per step.
+
+    One process writes to a folder; any number may read. A payload is bytes: what is in it is the
+    caller's business.
+
+    Args:
+        folder: Made at the first `save`.
+        keep: How many of the newest are kept, at least 1. With 2, a checkpoint that the disk
+            damages costs the steps since the one before it, not the run.
+
+    Attributes:
+        messages: What `newest` had to pass over, one line each.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}")
+        self.folder, self.keep = Path(folder), keep
+        self.messages: list[str] = []
+
+    def save(self, step: int, payload: bytes) -> None:
+        """Keep a checkpoint; older ones go only when it is safely on the disk.
+
+        Raises:
+            UserError: No permission, no space; the checkpoints before it are untouched.
+        """
+        if step < 0:
+            raise ValueError(f"a step is at least 0, not {step}")
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_sealed(self._path(step), payload)
+        for old in self.steps()[self.keep :]:
+            if old != step:
+                self._path(old).unlink(missing_ok=True)
+
+    def load(self, step: int) -> bytes:
+        """The payload of one step.
+
+        Raises:
+            FileNotFoundError: There is none (a writer that is alive may just have pruned it).
+            Torn: It is damaged.
+        """
+        return read_sealed(self._path(step))
+
+    def newest(self) -> tuple[int, bytes] | None:
+        """Step and payload of the newest whole checkpoint, or None when there is none."""
+        passed: set[int] = set()
+        # Listed anew each time: a writer that is still alive may prune what was listed.
+        while steps := [step for step in self.steps() if step not in passed]:
+            try:
+                return steps[0], self.load(steps[0])
+            except FileNotFoundError:
+                continue
+            except Torn as fault:
+                passed.add(steps[0])
+                self.messages.append(f"checkpoint of step {steps[0]} is passed over: {fault}")
+        return None
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a file, whole or not, newest first."""
+        if not self.folder.is_dir():
+            return []
+        names = (path.stem for path in self.folder.iterdir() if path.suffix == _SUFFIX)
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{step:010d}{_SUFFIX}"

@@ -1,0 +1,454 @@
+"""What is known of a run: its config, its attempts, its curve, and the attempt that was accepted.
+
+```
+runs/<run_id>/
+  config.yaml  identity.json       written once
+  status.json                      what `status` says, as last noted
+  accepted.json                    names the one accepted attempt; made exclusively: the truth
+  claims/                          see `leases`
+  attempts/<n>/                    attempt.json (what it resumed from), checkpoints/, rows/,
+                                   log.txt, cost.json, curve.json (joined, once it ended)
+  weights/<epoch>.pt  previews/
+```
+
+An attempt is one process's try; it writes under its own number, so that one which was thought dead
+and is not disturbs nobody. It resumes from the newest whole checkpoint of all attempts before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vesselflow.errors import UserError
+from vesselflow.records.atomic import (
+    Torn,
+    create_exclusive,
+    explained,
+    json_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+)
+from vesselflow.records.checkpoints import Checkpoints
+from vesselflow.records.leases import Lease
+
+
+class RunState(enum.Enum):
+    """How a run stands."""
+
+    QUEUED = "queued"
+    """Nothing was tried yet."""
+    RUNNING = "running"
+    """An attempt has begun and has not said how it ended: it trains, or it was killed."""
+    PAUSED = "paused"
+    """Stopped at a checkpoint on purpose (pruned, or handed back); can be taken up again."""
+    FINISHED = "finished"
+    """An attempt was accepted; nothing is left to train."""
+    FAILED = "failed"
+    """An attempt ended in an error that another try would meet again."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more happens to the run by itself."""
+        return self in (RunState.FINISHED, RunState.FAILED)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at a glance.
+
+    Attributes:
+        state: How it stands.
+        attempts: How many attempts have begun.
+        epochs: Epochs of which the newest attempt has written a curve.
+        steps: The step of the newest rows, or all steps of a finished run.
+        message: Why it failed or paused, in one line.
+        accepted_attempt: Number of the accepted attempt.
+    """
+
+    state: RunState = RunState.QUEUED
+    attempts: int = 0
+    epochs: int = 0
+    steps: int = 0
+    message: str = ""
+    accepted_attempt: int | None = None
+
+
+class RunRecord:
+    """The record of one run in a results folder; making one touches no file.
+
+    Args:
+        results: The results folder.
+        run_id: Name of the run.
+    """
+
+    def __init__(self, results: str | Path, run_id: str) -> None:
+        self.run_id = run_id
+        self.folder = Path(results) / "runs" / run_id
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved experiment, as it was when the run was first tried."""
+        return self.folder / "config.yaml"
+
+    @property
+    def previews_folder(self) -> Path:
+        """Where the pictures of predictions go."""
+        return self.folder / "previews"
+
+    def attempt_folder(self, number: int) -> Path:
+        """Where attempt `number` writes."""
+        return self.folder / "attempts" / str(number)
+
+    def weights_path(self, epoch: int) -> Path:
+        """Where the weights of a scored epoch are, as `torch.save` wrote them."""
+        return self.folder / "weights" / f"{epoch}.pt"
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def create(self, config_text: str, identity: Mapping[str, Any]) -> None:
+        """Write what the run is; what is there already is kept, whole, as it was.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.config_path.exists():
+            create_exclusive(self.config_path, config_text.encode("utf-8"))
+        if not (identity_path := self.folder / "identity.json").exists():
+            create_exclusive(identity_path, json_bytes(identity))
+
+    def status(self) -> Status:
+        """How the run stands; queued when there is no record of it.
+
+        Acceptance is read off accepted.json itself, so that a process killed right after it cannot
+        leave a finished run that looks unfinished.
+        """
+        noted = self._noted()
+        if noted.state is RunState.FINISHED:
+            return noted
+        accepted = self.accepted()
+        if accepted is not None:
+            return self._finished(noted, accepted)
+        return replace(noted, attempts=max(self._numbers(), default=0))
+
+    def accepted(self) -> dict[str, Any] | None:
+        """The accepted attempt: ``{"attempt": number, "summary": {...}}``; None before there is."""
+        try:
+            return dict(read_json(self.folder / "accepted.json"))
+        except FileNotFoundError:
+            return None
+
+    def reset(self) -> None:
+        """Forget the run and all its files: it is whole until one rename, and gone after it.
+
+        Raises:
+            UserError: A living process holds the run.
+        """
+        holder = Lease.holder(self.folder)
+        if holder is not None:
+            owner = holder.owner
+            raise UserError(
+                f"this run is being trained by process {owner.get('pid', '?')} "
+                f"on {owner.get('host', '?')}",
+                where=str(self.folder),
+                hint="stop that sweep first, or wait until it is done",
+            )
+        if not self.folder.exists():
+            return
+        # Dotted: neither a run of the index nor in the way of a new one of the same name.
+        gone = self.folder.with_name(f".gone-{self.run_id}-{secrets.token_hex(4)}")
+        with explained(self.folder):
+            self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    # -- attempts ------------------------------------------------------------------------------
+
+    def begin_attempt(self) -> Attempt:
+        """Begin the next attempt; it resumes from `resume_point`.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        messages: list[str] = []
+        point = self.resume_point(messages)
+        number = max(self._numbers(), default=0) + 1
+        with explained(self.folder):
+            while True:
+                try:
+                    self.attempt_folder(number).mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    # Another process began this one between our listing and our making.
+                    number += 1
+        resumed = {"attempt": point[2], "step": point[0]} if point else None
+        write_json(
+            self.attempt_folder(number) / "attempt.json",
+            {"attempt": number, "resumed_from": resumed},
+        )
+        attempt = Attempt(self, number, (point[0], point[1]) if point else None)
+        for message in messages:
+            attempt.log(message)
+        if point:
+            attempt.log(f"resumes from step {point[0]} of attempt {point[2]}")
+        self._note(number, state=RunState.RUNNING, attempts=number, message="")
+        return attempt
+
+    def resume_point(self, messages: list[str] | None = None) -> tuple[int, bytes, int] | None:
+        """Step, payload and attempt of the newest whole checkpoint of all attempts.
+
+        Args:
+            messages: Gets a line for each damaged checkpoint that was passed over.
+        """
+        stored = {number: Checkpoints(self._checkpoints(number)) for number in self._begun()}
+        found = [(step, number) for number, kept in stored.items() for step in kept.steps()]
+        for step, number in sorted(found, reverse=True):
+            try:
+                return step, stored[number].load(step), number
+            except FileNotFoundError:
+                continue
+            except Torn as fault:
+                if messages is not None:
+                    messages.append(
+                        f"checkpoint of step {step} of attempt {number} is passed over: {fault}"
+                    )
+        return None
+
+    def finish(self, attempt: Attempt, summary: Mapping[str, Any]) -> bool:
+        """Offer an attempt that trained to the end; exactly one attempt of a run is accepted.
+
+        Args:
+            attempt: The attempt.
+            summary: What is to be kept of how it went; ``steps`` shows in the status.
+
+        Returns:
+            Whether this attempt is the accepted one (also when it was accepted before).
+        """
+        curve = self._joined(attempt.number)
+        write_json(attempt.folder / "curve.json", curve)
+        content = {"attempt": attempt.number, "summary": dict(summary)}
+        create_exclusive(self.folder / "accepted.json", json_bytes(content))
+        accepted = self.accepted()
+        if accepted is None:
+            # A reset took the run away under us: nothing is accepted, and nothing noted.
+            return False
+        self._write_status(self._finished(self._noted(), accepted))
+        return bool(accepted["attempt"] == attempt.number)
+
+    def fail(self, attempt: Attempt, message: str, traceback: str) -> None:
+        """Mark the run as failed by its newest attempt; the traceback goes into its log.
+
+        Args:
+            attempt: The attempt that met the error; an older one than the newest only logs it.
+            message: One line for tables.
+            traceback: The whole story.
+        """
+        attempt.log(f"failed: {message}\n{traceback}".rstrip())
+        self._note(attempt.number, state=RunState.FAILED, message=" ".join(message.split()))
+
+    def pause(self, attempt: Attempt, message: str = "") -> None:
+        """Mark the run as stopped on purpose, at a checkpoint from which it can go on."""
+        attempt.log(f"paused: {message}".rstrip(": "))
+        self._note(attempt.number, state=RunState.PAUSED, message=" ".join(message.split()))
+
+    # -- results -------------------------------------------------------------------------------
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The run's curve, in order of steps, each step once.
+
+        It is the curve of the accepted attempt, else of the newest one: its own rows, and before
+        the step that it resumed from the rows of the attempt that it resumed from, and so on.
+        Rows that an attempt wrote past the checkpoint that was resumed from are left out, as the
+        later attempt did those steps again. Undefined and infinite numbers are NaN.
+        """
+        accepted = self.accepted()
+        if accepted is not None:
+            number = int(accepted["attempt"])
+            rows = read_json(self.attempt_folder(number) / "curve.json")
+        else:
+            begun = self._begun()
+            rows = self._joined(max(begun)) if begun else []
+        return [
+            {key: math.nan if value is None else value for key, value in row.items()}
+            for row in rows
+        ]
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What each attempt that ended said of its cost, with its number under ``attempt``."""
+        costs = []
+        for number in self._begun():
+            with contextlib.suppress(FileNotFoundError):
+                cost = read_json(self.attempt_folder(number) / "cost.json")
+                plain = {key: math.nan if value is None else value for key, value in cost.items()}
+                costs.append({**plain, "attempt": number})
+        return costs
+
+    def keep_weights(self, epoch: int, payload: bytes) -> None:
+        """Keep the weights of a scored epoch; once an attempt is accepted they change no more."""
+        if self.accepted() is not None:
+            return
+        path = self.weights_path(epoch)
+        with explained(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, payload)
+
+    def read_weights(self, epoch: int) -> bytes:
+        """The weights of a scored epoch.
+
+        Raises:
+            UserError: They are not there.
+        """
+        path = self.weights_path(epoch)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(
+                f"the weights of epoch {epoch} are missing",
+                where=str(path),
+                hint="the same sweep with --fresh trains this space's runs again",
+            ) from None
+
+    # -- within --------------------------------------------------------------------------------
+
+    def _checkpoints(self, number: int) -> Path:
+        return self.attempt_folder(number) / "checkpoints"
+
+    def _numbers(self) -> list[int]:
+        """Numbers that are taken, in order."""
+        try:
+            names = os.listdir(self.folder / "attempts")
+        except FileNotFoundError:
+            return []
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _begun(self) -> list[int]:
+        """Attempts that have said what they resumed from; before that they wrote nothing else."""
+        return [n for n in self._numbers() if (self.attempt_folder(n) / "attempt.json").exists()]
+
+    def _joined(self, number: int) -> list[dict[str, Any]]:
+        pieces: list[list[dict[str, Any]]] = []
+        upto = math.inf
+        current: int | None = number
+        while current is not None:
+            folder = self.attempt_folder(current)
+            resumed = read_json(folder / "attempt.json")["resumed_from"]
+            after = -1 if resumed is None else int(resumed["step"])
+            parts = [step for step in _parts(folder / "rows") if after < step <= upto]
+            pieces += [read_json(_part_path(folder, step)) for step in reversed(parts)]
+            upto = min(upto, after)
+            current = None if resumed is None else int(resumed["attempt"])
+        return [row for piece in reversed(pieces) for row in piece]
+
+    def _noted(self) -> Status:
+        try:
+            content = read_json(self.folder / "status.json")
+            return Status(**{**content, "state": RunState(content["state"])})
+        except FileNotFoundError:
+            return Status()
+        except (ValueError, TypeError, KeyError):
+            # Of another version: only a note, so it is written anew; the truth is accepted.json.
+            return Status()
+
+    def _note(self, number: int, **changes: Any) -> None:
+        noted = self._noted()
+        # An attempt that was taken over, or came too late, no longer speaks for the run.
+        if number >= noted.attempts and noted.state is not RunState.FINISHED:
+            self._write_status(replace(noted, **changes))
+
+    def _write_status(self, status: Status) -> None:
+        write_json(self.folder / "status.json", {**asdict(status), "state": status.state.value})
+
+    def _finished(self, noted: Status, accepted: Mapping[str, Any]) -> Status:
+        return replace(
+            noted,
+            state=RunState.FINISHED,
+            attempts=max(self._numbers(), default=0),
+            steps=int(accepted["summary"].get("steps", noted.steps)),
+            message="",
+            accepted_attempt=int(accepted["attempt"]),
+        )
+
+
+class Attempt:
+    """One try of a run; made by `RunRecord.begin_attempt`.
+
+    Attributes:
+        number: 1 for the first.
+        folder: Where it writes.
+        checkpoints: Its own checkpoints.
+    """
+
+    def __init__(self, record: RunRecord, number: int, resumes: tuple[int, bytes] | None) -> None:
+        self._record, self.number, self._resumes = record, number, resumes
+        self.folder = record.attempt_folder(number)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+
+    def resume_point(self) -> tuple[int, bytes] | None:
+        """Step and payload of the checkpoint that it resumes from; None for a fresh start."""
+        return self._resumes
+
+    def write_rows(self, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one part of the curve; written again, a part replaces itself.
+
+        Args:
+            part: The step at which it was measured. The part counts when this attempt ends
+                accepted, or when a later one resumes from a checkpoint of this or a later step.
+            rows: Plain values; ``epoch`` shows in the run's status.
+        """
+        path = _part_path(self.folder, part)
+        with explained(path.parent):
+            path.parent.mkdir(exist_ok=True)
+        write_json(path, list(rows))
+        epochs = [int(row["epoch"]) for row in rows if "epoch" in row]
+        self._record._note(self.number, steps=part, **({"epochs": max(epochs)} if epochs else {}))
+
+    def write_cost(self, cost: Mapping[str, Any]) -> None:
+        """Write what the attempt cost: seconds, machine; replaces what it said before."""
+        write_json(self.folder / "cost.json", dict(cost))
+
+    def log(self, text: str) -> None:
+        """Add a line, with the time, to the attempt's log."""
+        line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n"
+        with explained(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def read_index(results: str | Path) -> list[tuple[str, Status]]:
+    """All runs of a results folder by name, each with its status; empty without a folder."""
+    folder = Path(results) / "runs"
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
+            )
+    except FileNotFoundError:
+        return []
+    return [(name, RunRecord(results, name).status()) for name in names]
+
+
+def _part_path(attempt_folder: Path, step: int) -> Path:
+    return attempt_folder / "rows" / f"{step:010d}.json"
+
+
+def _parts(folder: Path) -> list[int]:
+    """Steps of the parts in a folder, in order."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(
+        int(name.removesuffix(".json"))
+        for name in names
+        if name.endswith(".json") and name[0] != "."
+    )

@@ -1,0 +1,146 @@
+"""The runs of a results folder: what their records say, joined with the sweeps' tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vesselflow.errors import UserError, closest
+from vesselflow.records.runs import read_index
+from vesselflow.reporting.tables import SweepTables, is_sweep, read_table, sweeps_of
+from vesselflow.reporting.wording import printable
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run as a person sees it.
+
+    Attributes:
+        run_id: Name of the run.
+        points: ``sweep/point`` of every sweep that has the run in its tables; the bare point where
+            only one sweep is looked at.
+        fold: Index of its fold; None while no table knows it.
+        seed: Its seed; None while no table knows it.
+        state: What its record says ("queued", "running", "paused", "finished", "failed").
+        epochs: Epochs that its record has a curve of; None where only a table was read.
+        epoch: The epoch chosen on validation; None while it is not scored.
+        message: Why it failed, in one line; "" otherwise.
+    """
+
+    run_id: str
+    points: tuple[str, ...]
+    fold: int | None
+    seed: int | None
+    state: str
+    epochs: int | None
+    epoch: int | None
+    message: str
+
+    def plain(self) -> dict[str, Any]:
+        """The run as plain data, for JSON."""
+        return {**asdict(self), "points": list(self.points)}
+
+
+def sweep_runs(tables: SweepTables) -> list[RunRow]:
+    """The runs of one sweep in the order of its table, in the state that the table knows."""
+    return list(_table_rows("", tables.runs).values())
+
+
+def load_runs(folder: str | Path) -> list[RunRow]:
+    """The runs of a results folder, or of one sweep in it, as they are now.
+
+    Args:
+        folder: ``results`` or ``results/<sweep>``.
+
+    Returns:
+        The runs of the sweeps' tables in their order, then those that are in no table by name.
+
+    Raises:
+        UserError: There is no such folder, or it holds no runs.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        siblings = sweeps_of(path.parent)
+        raise UserError(
+            "there is no such folder" if not path.exists() else "this is a file, not a folder",
+            where=str(folder),
+            hint=closest(path.name, [item.name for item in siblings])
+            or "give a results folder: vesselflow runs results",
+        )
+    single = is_sweep(path)
+    results = path.parent if single else path
+    sweeps = [path] if single else sweeps_of(path)
+    rows: dict[str, RunRow] = {}
+    for sweep in sweeps:
+        table = sweep / "tables" / "runs.parquet"
+        if table.exists():
+            for run_id, row in _table_rows(sweep.resolve().name, read_table(table, "runs")).items():
+                known = rows.get(run_id)
+                rows[run_id] = _joined(known, row) if known else row
+    recorded = _recorded(results, rows if single else None)
+    for run_id, row in recorded.items():
+        rows[run_id] = _joined(rows[run_id], row) if run_id in rows else row
+    if not rows:
+        raise UserError(
+            "this folder holds no runs",
+            where=str(folder),
+            hint="run a sweep first: vesselflow sweep search_spaces/NAME.yaml",
+        )
+    return list(rows.values())
+
+
+def _recorded(results: Path, only: dict[str, RunRow] | None) -> dict[str, RunRow]:
+    """What the runs' own records say; of a sweep's runs alone where `only` is given."""
+    return {
+        name: RunRow(
+            run_id=name,
+            points=(),
+            fold=None,
+            seed=None,
+            state=status.state.value,
+            epochs=status.epochs,
+            epoch=None,
+            message=printable(status.message),
+        )
+        for name, status in read_index(results)
+        if only is None or name in only
+    }
+
+
+def _joined(table: RunRow, newer: RunRow) -> RunRow:
+    """Two accounts of one run: the state of the newer one, and everything that either knows."""
+    return RunRow(
+        run_id=table.run_id,
+        points=(*table.points, *newer.points),
+        fold=table.fold if newer.fold is None else newer.fold,
+        seed=table.seed if newer.seed is None else newer.seed,
+        state=newer.state,
+        epochs=table.epochs if newer.epochs is None else newer.epochs,
+        epoch=table.epoch if newer.epoch is None else newer.epoch,
+        message=newer.message,
+    )
+
+
+def _table_rows(sweep: str, runs: pd.DataFrame) -> dict[str, RunRow]:
+    rows: dict[str, RunRow] = {}
+    for entry in runs.to_dict("records"):
+        run_id = str(entry["run_id"])
+        row = RunRow(
+            run_id=run_id,
+            points=(f"{sweep}/{entry['point']}" if sweep else str(entry["point"]),),
+            fold=_whole(entry["fold"]),
+            seed=_whole(entry["seed"]),
+            state=str(entry["state"]),
+            epochs=None,
+            epoch=_whole(entry["epoch"]),
+            message=printable(entry.get("message") or ""),
+        )
+        rows[run_id] = _joined(rows[run_id], row) if run_id in rows else row
+    return rows
+
+
+def _whole(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)

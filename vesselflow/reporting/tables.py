@@ -1,0 +1,329 @@
+"""The tables of one sweep, read and checked once, for terminal, figures and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vesselflow.errors import UserError, closest
+from vesselflow.reporting.wording import decode, point_text, short_names
+
+#: The roles of domains, in the order in which they are shown.
+ROLES = ("val", "test", "ood")
+PREFIX = "config."
+
+_COLUMNS = {
+    "points": (
+        *("point", "index", "n_runs", "selected", "domain", "role"),
+        *("metric", "mean", "std", "n", "n_undefined"),
+    ),
+    "runs": ("run_id", "point", "fold", "seed", "state", "epoch", "threshold"),
+    "epochs": ("run_id", "point", "fold", "seed", "epoch", "step", "name", "value"),
+    "images": (
+        *("run_id", "point", "fold", "seed", "epoch"),
+        *("domain", "role", "source_id", "metric", "value"),
+    ),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Domain:
+    """A named data set in the role that it plays for a run: "val", "test" or "ood"."""
+
+    role: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """The name with its role ("a val", "a test"); the bare name out of distribution."""
+        return self.name if self.role == "ood" else f"{self.name} {self.role}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one point on one domain, over its runs.
+
+    Attributes:
+        mean: Mean over runs; NaN when no run has a defined value.
+        std: Standard deviation over runs (ddof = 1); NaN with fewer than two.
+        n: Runs that went into the mean.
+        n_undefined: Runs whose value is undefined; they are left out of the mean.
+    """
+
+    mean: float
+    std: float
+    n: int
+    n_undefined: int
+
+
+_NONE = Score(math.nan, math.nan, 0, 0)
+
+
+class SweepTables:
+    """The tables of one sweep.
+
+    A run counts as complete when it has an epoch that was chosen on validation.
+
+    Attributes:
+        folder: The sweep's folder, ``results/<sweep>``.
+        points: One row per point x domain x metric.
+        runs: One row per run.
+    """
+
+    def __init__(self, folder: Path, points: pd.DataFrame, runs: pd.DataFrame) -> None:
+        self.folder, self.points, self.runs = folder, points, runs
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep: that of its folder."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """Config keys of the grid's axes, in the order of the table's columns."""
+        names = [str(column) for column in self.points.columns]
+        return tuple(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Short, clear name of each axis."""
+        return short_names(self.axes)
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The points' names by grid index."""
+        rows = self.points.drop_duplicates("point").sort_values(["index", "point"])
+        return tuple(rows["point"])
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Point -> axis -> decoded value (None where the axis does not apply to the point)."""
+        rows = self.points.drop_duplicates("point").set_index("point")
+        return {
+            point: {axis: decode(rows.at[point, PREFIX + axis]) for axis in self.axes}
+            for point in self.order
+        }
+
+    def text(self, point: str) -> str:
+        """The point as a person says it; its name where the grid has no axes."""
+        return point_text(self.values[point], self.names) or point
+
+    @cached_property
+    def selected(self) -> str | None:
+        """The point chosen on validation, or None while there is none."""
+        rows = self.points[self.points["selected"].astype(bool)]
+        return None if rows.empty else str(rows["point"].iloc[0])
+
+    @cached_property
+    def domains(self) -> tuple[Domain, ...]:
+        """All domains: val, test, then out-of-distribution by name."""
+        pairs = self.points[["role", "domain"]].dropna().drop_duplicates()
+        found = [Domain(str(role), str(name)) for role, name in pairs.itertuples(index=False)]
+        return tuple(sorted(found, key=lambda item: (_rank(item.role), item.name)))
+
+    def of_role(self, role: str) -> tuple[Domain, ...]:
+        """The domains of one role."""
+        return tuple(domain for domain in self.domains if domain.role == role)
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, str, str, str], Score]:
+        columns = ["point", "role", "domain", "metric", "mean", "std", "n", "n_undefined"]
+        return {
+            (point, role, domain, metric): Score(
+                float(mean), float(std), _whole(n), _whole(n_undefined)
+            )
+            for point, role, domain, metric, mean, std, n, n_undefined in self.points[
+                columns
+            ].itertuples(index=False)
+        }
+
+    def score(self, point: str, domain: Domain | None, metric: str) -> Score:
+        """A point's score; one of NaN over no runs where there is none."""
+        if domain is None:
+            return _NONE
+        return self._scores.get((point, domain.role, domain.name, metric), _NONE)
+
+    def n_runs(self, point: str) -> int:
+        """Runs of the point that have a result."""
+        return _whole(self.points.loc[self.points["point"] == point, "n_runs"].iloc[0])
+
+    def gap(self, point: str, metric: str = "dice") -> float:
+        """In-distribution mean minus the mean over the OOD domains; NaN when either is undefined.
+
+        Each OOD domain weighs the same, whatever its number of images.
+        """
+        tests = self.of_role("test")
+        inside = [self.score(point, domain, metric).mean for domain in tests]
+        outside = [self.score(point, domain, metric).mean for domain in self.of_role("ood")]
+        if not inside or not outside:
+            return math.nan
+        return sum(inside) / len(inside) - sum(outside) / len(outside)
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """Curves of all runs; empty when the sweep has none."""
+        return read_table(self.folder / "tables" / "epochs.parquet", "epochs", required=False)
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """Scores of all runs x epochs x images; empty when the sweep has none."""
+        return read_table(self.folder / "tables" / "images.parquet", "images", required=False)
+
+    @cached_property
+    def complete(self) -> pd.DataFrame:
+        """The rows of `runs` that are trained and scored."""
+        return self.runs[self.runs["epoch"].notna()]
+
+    @cached_property
+    def run_scores(self) -> pd.DataFrame:
+        """Scores pooled over each domain, of each run at the epoch that it chose on validation.
+
+        Columns: run_id, point, fold, seed, epoch, domain, role, metric, value.
+        """
+        pooled = self.images[self.images["source_id"] == "*"]
+        chosen = self.complete[["run_id", "point", "epoch"]]
+        keys = ["run_id", "point", "epoch"]
+        return pooled.merge(chosen.astype({"epoch": pooled["epoch"].dtype}), on=keys)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What the sweep recorded about its making; empty when there is no record."""
+        try:
+            loaded = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+
+def load_tables(folder: str | Path) -> SweepTables:
+    """Read the tables of a sweep.
+
+    Args:
+        folder: ``results/<sweep>`` or its ``tables`` folder; ``results`` itself where it holds a
+            single sweep.
+
+    Raises:
+        UserError: There is no such folder, it is no sweep, it holds several, it has no results
+            yet, or a table cannot be read.
+    """
+    sweep = find_sweep(folder)
+    tables = sweep / "tables"
+    points = read_table(tables / "points.parquet", "points", required=True)
+    runs = read_table(tables / "runs.parquet", "runs", required=True)
+    ended = runs["epoch"].notna() | (runs["state"] == "failed")
+    if points.empty or not ended.any():
+        raise UserError(
+            "there are no results yet", where=str(sweep), hint="wait for the first run to end"
+        )
+    return SweepTables(sweep, points, runs)
+
+
+def find_sweep(folder: str | Path) -> Path:
+    """The sweep's folder that `folder` means; UserError says what to give instead."""
+    path = Path(folder)
+    if path.name == "tables" and (path / "points.parquet").exists():
+        path = path.parent
+    if not path.is_dir():
+        siblings = sweeps_of(path.parent)
+        raise UserError(
+            "there is no such folder" if not path.exists() else "this is a file, not a folder",
+            where=str(folder),
+            allowed=_names(siblings),
+            hint=closest(path.name, [item.name for item in siblings])
+            or "give the folder of a sweep: vesselflow report results/NAME",
+        )
+    if (path / "tables" / "points.parquet").is_file():
+        return path
+    if is_sweep(path):
+        raise UserError(
+            "this sweep has no results yet",
+            where=str(folder),
+            hint="its tables are written when runs end; carry on with the command that began it",
+        )
+    inside = sweeps_of(path)
+    if len(inside) == 1:
+        return find_sweep(inside[0])
+    if inside:
+        raise UserError(
+            f"{len(inside)} sweeps are in this folder",
+            where=str(folder),
+            allowed=_names(inside),
+            hint=f"name one of them: vesselflow report {inside[0]}",
+        )
+    raise UserError(
+        "this folder is no sweep",
+        where=str(folder),
+        hint="run one first: vesselflow sweep search_spaces/NAME.yaml",
+    )
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder belongs to a sweep, with or without results."""
+    return any((path / name).exists() for name in ("space.yaml", "resolved.yaml", "tables"))
+
+
+def sweeps_of(results: Path) -> list[Path]:
+    """The sweeps in a results folder, by name."""
+    try:
+        inside = sorted(item for item in results.iterdir() if item.is_dir())
+    except OSError:
+        return []
+    return [item for item in inside if is_sweep(item)]
+
+
+def _names(sweeps: Iterable[Path]) -> str:
+    return ", ".join(str(item) for item in sweeps)
+
+
+def read_table(path: Path, table: str, *, required: bool = True) -> pd.DataFrame:
+    """Read one Parquet table and check that it has its columns.
+
+    Args:
+        path: The file.
+        table: "points", "runs", "epochs" or "images".
+        required: Whether a missing file is an error; otherwise it reads as an empty table.
+
+    Raises:
+        UserError: The file is missing, torn or of another version.
+    """
+    columns = _COLUMNS[table]
+    if not path.exists():
+        if required:
+            raise UserError(
+                "this table is missing",
+                where=str(path),
+                hint="run the sweep again: it trains nothing and writes its tables anew",
+            )
+        return pd.DataFrame({name: pd.Series(dtype="object") for name in columns})
+    try:
+        frame = pd.read_parquet(path)
+    except Exception as error:
+        # pyarrow raises one of many types for a torn file; each of them means the same here.
+        raise UserError(
+            f"this is not a readable Parquet table ({type(error).__name__})",
+            where=str(path),
+            hint="run the sweep again: it trains nothing and writes its tables anew",
+        ) from None
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise UserError(
+            f"this table lacks the columns {', '.join(missing)}",
+            where=str(path),
+            hint="it is of another version of vesselflow; run the sweep again to write it anew",
+        )
+    return frame
+
+
+def _rank(role: str) -> int:
+    return ROLES.index(role) if role in ROLES else len(ROLES)
+
+
+def _whole(value: Any) -> int:
+    return 0 if pd.isna(value) else int(value)

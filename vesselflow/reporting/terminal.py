@@ -1,0 +1,359 @@
+"""The answer of a sweep, and its runs, as tables: in the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from vesselflow.reporting.runs import RunRow
+from vesselflow.reporting.tables import Domain, Score, SweepTables, load_tables
+from vesselflow.reporting.wording import (
+    MISSING,
+    count,
+    listing,
+    number,
+    printable,
+    spread,
+    value_text,
+)
+
+_CHOSEN = "▶"
+#: Marks a mean that some runs did not enter because their value is undefined.
+_PARTIAL = "†"
+_STATE_STYLE = {"finished": "green", "failed": "red", "running": "cyan", "paused": "yellow"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the answer: a metric on one domain, or (without a domain) the gap."""
+
+    title: str
+    domain: Domain | None
+    metric: str
+
+    def score(self, tables: SweepTables, point: str) -> Score:
+        """What stands in the column for a point; the gap has no spread and no count of its own."""
+        if self.domain is None:
+            return Score(tables.gap(point, self.metric), math.nan, 0, 0)
+        return tables.score(point, self.domain, self.metric)
+
+    def text(self, tables: SweepTables, point: str) -> str:
+        """The score in one line, with the mark of a mean that some runs did not enter."""
+        score = self.score(tables, point)
+        if self.domain is None:
+            return number(score.mean)
+        mark = _PARTIAL if score.n_undefined and score.n else ""
+        return spread(score.mean, score.std, score.n) + mark
+
+
+def answer_table(tables: SweepTables | str | Path) -> RenderableType:
+    """The answer of a sweep: one row per point in grid order, and a sentence on the chosen one.
+
+    Columns: the axes, Dice (pooled over a domain, inside the fov) on val, test and each
+    out-of-distribution domain as mean ± standard deviation over runs, the gap between test and
+    the mean of the out-of-distribution domains, ROC-AUC on test. Undefined values are a dash and
+    are counted below. The table takes the form that fits the terminal: with the deviation beside
+    the mean, below it, or with the domains in several tables.
+
+    Args:
+        tables: A sweep's tables, or the path of its folder or of its ``tables`` folder.
+
+    Raises:
+        UserError: The folder is no sweep or has no results.
+    """
+    return _Answer(tables if isinstance(tables, SweepTables) else load_tables(tables))
+
+
+class _Answer:
+    def __init__(self, tables: SweepTables) -> None:
+        self.tables = tables
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
+        columns = score_columns(self.tables)
+        forms: list[Sequence[RenderableType]] = [
+            [_table(self.tables, columns, stacked=False)],
+            [_table(self.tables, columns, stacked=True)],
+        ]
+        # Few columns a table where even the stacked form is too wide; one is the least.
+        forms += [_split(self.tables, columns, size) for size in range(len(columns) - 1, 0, -1)]
+        chosen = next((form for form in forms if _fits(form, console, options)), forms[-1])
+        lines: list[RenderableType] = [Text()]
+        sentence = chosen_sentence(self.tables)
+        lines.append(Text(sentence, style="bold" if self.tables.selected else "yellow"))
+        lines += [Text(note, style="dim") for note in footnotes(self.tables)]
+        return [*chosen, *lines]
+
+
+def _fits(form: Sequence[RenderableType], console: Console, options: ConsoleOptions) -> bool:
+    widest = max(
+        Measurement.get(console, options.update(width=10_000), part).maximum for part in form
+    )
+    return widest <= options.max_width
+
+
+def _split(tables: SweepTables, columns: Sequence[Column], size: int) -> list[RenderableType]:
+    """Several tables of at most `size` columns of scores each."""
+    return [
+        _table(tables, columns[start : start + size], stacked=True)
+        for start in range(0, len(columns), size)
+    ]
+
+
+def score_columns(tables: SweepTables) -> list[Column]:
+    """Dice on every domain, the gap, ROC-AUC on test; the last two where they are defined."""
+    columns = [
+        Column(f"{dice_title(tables, domain)} Dice", domain, "dice") for domain in tables.domains
+    ]
+    columns.append(Column("gap", None, "dice"))
+    columns += [
+        Column(f"{dice_title(tables, domain)} AUC", domain, "roc_auc")
+        for domain in tables.of_role("test")
+    ]
+    return [
+        column
+        for column in columns
+        if (column.metric == "dice" and column.domain is not None)
+        or any(math.isfinite(column.score(tables, point).mean) for point in tables.order)
+    ]
+
+
+def dice_title(tables: SweepTables, domain: Domain) -> str:
+    """The shortest clear title of a domain: its role where it is the only one in it."""
+    if domain.role == "ood":
+        return printable(domain.name)
+    single = len(tables.of_role(domain.role)) == 1
+    return domain.role if single else printable(domain.label)
+
+
+def _table(tables: SweepTables, columns: Sequence[Column], *, stacked: bool) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 1, 0, 0) if stacked else (0, 1),
+    )
+    table.add_column("", no_wrap=True)
+    for axis in tables.axes or ("point",):
+        values = [tables.values[point].get(axis) for point in tables.order]
+        numeric = all(isinstance(value, int | float) for value in values)
+        title = tables.names.get(axis, axis)
+        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+    for column in columns:
+        header = column.title.replace(" ", "\n", 1) if stacked else column.title
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("runs", justify="right", no_wrap=True)
+    for point in tables.order:
+        chosen = point == tables.selected
+        cells: list[RenderableType] = [Text(_CHOSEN if chosen else " ", style="green")]
+        if tables.axes:
+            cells += [Text(value_text(tables.values[point][axis])) for axis in tables.axes]
+        else:
+            cells.append(Text(printable(point)))
+        cells += [_cell(tables, column, point, stacked=stacked) for column in columns]
+        cells.append(Text(str(tables.n_runs(point))))
+        table.add_row(*cells, style="bold green" if chosen else "")
+    return table
+
+
+def _cell(tables: SweepTables, column: Column, point: str, *, stacked: bool) -> Text:
+    text = column.text(tables, point)
+    # In a column with marks the other cells end in a space, so that the digits stand in line.
+    marked = any(column.text(tables, other).endswith(_PARTIAL) for other in tables.order)
+    filler = " " if marked and not text.endswith(_PARTIAL) else ""
+    mean, _, rest = text.partition(" ")
+    cell = Text(mean)
+    if rest:
+        tight = rest.strip("()").replace("± ", "±") if stacked else rest.strip("()")
+        cell.append("\n" if stacked else " ")
+        cell.append(tight, style="dim")
+        if stacked and marked:
+            cell = Text(mean + " \n") + Text(tight, style="dim")
+    return cell + Text(filler)
+
+
+def chosen_sentence(tables: SweepTables) -> str:
+    """What was chosen, on what, and how it does elsewhere, in words."""
+    point = tables.selected
+    if point is None:
+        return "No point was chosen yet: none has a defined Dice on validation."
+    vals = tables.of_role("val")
+    score = tables.score(point, vals[0] if vals else None, "dice")
+    runs = count(score.n, "run")
+    val = spread(score.mean, score.std, max(score.n, 2)) if score.n > 1 else number(score.mean)
+    parts = [f"Chosen on validation: {tables.text(point)} (val Dice {val}, n = {runs})"]
+    places = [
+        f"{place} {_in_words(tables.score(point, domain, 'dice'))}"
+        for role, phrase in (("test", "on the test part of {}"), ("ood", "on {}"))
+        for domain in tables.of_role(role)
+        for place in [phrase.format(printable(domain.name))]
+    ]
+    if places:
+        parts.append(listing(places))
+    return "; ".join(parts) + ". Nothing was chosen on test or out-of-distribution data."
+
+
+def _in_words(score: Score) -> str:
+    if not math.isfinite(score.mean):
+        return "undefined"
+    return spread(score.mean, score.std, score.n) if score.n > 1 else number(score.mean)
+
+
+def footnotes(tables: SweepTables) -> list[str]:
+    """What the numbers mean, and how many values are undefined where."""
+    notes = [
+        "Dice is pooled over the pixels inside the fov of a domain; the threshold is chosen on val "
+        "and frozen elsewhere. ± is the standard deviation over runs (folds and seeds)."
+    ]
+    ood = [printable(domain.name) for domain in tables.of_role("ood")]
+    if ood and tables.of_role("test"):
+        outside = f"the mean of {listing(ood)}" if len(ood) > 1 else ood[0]
+        notes.append(f"gap = test Dice minus {outside}.")
+    undefined = [
+        (column.title, tables.text(point), score)
+        for column in score_columns(tables)
+        for point in tables.order
+        for score in [column.score(tables, point)]
+        if score.n_undefined
+    ]
+    if undefined:
+        total = sum(score.n_undefined for *_, score in undefined)
+        named = [
+            f"{title} at {text}: {score.n_undefined} of {score.n_undefined + score.n}"
+            for title, text, score in undefined[:3]
+        ]
+        more = f", and {count(len(undefined) - 3, 'more cell')}" if len(undefined) > 3 else ""
+        notes.append(
+            f"{MISSING} or {_PARTIAL}: {count(total, 'value')} undefined, left out of the means "
+            f"({'; '.join(named)}{more})."
+        )
+    return notes
+
+
+def summary_markdown(tables: SweepTables) -> str:
+    """The answer table in Markdown, with the sentence, the notes and where it comes from."""
+    columns = score_columns(tables)
+    axes = tables.axes or ("point",)
+    header = ["", *(tables.names.get(axis, axis) for axis in axes)]
+    header += [*(column.title for column in columns), "runs"]
+    rows = []
+    for point in tables.order:
+        chosen = point == tables.selected
+        cells = [value_text(tables.values[point].get(axis, point)) for axis in axes]
+        cells += [column.text(tables, point) for column in columns]
+        cells.append(str(tables.n_runs(point)))
+        cells = [cell.replace("|", "\\|") for cell in cells]
+        if chosen:
+            cells = [f"**{cell}**" for cell in cells]
+        rows.append([_CHOSEN if chosen else "", *cells])
+    rule = [":-:", *["---"] * len(axes), *["--:"] * (len(header) - 1 - len(axes))]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+    notes = "\n".join(f"- {note}" for note in footnotes(tables))
+    return (
+        f"# {printable(tables.name)}\n\n{chosen_sentence(tables)}\n\n{table}\n\n{notes}\n\n"
+        f"{provenance_line(tables)}\n"
+    )
+
+
+def provenance_line(tables: SweepTables) -> str:
+    """Where the numbers come from: sweep, runs, and the plain entries of ``provenance.json``."""
+    known = [
+        f"{printable(key)} {printable(value)}"
+        for key, value in tables.provenance.items()
+        if isinstance(value, str | int | float | bool)
+    ]
+    done = int(tables.runs["epoch"].notna().sum())
+    made = f"From {count(done, 'run')} of {len(tables.runs)} of the sweep {printable(tables.name)}"
+    return f"{made}; {', '.join(known)}." if known else f"{made}."
+
+
+def points_json(tables: SweepTables) -> list[dict[str, Any]]:
+    """The points and all their scores as plain data in grid order; undefined is None."""
+    return [
+        {
+            "point": point,
+            "config": tables.values[point],
+            "selected": point == tables.selected,
+            "n_runs": tables.n_runs(point),
+            "gap": _finite(tables.gap(point)),
+            "scores": [
+                {
+                    "domain": str(row["domain"]),
+                    "role": str(row["role"]),
+                    "metric": str(row["metric"]),
+                    "mean": _finite(row["mean"]),
+                    "std": _finite(row["std"]),
+                    "n": int(row["n"]),
+                    "n_undefined": int(row["n_undefined"]),
+                }
+                for row in _score_rows(tables, point)
+            ],
+        }
+        for point in tables.order
+    ]
+
+
+def _score_rows(tables: SweepTables, point: str) -> list[dict[Hashable, Any]]:
+    return tables.points[tables.points["point"] == point].to_dict("records")
+
+
+def failures_table(runs: Sequence[RunRow]) -> RenderableType | None:
+    """The failed runs with their messages, or None when none failed."""
+    failed = [run for run in runs if run.state == "failed"]
+    if not failed:
+        return None
+    title = Text(f"{count(len(failed), 'run')} failed", style="bold red")
+    return Group(title, _runs_grid(failed, with_state=False))
+
+
+def runs_table(runs: Sequence[RunRow]) -> RenderableType:
+    """All runs of a results folder, with a line of counts by state below."""
+    if not runs:
+        return Text("no runs")
+    states = [run.state for run in runs]
+    counts = listing(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    return Group(_runs_grid(runs, with_state=True), Text(f"{count(len(runs), 'run')}: {counts}"))
+
+
+def _runs_grid(runs: Sequence[RunRow], *, with_state: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    messages = any(run.message for run in runs)
+    table.add_column("run", no_wrap=True)
+    table.add_column("point", overflow="fold")
+    table.add_column("fold", justify="right", no_wrap=True)
+    table.add_column("seed", justify="right", no_wrap=True)
+    if with_state:
+        table.add_column("state", no_wrap=True)
+        table.add_column("epochs", justify="right", no_wrap=True)
+        table.add_column("chosen", justify="right", no_wrap=True)
+    if messages:
+        table.add_column("message", overflow="fold")
+    for run in runs:
+        style = _STATE_STYLE.get(run.state, "")
+        cells = [
+            Text(printable(run.run_id), style="dim"),
+            Text(", ".join(printable(point) for point in run.points) or MISSING),
+            Text(MISSING if run.fold is None else str(run.fold)),
+            Text(MISSING if run.seed is None else str(run.seed)),
+        ]
+        if with_state:
+            cells.append(Text(printable(run.state), style=style))
+            cells.append(Text(MISSING if run.epochs is None else str(run.epochs)))
+            cells.append(Text(MISSING if run.epoch is None else str(run.epoch)))
+        if messages:
+            cells.append(Text(printable(run.message), style="red" if run.state == "failed" else ""))
+        table.add_row(*cells)
+    return table
+
+
+def _finite(value: Any) -> float | None:
+    return None if pd.isna(value) or not math.isfinite(float(value)) else float(value)

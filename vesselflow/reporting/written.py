@@ -1,0 +1,57 @@
+"""Everything that a report leaves on disk: the summary, the figures, TensorBoard's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vesselflow.records.atomic import write_bytes
+from vesselflow.reporting.tables import SweepTables
+from vesselflow.reporting.terminal import summary_markdown
+
+#: (what is written, parts done, parts in all).
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the parts of a report stand.
+
+    Attributes:
+        summary: The answer table in Markdown.
+        figures: The PNG files; each has a CSV file of the same name beside it.
+        boards: Folder for ``tensorboard --logdir``, or None where none was written.
+    """
+
+    summary: Path
+    figures: tuple[Path, ...]
+    boards: Path | None
+
+
+def write_report(tables: SweepTables, *, pictures: bool = True, told: Told | None = None) -> Report:
+    """Write ``report/summary.md`` and, with `pictures`, the figures and the boards.
+
+    Args:
+        tables: The sweep's tables.
+        pictures: Whether to draw figures and write TensorBoard's files.
+        told: Called before each part that takes time.
+    """
+    summary = tables.folder / "report" / "summary.md"
+    summary.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(summary, summary_markdown(tables).encode())
+    if not pictures or tables.complete.empty:
+        return Report(summary, (), None)
+    # matplotlib and tensorboard take most of a second to import: only where they are used.
+    from vesselflow.reporting.figures import write_figures
+    from vesselflow.reporting.tensorboard import write_boards
+
+    figures = write_figures(tables, told=_part("figures", told))
+    boards = write_boards(tables, told=_part("TensorBoard", told))
+    return Report(summary, tuple(figures), boards)
+
+
+def _part(name: str, told: Told | None) -> Callable[[int, int], None] | None:
+    if told is None:
+        return None
+    return lambda done, total: told(name, done, total)

@@ -1,0 +1,300 @@
+"""The training loop: short, resumable at any step, and blind to who started it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from vesselflow.augment.compose import compose
+from vesselflow.augment.inputs import DatasetStatistics
+from vesselflow.config.experiment import Experiment
+from vesselflow.errors import VesselflowError
+from vesselflow.feed.batches import Batch, Samples
+from vesselflow.feed.order import key, sample_indices, share
+from vesselflow.losses import LOSSES
+from vesselflow.models import MODELS
+from vesselflow.models.ema import Ema
+from vesselflow.training.group import Group, Solo
+from vesselflow.training.schedule import lr_factor
+from vesselflow.training.step import Stepper
+
+
+class Diverged(VesselflowError):
+    """More gradients in a row than `train.nan_tolerance` were not finite."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class BatchSource(Protocol):
+    """Gives the micro-batches of a step: a pure function of (seed, step, index)."""
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Micro-batch `index` of step `step`."""
+
+
+class KeyedBatches:
+    """Micro-batches out of samples that can be gathered at random (in memory, or resident).
+
+    Args:
+        samples: All samples of the training store.
+        rows: int64 (n,), the samples of the fold's training part, in store order.
+        seed: Seed of the run.
+        micro_batch_size: Samples of one micro-batch.
+        micro_batches_per_step: Micro-batches of one step.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        rows: np.ndarray,
+        *,
+        seed: int,
+        micro_batch_size: int,
+        micro_batches_per_step: int,
+    ) -> None:
+        self._samples, self._rows = samples, np.asarray(rows, dtype=np.int64)
+        self._seed = key(seed, "order")
+        self._size, self._count = micro_batch_size, micro_batches_per_step
+
+    def indices(self, step: int, index: int) -> np.ndarray:
+        """Sample numbers of one micro-batch; every sample comes once before any comes twice."""
+        position = (step * self._count + index) * self._size
+        order = sample_indices(
+            seed=self._seed, position=position, count=self._size, n=len(self._rows)
+        )
+        return self._rows[order]
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Gather one micro-batch."""
+        return self._samples.gather(self.indices(step, index))
+
+
+@dataclass
+class Hooks:
+    """What the loop does at its edges; every default does nothing.
+
+    Attributes:
+        save: ``(step, payload)``: keep a checkpoint (called on rank 0 alone).
+        epoch: ``(epoch, step, values)``: the epoch's curve values (rank 0 alone).
+        keep_weights: ``(epoch, step, payload)``: keep the weights of a scored epoch (rank 0).
+        score: ``(model, epoch, step) -> values``: scores on validation data (rank 0 alone; the
+            model is in evaluation mode and holds the weights that are evaluated).
+        progress: ``(epoch, step)`` after each step (rank 0 alone).
+        should_stop: Asked on every rank after each step; one yes stops all at that step.
+        clock: Monotonic seconds, for the timed checkpoints only.
+    """
+
+    save: Callable[[int, bytes], None] = lambda step, payload: None
+    epoch: Callable[[int, int, dict[str, float]], None] = lambda epoch, step, values: None
+    keep_weights: Callable[[int, int, bytes], None] = lambda epoch, step, payload: None
+    score: Callable[[nn.Module, int, int], dict[str, float]] = lambda model, epoch, step: {}
+    progress: Callable[[int, int], None] = lambda epoch, step: None
+    should_stop: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: `finished` is False when it was stopped on request."""
+
+    finished: bool
+    step: int
+    steps: int
+    skipped_steps: int
+
+
+@dataclass
+class _EpochMeans:
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, values: dict[str, float]) -> None:
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self.steps for name, value in self.sums.items()}
+
+
+def steps_per_epoch(experiment: Experiment, samples: int) -> int:
+    """Optimizer steps of an epoch: as configured, or once through `samples` rounded up."""
+    train = experiment.train
+    if train.steps_per_epoch is not None:
+        return train.steps_per_epoch
+    return -(-samples // (train.micro_batch_size * train.micro_batches_per_step))
+
+
+def build_model(experiment: Experiment, channels: int, seed: int) -> nn.Module:
+    """The model with its initial weights: a pure function of the experiment and the seed."""
+    torch.manual_seed(key(seed, "initial weights"))
+    model: nn.Module = MODELS.build(experiment.model, in_channels=channels, classes=1)
+    if experiment.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def dump(state: Any) -> bytes:
+    """Serialise tensors and plain data."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def load(payload: bytes, device: torch.device | str = "cpu") -> Any:
+    """Read what `dump` wrote (weights only: nothing in it is executed)."""
+    return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+
+
+def train(
+    experiment: Experiment,
+    batches: BatchSource,
+    *,
+    channels: int,
+    train_samples: int,
+    seed: int,
+    group: Group | None = None,
+    hooks: Hooks | None = None,
+    resume: bytes | None = None,
+    device: torch.device | str = "cpu",
+    dataset_statistics: DatasetStatistics | None = None,
+) -> Outcome:
+    """Train one run from its start, or from a checkpoint, to its end or to a stop.
+
+    The weights after any step are a pure function of the experiment, the training samples and the
+    seed: bit-equal with and without interruptions, and for any number of workers, on CPUs of one
+    kind with the same number of threads per worker.
+
+    Args:
+        experiment: The resolved experiment.
+        batches: Micro-batches by (step, index).
+        channels: Channels of the images.
+        train_samples: Number of samples of the training part (one epoch, unless configured).
+        seed: Seed of the run.
+        group: The workers; a plain process when None.
+        hooks: What happens at the edges.
+        resume: A checkpoint's payload, as `Hooks.save` got it.
+        device: Where to train.
+        dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
+
+    Raises:
+        Diverged: Too many gradients in a row were not finite.
+    """
+    group, hooks, device = group or Solo(), hooks or Hooks(), torch.device(device)
+    settings = experiment.train
+    per_epoch = steps_per_epoch(experiment, train_samples)
+    steps = settings.epochs * per_epoch
+    scored = set(experiment.score.at(settings.epochs))
+    model = build_model(experiment, channels, seed).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=experiment.optimizer.lr,
+        betas=(experiment.optimizer.beta1, experiment.optimizer.beta2),
+        weight_decay=experiment.optimizer.weight_decay,
+        # The loop over parameters has the same bits everywhere; the fused kernels need not.
+        foreach=False,
+    )
+    loss = LOSSES.build(experiment.loss)
+    ema = Ema(model, settings.ema) if settings.ema is not None else None
+    augmenter = compose(experiment.augment) if experiment.augment else None
+    stepper = Stepper(
+        experiment,
+        model,
+        loss,
+        optimizer,
+        augmenter,
+        group=group,
+        seed=seed,
+        device=device,
+        dataset_statistics=dataset_statistics,
+    )
+    step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
+    if resume is not None:
+        state = load(resume, device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if ema is not None:
+            ema.load_state_dict(state["ema"])
+        step, skipped, in_a_row = state["step"], state["skipped"], state["in_a_row"]
+        means = _EpochMeans(state["means"], state["means_steps"])
+
+    def checkpoint() -> bytes:
+        return dump(
+            {
+                "step": step,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "ema": ema.state_dict() if ema is not None else None,
+                "skipped": skipped,
+                "in_a_row": in_a_row,
+                "means": means.sums,
+                "means_steps": means.steps,
+            }
+        )
+
+    mine = share(settings.micro_batches_per_step, group.size, group.rank)
+    saved_at, saved_step = hooks.clock(), step
+    model.train()
+    while step < steps:
+        progress = step / max(1, steps - 1)
+        lr = experiment.optimizer.lr * lr_factor(experiment.schedule, step, steps)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = lr
+        own = {index: batches.batch(step, index) for index in mine}
+        result = stepper.run(step, progress, own, hooks.should_stop())
+        step += 1
+        if result.applied:
+            in_a_row = 0
+            if ema is not None:
+                ema.update(model)
+        else:
+            skipped, in_a_row = skipped + 1, in_a_row + 1
+            if in_a_row > settings.nan_tolerance:
+                raise Diverged(
+                    f"{in_a_row} gradients in a row were not finite, the last at step {step}; "
+                    f"losses there: {result.losses}; lower optimizer.lr, or set train.clip_norm"
+                )
+        scalars = {f"loss.{name}": value for name, value in loss.scalars(progress).items()}
+        means.add({**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars})
+        epoch = (step - 1) // per_epoch + 1
+        if group.rank == 0:
+            hooks.progress(epoch, step)
+        if step % per_epoch == 0:
+            values = {f"train/{name}": value for name, value in means.means().items()}
+            means = _EpochMeans()
+            if group.rank == 0:
+                if epoch in scored:
+                    with _evaluated(model, ema):
+                        hooks.keep_weights(epoch, step, dump(model.state_dict()))
+                        values.update(hooks.score(model, epoch, step))
+                hooks.epoch(epoch, step, values)
+                hooks.save(step, checkpoint())
+            saved_at, saved_step = hooks.clock(), step
+        elif group.rank == 0 and hooks.clock() - saved_at >= settings.checkpoint_every_s:
+            hooks.save(step, checkpoint())
+            saved_at, saved_step = hooks.clock(), step
+        if result.stop and step < steps:
+            if group.rank == 0 and saved_step != step:
+                hooks.save(step, checkpoint())
+            return Outcome(False, step, steps, skipped)
+    return Outcome(True, step, steps, skipped)
+
+
+@contextmanager
+def _evaluated(model: nn.Module, ema: Ema | None) -> Iterator[None]:
+    """Put the model into evaluation mode, with the averaged weights where there are any."""
+    with ema.applied(model) if ema is not None else nullcontext():
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train()

@@ -1,0 +1,242 @@
+"""One optimizer step over a fixed number of micro-batches, on any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vesselflow.augment.compose import Augmenter
+from vesselflow.augment.inputs import DatasetStatistics, normalise_by, unit
+from vesselflow.config.experiment import Experiment
+from vesselflow.feed.batches import Batch
+from vesselflow.feed.order import key, share
+from vesselflow.training.group import Group
+from vesselflow.training.reduction import TreeSum, node_spans
+
+
+class BatchStatistics:
+    """Running statistics of batch-norm that do not depend on which worker saw which micro-batch.
+
+    During a step each layer runs with momentum 1, so that its buffers hold exactly the statistics
+    of the one micro-batch it saw. The statistics of all micro-batches are then folded into the true
+    running ones in the order of the micro-batches, with the layer's own momentum, on every worker.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [
+            layer
+            for layer in model.modules()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+        ]
+        self._momenta = [0.1 if m.momentum is None else m.momentum for m in self._layers]
+        self._buffers = [
+            buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var)
+        ]
+        self._weights = [m for m in self._momenta for _ in range(2)]
+        self.size = sum(buffer.numel() for buffer in self._buffers)
+
+    def read(self) -> Tensor:
+        """All buffers as one float32 vector."""
+        if not self._buffers:
+            return torch.zeros(0)
+        return torch.cat([buffer.reshape(-1) for buffer in self._buffers])
+
+    def write(self, values: Tensor) -> None:
+        """Put one vector back into the buffers."""
+        for buffer, part in zip(
+            self._buffers, values.split([b.numel() for b in self._buffers]), strict=True
+        ):
+            buffer.copy_(part.view_as(buffer))
+
+    def begin(self) -> Tensor:
+        """Start a step: remember and return the true statistics, let layers overwrite theirs."""
+        for layer in self._layers:
+            layer.momentum = 1.0
+        return self.read()
+
+    def finish(self, true: Tensor, seen: list[Tensor]) -> None:
+        """End a step: fold what the micro-batches saw into the true statistics, in their order."""
+        for layer, momentum in zip(self._layers, self._momenta, strict=True):
+            layer.momentum = momentum
+        if not self._buffers:
+            return
+        sizes = [buffer.numel() for buffer in self._buffers]
+        weight = torch.cat(
+            [
+                torch.full((size,), w, device=true.device)
+                for size, w in zip(sizes, self._weights, strict=True)
+            ]
+        )
+        for statistics in seen:
+            if bool(torch.isfinite(statistics).all()):
+                true = true + weight * (statistics - true)
+        self.write(true)
+
+
+@dataclass
+class StepResult:
+    """What one step did; equal on every worker.
+
+    Attributes:
+        losses: Name -> mean over the step's micro-batches; "loss" is the total.
+        grad_norm: 2-norm of the gradient before clipping.
+        applied: False when the gradient was not finite and the step was skipped.
+        stop: Some worker asked to stop after this step.
+    """
+
+    losses: dict[str, float]
+    grad_norm: float
+    applied: bool
+    stop: bool = False
+
+
+class Stepper:
+    """Runs optimizer steps of one run.
+
+    Args:
+        experiment: The run's experiment.
+        model: In training mode; the step may replace gradients and batch-norm buffers.
+        loss: Called as ``loss(logits, target, fov, progress=...)``.
+        optimizer: Its parameters are the model's.
+        augmenter: None trains on the samples as they are.
+        group: The workers; each takes a contiguous share of whole micro-batches.
+        seed: Seed of the run; keys every random draw.
+        device: Where the model lives.
+        dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: nn.Module,
+        loss: Any,
+        optimizer: torch.optim.Optimizer,
+        augmenter: Augmenter | None,
+        *,
+        group: Group,
+        seed: int,
+        device: torch.device,
+        dataset_statistics: DatasetStatistics | None = None,
+    ) -> None:
+        self._experiment, self._model, self._loss = experiment, model, loss
+        self._optimizer, self._augmenter, self._group = optimizer, augmenter, group
+        self._seed, self._device, self._dataset = seed, device, dataset_statistics
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._sizes = [p.numel() for p in self._parameters]
+        self._statistics = BatchStatistics(model)
+        self._generator = torch.Generator()
+        self._auxiliary_weight = float(getattr(model, "auxiliary_weight", 0.0))
+        self._terms: list[str] = []
+        micro_batches = experiment.train.micro_batches_per_step
+        if group.size > micro_batches:
+            raise ValueError(f"{group.size} workers cannot share {micro_batches} micro-batches")
+        self._shares = [share(micro_batches, group.size, rank) for rank in range(group.size)]
+        self._spans = [node_spans(part.start, part.stop) for part in self._shares]
+
+    def run(
+        self, step: int, progress: float, batches: Mapping[int, Batch], stop: bool
+    ) -> StepResult:
+        """Run step number `step` on this worker's micro-batches (index -> batch).
+
+        The result is the same on every worker, bit for bit, and does not depend on their number.
+        """
+        true = self._statistics.begin()
+        tree: TreeSum[Tensor] = TreeSum(torch.add)
+        seen, values = [], []
+        for index in self._shares[self._group.rank]:
+            terms = self._backward(step, index, progress, batches[index])
+            tree.push(index, 1, self._take_gradient())
+            seen.append(self._statistics.read())
+            values.append(terms)
+        gradient, seen, values, stop = self._exchange(tree, seen, values, stop)
+        self._statistics.finish(true, seen)
+        count = len(values)
+        gradient = gradient / count
+        norm = float(torch.linalg.vector_norm(gradient))
+        applied = bool(np.isfinite(norm))
+        if applied:
+            self._apply(gradient, norm)
+        table = np.stack([value.cpu().numpy() for value in values]).astype(np.float64)
+        losses = dict(zip(self._terms, table.mean(axis=0).tolist(), strict=True))
+        return StepResult(losses, norm, applied, stop)
+
+    def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
+        self._generator.manual_seed(key(self._seed, "augment", step, index))
+        image, target = unit(batch.image, self._device), unit(batch.target, self._device)
+        fov = torch.from_numpy(np.array(batch.fov)).to(self._device).float()
+        if self._augmenter is not None:
+            image, target, fov = self._augmenter(image, target, fov, generator=self._generator)
+        image = normalise_by(
+            self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
+        )
+        if self._experiment.train.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        # Dropout and the like draw from the global generator: key it per micro-batch.
+        torch.manual_seed(key(self._seed, "forward", step, index))
+        with torch.autocast(
+            self._device.type, torch.bfloat16, enabled=self._experiment.train.amp == "bf16"
+        ):
+            outputs = self._model(image)
+        main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        total, terms = self._loss(main, target, fov, progress=progress)
+        objective = total
+        for logits in auxiliary:
+            extra, _ = self._loss(logits, target, fov, progress=progress)
+            objective = objective + self._auxiliary_weight * extra
+        objective.backward()
+        named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}}
+        self._terms = list(named)
+        return torch.stack([value.float().reshape(()) for value in named.values()])
+
+    def _take_gradient(self) -> Tensor:
+        parts = [
+            (p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float()
+            for p in self._parameters
+        ]
+        for parameter in self._parameters:
+            parameter.grad = None
+        return torch.cat(parts)
+
+    def _apply(self, gradient: Tensor, norm: float) -> None:
+        limit = self._experiment.train.clip_norm
+        if limit is not None and norm > limit:
+            gradient = gradient * (limit / norm)
+        for parameter, part in zip(self._parameters, gradient.split(self._sizes), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        self._optimizer.step()
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _exchange(
+        self, tree: TreeSum[Tensor], seen: list[Tensor], values: list[Tensor], stop: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], bool]:
+        """Gather the tree's nodes, statistics and losses of all workers; complete the tree."""
+        if self._group.size == 1:
+            return tree.total(), seen, values, stop
+        nodes_most = max(len(spans) for spans in self._spans)
+        micro_most = max(len(part) for part in self._shares)
+        width, terms, statistics = sum(self._sizes), len(self._terms), self._statistics.size
+        row = statistics + terms
+        message = torch.zeros(nodes_most * width + micro_most * row + 1, device=self._device)
+        for slot, node in enumerate(tree.nodes):
+            message[slot * width : (slot + 1) * width] = node.value
+        offset = nodes_most * width
+        for slot, (buffers, value) in enumerate(zip(seen, values, strict=True)):
+            message[offset + slot * row : offset + slot * row + row] = torch.cat([buffers, value])
+        message[-1] = float(stop)
+        whole: TreeSum[Tensor] = TreeSum(torch.add)
+        all_seen, all_values, any_stop = [], [], False
+        for rank, vector in enumerate(self._group.gather(message)):
+            for slot, (start, size) in enumerate(self._spans[rank]):
+                whole.push(start, size, vector[slot * width : (slot + 1) * width])
+            for slot in range(len(self._shares[rank])):
+                part = vector[offset + slot * row : offset + (slot + 1) * row]
+                all_seen.append(part[:statistics])
+                all_values.append(part[statistics:])
+            any_stop = any_stop or bool(vector[-1] > 0)
+        return whole.total(), all_seen, all_values, any_stop
