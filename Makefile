@@ -1,0 +1,53 @@
+# `make sweep` and `make test` do all their set-up by themselves, once; see `make help`.
+
+PYTHON ?= python3
+SPACE  ?= search_spaces/loss_beta.yaml
+ARGS   ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+# Named after what is installed and where (scripts hold the path): a change of it is another stamp.
+READY := .make/ready-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | tr ' ' '-')
+ifeq ($(wildcard $(BIN)/python),)
+$(shell rm -rf .make)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep test check clean
+
+help:
+	@echo "make sweep   answer $(SPACE); ARGS=\"--profile chase\" is passed on"
+	@echo "make test    the tests, on two cores; ARGS=\"-k losses\" is passed on"
+	@echo "make check   lint, format and types"
+	@echo "make clean   remove caches and the stamp of the set-up; keeps $(VENV), data and results"
+	@echo "The first of them creates $(VENV) (about 6 GB). PYTHON=python3.12 chooses the interpreter."
+
+sweep: $(READY)
+	$(BIN)/vesselflow sweep $(SPACE) $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow or ray' $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf .make .mypy_cache .ruff_cache .pytest_cache .hypothesis build
+	find vesselflow tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that is there and new enough is kept; pip then installs only what is missing in it.
+$(READY):
+	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "vesselflow needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing);" \
+	         "name another one: make PYTHON=python3.12" >&2; exit 2; }; \
+	  echo "creating $(VENV) with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear $(VENV) || { \
+	    echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu, install the package python3-venv" >&2; \
+	    exit 2; }; \
+	fi
+	@echo "installing: about 6 GB the first time, some minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,bench]' -c constraints.txt
+	@rm -rf .make && mkdir .make && touch $@

@@ -1,0 +1,248 @@
+"""The import table of the design, held against every import node of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vesselflow"
+
+#: Rooms from left to right; those of one tier do not import each other.
+TIERS = (
+    ("errors",),
+    ("config",),
+    ("records",),
+    ("stores",),
+    ("feed", "augment", "models", "losses", "metrics"),
+    ("training", "inference"),
+    ("evaluation",),
+    ("orchestration",),
+    ("reporting",),
+    ("bench",),
+    ("cli",),
+)
+ROOMS = tuple(room for tier in TIERS for room in tier)
+
+#: Library -> where it may be imported: a room, or a pattern of files in one.
+CONFINED = {
+    "ray": ("feed/ray_*.py", "orchestration/**", "bench/**"),
+    "optuna": ("orchestration/**", "bench/**"),
+    "rich": ("reporting/**", "cli/**"),
+}
+#: What a registry, the help and the dry run must not load.
+HEAVY = ("torch", "ray", "h5py", "kornia", "optuna", "segmentation_models_pytorch")
+REGISTRIES = (
+    "vesselflow.losses:LOSSES",
+    "vesselflow.models:MODELS",
+    "vesselflow.augment:AUGMENTATIONS",
+    "vesselflow.metrics:METRICS",
+    "vesselflow.stores.importers:IMPORTERS",
+)
+#: A lazy target ("vesselflow.losses.dice:Dice") is an import too, only later.
+_TARGET = re.compile(r"vesselflow(\.\w+)+(:\w+)?")
+
+
+def files(package: Path) -> list[Path]:
+    return sorted(path for path in package.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def room_of(path: Path, package: Path) -> str:
+    """The room of a file; "" for the package's own `__init__` and `__main__`."""
+    first = path.relative_to(package).parts[0]
+    return "" if first.startswith("__") else first.removesuffix(".py")
+
+
+def imports(path: Path, package: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of everything that a file imports, now or later."""
+    inside = (package.name, *path.relative_to(package).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            # A file's own name counts as one level, and so does that of an `__init__`.
+            base = list(inside[: len(inside) - node.level]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield node.lineno, ".".join([*base, alias.name])
+        elif isinstance(node, ast.Constant) and _TARGET.fullmatch(str(node.value)):
+            yield node.lineno, str(node.value).replace(":", ".")
+
+
+def allowed_rooms(room: str) -> set[str]:
+    """The rooms that `room` may import: itself and every tier to its left."""
+    if room == "":
+        return set(ROOMS)
+    place = next(index for index, tier in enumerate(TIERS) if room in tier)
+    return {room, *(other for tier in TIERS[:place] for other in tier)}
+
+
+def violations(package: Path) -> list[str]:
+    """Every import against the table, as "file:line: what"."""
+    found = []
+    for path in files(package):
+        room, place = room_of(path, package), path.relative_to(package)
+        if room and room not in ROOMS:
+            found.append(f"{place}: there is no room '{room}' in the design")
+            continue
+        for line, name in imports(path, package):
+            library, _, rest = name.partition(".")
+            if library == package.name:
+                target = rest.partition(".")[0]
+                if target in ROOMS and target not in allowed_rooms(room):
+                    found.append(f"{place}:{line}: {room} imports {target}")
+            elif library in CONFINED and not any(
+                _matches(place, pattern) for pattern in CONFINED[library]
+            ):
+                found.append(f"{place}:{line}: {library} is not for {room}")
+    return found
+
+
+def _matches(place: Path, pattern: str) -> bool:
+    return place.match(pattern) if "**" not in pattern else place.parts[0] == pattern.split("/")[0]
+
+
+def test_imports_run_one_way() -> None:
+    assert violations(PACKAGE) == []
+
+
+def test_every_room_of_the_design_is_there_and_says_what_it_is_for() -> None:
+    for room in ROOMS:
+        path = PACKAGE / room / "__init__.py" if room != "errors" else PACKAGE / "errors.py"
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in files(PACKAGE)
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert bare == []
+
+
+# The test of the test: planted violations, each of which has to be found.
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    package = tmp_path / "vesselflow"
+    for room in ROOMS[1:]:
+        (package / room).mkdir(parents=True)
+        (package / room / "__init__.py").write_text(f'"""{room}."""\n')
+    (package / "errors.py").write_text('"""Errors."""\n')
+    (package / "__init__.py").write_text('"""All."""\n__version__ = "1"\n')
+    (package / "__main__.py").write_text("from vesselflow.cli import main\n")
+    return package
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "complaint"),
+    [
+        ("config/a.py", "from vesselflow.cli.main import main", "config imports cli"),
+        ("config/a.py", "import vesselflow.records.runs", "config imports records"),
+        ("errors.py", "from vesselflow import config", "errors imports config"),
+        ("errors.py", "from . import config", "errors imports config"),
+        ("errors.py", "from .config.registry import Part", "errors imports config"),
+        ("losses/a.py", "from vesselflow.metrics import METRICS", "losses imports metrics"),
+        ("losses/a.py", "from ..models import unet", "losses imports models"),
+        ("losses/__init__.py", "from ..models import unet", "losses imports models"),
+        ("stores/importers/a.py", "from ...feed import view", "stores imports feed"),
+        ("stores/importers/__init__.py", "from ...feed import view", "stores imports feed"),
+        ("training/a.py", "from vesselflow.inference import whole", "training imports inference"),
+        (
+            "feed/a.py",
+            "def f():\n    from vesselflow.training import loop",
+            "feed imports training",
+        ),
+        (
+            "feed/a.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import vesselflow.training",
+            "feed imports training",
+        ),
+        ("models/a.py", "REG.add('x', target='vesselflow.losses.x:X')", "models imports losses"),
+        ("losses/a.py", "import_module('vesselflow.cli')", "losses imports cli"),
+        ("training/a.py", "import ray", "ray is not for training"),
+        ("feed/batches.py", "import ray.data", "ray is not for feed"),
+        ("feed/batches.py", "def f():\n    from ray.data import Dataset", "ray is not for feed"),
+        ("evaluation/ray_scoring.py", "import ray", "ray is not for evaluation"),
+        ("reporting/a.py", "import optuna", "optuna is not for reporting"),
+        ("orchestration/a.py", "from rich.console import Console", "rich is not for orchestration"),
+        ("utils/a.py", "", "there is no room 'utils'"),
+        ("helpers.py", "", "there is no room 'helpers'"),
+    ],
+)
+def test_a_planted_violation_is_found(planted: Path, file: str, code: str, complaint: str) -> None:
+    assert violations(planted) == []
+    path = planted / file
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(code + "\n")
+    found = violations(planted)
+    assert len(found) == 1, found
+    assert complaint in found[0]
+    assert found[0].startswith(file)
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("feed/ray_stream.py", "import ray.data"),
+        ("orchestration/slots.py", "import ray\nimport optuna"),
+        ("bench/overhead.py", "import ray, optuna"),
+        ("cli/sweep.py", "from vesselflow import __version__\nfrom rich.table import Table"),
+        ("losses/a.py", "from vesselflow.errors import UserError\nfrom . import schedules"),
+        ("training/a.py", "from vesselflow.metrics import METRICS\nfrom ..losses import LOSSES"),
+        ("inference/a.py", "from vesselflow.metrics import histogram"),
+        ("config/a.py", "'see vesselflow.cli for more'\nimport array\nfrom vesselflowers import x"),
+    ],
+)
+def test_what_is_allowed_is_not_found(planted: Path, file: str, code: str) -> None:
+    (planted / file).write_text(code + "\n")
+    assert violations(planted) == []
+
+
+# What has to be light.
+
+
+def _loaded(code: str) -> list[str]:
+    """Which heavy libraries are loaded after a piece of code ran in a fresh interpreter."""
+    watch = f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", watch], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    assert _loaded("import h5py") == ["h5py"]
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    code = (
+        "import contextlib\nfrom vesselflow.cli.main import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['--help'])\n"
+    )
+    assert _loaded(code) == []
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_a_registry_loads_nothing_heavy(registry: str) -> None:
+    module, _, name = registry.partition(":")
+    assert _loaded(f"from {module} import {name}\nassert {name}.names()") == []
+
+
+def test_records_and_config_load_nothing_heavy() -> None:
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("config", "records")
+        for path in files(PACKAGE / room)
+        if path.stem != "__init__"
+    ]
+    assert _loaded("\n".join(f"import {name}" for name in names)) == []
