@@ -76,6 +76,12 @@ def test_rows_past_the_checkpoint_resumed_from_are_not_counted_twice(record: Run
     assert _curve(record) == [(1, 1), (2, 1), (3, 2), (4, 2)]
 
 
+def test_a_step_that_was_resumed_from_counts_once_though_written_again(record: RunRecord) -> None:
+    _train(record.begin_attempt(), range(1, 3))
+    _train(record.begin_attempt(), range(2, 4))
+    assert _curve(record) == [(1, 1), (2, 1), (3, 2)]
+
+
 def test_an_attempt_that_saved_nothing_leaves_no_rows(record: RunRecord) -> None:
     _train(record.begin_attempt(), range(1, 3))
     _train(record.begin_attempt(), range(3, 5), saved=0)
