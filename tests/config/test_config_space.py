@@ -58,6 +58,8 @@ stores:
 """
     stores = load(tmp_path, text).stores
     assert stores["short"].synth == stores["long"].synth
+    # Null: the camera's own size, which the generator knows.
+    assert load(tmp_path, STORES).stores["b"].synth.size_px is None
     assert stores["file"].path == str(tmp_path / "sub/x.h5")
     assert stores["absolute"].path == "/y.h5"
     assert stores["variable"].path == "/data/z.h5"

@@ -127,7 +127,7 @@ class Train(Section):
     micro_batches_per_step: int = Field(
         1, ge=1, description="Micro-batches per optimizer step, divided among the workers"
     )
-    amp: Literal["none", "bf16", "fp16"] = Field("none", description="Mixed precision")
+    amp: Literal["none", "bf16"] = Field("none", description="Mixed precision")
     channels_last: bool = Field(True, description="Memory layout of images and weights")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest norm of a step's gradient; null does not clip"

@@ -39,15 +39,20 @@ FILE_KEYS = (
 
 _NAME = re.compile(r"[a-z0-9_-]+")
 
+#: What a results folder holds beside the sweeps; a space of such a name would write into it.
+_TAKEN = ("runs", "evaluations", "stores", "bench", "published")
+
 
 class Synth(Section):
     """A synthetic store, made when it is needed."""
 
     kind: Literal["fundus"] = Field("fundus", description="Generator")
     domain: Literal["a", "b", "c"] = Field("a", description="Camera: colour, contrast, blur")
-    sources: int = Field(12, ge=1, description="Number of images")
-    seed: int = Field(0, ge=0, description="Seed of all images")
-    size_px: int = Field(256, ge=32, description="Side of the images in px")
+    sources: int = Field(12, ge=1, le=100_000, description="Number of images")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all images")
+    size_px: Annotated[int, Field(ge=64, le=4096)] | None = Field(
+        None, description="Side of the images in px; null for the camera's own"
+    )
 
 
 class Import(BaseModel):
@@ -97,6 +102,9 @@ class Resources(Section):
     gpu: float = Field(0.0, ge=0, le=1, description="Share of a GPU per worker")
     memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Memory per worker in GB; null asks for none"
+    )
+    feed: Literal["auto", "resident", "stream"] = Field(
+        "auto", description="Data in shared memory, or read as used; auto decides by size"
     )
     retries: int = Field(2, ge=0, description="Retries of a run whose worker was killed")
 
@@ -165,6 +173,8 @@ class Space(BaseModel):
     def _named(cls, value: str) -> str:
         if not _NAME.fullmatch(value):
             raise ValueError("lower-case letters, digits, _ and -")
+        if value in _TAKEN:
+            raise ValueError(f"any name but {', '.join(_TAKEN)}: a results folder has these itself")
         return value
 
     @field_validator("folds", "seeds")
@@ -492,6 +502,12 @@ def _profiles(
             if key != "profiles":
                 _top_key(key, [*tree, "extends", "profiles"], source.name)
         for name, entry in (data.get("profiles") or {}).items():
+            if not _NAME.fullmatch(name):  # it becomes part of a folder's name
+                raise UserError(
+                    f"{shown(name)} cannot name a profile",
+                    where=f"{source.name}: profiles",
+                    allowed="lower-case letters, digits, _ and -",
+                )
             for key in entry:
                 _top_key(key, list(tree), f"{source.name}: profiles.{name}", "")
             found.setdefault(name, []).append((source, entry))

@@ -68,7 +68,7 @@ def part_path(results: Path, name: str) -> Path:
 
 
 def write_part(path: Path, part: Part) -> None:
-    """Write a part whole."""
+    """Write a part whole, its pages with checksums."""
     columns = list(zip(*part.rows, strict=True))
     table = pa.table(
         {
@@ -80,20 +80,20 @@ def write_part(path: Path, part: Part) -> None:
         schema=_SCHEMA,
     )
     sink = io.BytesIO()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, sink.getvalue())
 
 
 def read_part(path: Path) -> Part | None:
-    """Read a part; None when it is not there or not readable (it is then made again)."""
+    """Read a part; None when it is not there or not whole (it is then made again)."""
     try:
-        table = pq.read_table(path, schema=_SCHEMA)
-    except (OSError, pa.ArrowInvalid):
+        # As bytes: given a path, Arrow would take folders called "a=b" above it for columns.
+        content = pa.BufferReader(path.read_bytes())
+        table = pq.read_table(content, page_checksum_verification=True)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types or not len(table):
         return None
     columns = [table.column(name).to_pylist() for name in ("source_id", "metric", "value")]
-    rows = tuple(
-        (source, metric, float("nan") if value is None else value)
-        for source, metric, value in zip(*columns, strict=True)
-    )
-    return Part(table.column("threshold")[0].as_py(), rows)
+    return Part(table.column("threshold")[0].as_py(), tuple(zip(*columns, strict=True)))

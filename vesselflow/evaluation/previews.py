@@ -47,9 +47,16 @@ def write_previews(
     """Write `<role>_<domain>_<best|worst>_<source id>.npz`; return their paths.
 
     Each holds image uint8 (h, w, 3), probability uint8 (h, w), target and fov uint8 (h, w), all
-    reduced alike until the longer side is at most `LONGEST_PX`, and threshold, dice, domain, role.
+    reduced alike until the longer side is at most `LONGEST_PX`, and threshold, dice, domain, role,
+    source_id. Previews that an earlier evaluation left of this domain are replaced. Where no image
+    has a Dice nothing is written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}
+    stem = f"{domain.role}_{_safe(domain.name)}"
+    for kind in ("best", "worst"):
+        for old in folder.glob(f"{stem}_{kind}_*.npz"):
+            old.unlink()
     written = []
     for name, (source_id, dice) in extremes(part).items():
         whole = images[by_id[source_id]]
@@ -67,7 +74,7 @@ def write_previews(
 
         arrays = {
             "image": reduce(native_image(whole)),
-            "probability": reduce(np.rint(probability * 255).astype(np.uint8)),
+            "probability": reduce(np.rint(np.nan_to_num(probability) * 255).astype(np.uint8)),
             "target": reduce(whole.target * 255) >= 128,
             "fov": reduce(whole.fov * 255) >= 128,
         }
@@ -82,8 +89,7 @@ def write_previews(
             role=np.str_(domain.role),
             source_id=np.str_(source_id),
         )
-        path = folder / f"{domain.role}_{domain.name}_{name}_{_safe(source_id)}.npz"
-        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{stem}_{name}_{_safe(source_id)}.npz"
         write_bytes(path, buffer.getvalue())
         written.append(path)
     return written

@@ -50,9 +50,7 @@ def evaluate(
         probability = predict_whole(
             model, whole, experiment, device=device, dataset_statistics=dataset_statistics
         )
-        histograms.append(
-            (whole.source_id, Histogram.of(probability, whole.target, whole.fov))
-        )
+        histograms.append((whole.source_id, Histogram.of(probability, whole.target, whole.fov)))
     pooled = Histogram.sum(histogram for _, histogram in histograms)
     chosen = (
         best_threshold(pooled, experiment.score.threshold_metric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -114,16 +115,23 @@ class Outcome:
 
 @dataclass
 class _EpochMeans:
+    """Means over the steps of an epoch; of a skipped step only what is finite counts."""
+
     sums: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: dict[str, float]) -> None:
-        self.steps += 1
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            finite = math.isfinite(value)
+            self.sums[name] = self.sums.get(name, 0.0) + (value if finite else 0.0)
+            self.counts[name] = self.counts.get(name, 0) + finite
 
     def means(self) -> dict[str, float]:
-        return {name: value / self.steps for name, value in self.sums.items()}
+        """NaN where no step had a finite value."""
+        return {
+            name: value / self.counts[name] if self.counts[name] else math.nan
+            for name, value in self.sums.items()
+        }
 
 
 def steps_per_epoch(experiment: Experiment, samples: int) -> int:
@@ -219,13 +227,15 @@ def train(
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
     if resume is not None:
-        state = load(resume, device)
+        # On the CPU: each state_dict is copied to where it belongs, and AdamW's step counts belong
+        # there whatever the device.
+        state = load(resume)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if ema is not None:
             ema.load_state_dict(state["ema"])
         step, skipped, in_a_row = state["step"], state["skipped"], state["in_a_row"]
-        means = _EpochMeans(state["means"], state["means_steps"])
+        means = _EpochMeans(state["means"], state["means_counts"])
 
     def checkpoint() -> bytes:
         return dump(
@@ -237,7 +247,7 @@ def train(
                 "skipped": skipped,
                 "in_a_row": in_a_row,
                 "means": means.sums,
-                "means_steps": means.steps,
+                "means_counts": means.counts,
             }
         )
 

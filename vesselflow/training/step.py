@@ -24,57 +24,71 @@ class BatchStatistics:
 
     During a step each layer runs with momentum 1, so that its buffers hold exactly the statistics
     of the one micro-batch it saw. The statistics of all micro-batches are then folded into the true
-    running ones in the order of the micro-batches, with the layer's own momentum, on every worker.
+    running ones in the order of the micro-batches, with the layer's own momentum (0.1 for layers
+    that have none), on every worker. Layers count all micro-batches of a step, not only a worker's.
+
+    Args:
+        model: Its layers with running statistics are found once; those that are frozen (in
+            evaluation mode) keep what they have.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = [
             layer
             for layer in model.modules()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+            if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats
         ]
-        self._momenta = [0.1 if m.momentum is None else m.momentum for m in self._layers]
-        self._buffers = [
-            buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var)
-        ]
-        self._weights = [m for m in self._momenta for _ in range(2)]
-        self.size = sum(buffer.numel() for buffer in self._buffers)
+        self._momenta = [layer.momentum for layer in self._layers]
+        self._buffers: list[Tensor] = []
+        self._counters: list[Tensor] = []
+        weights: list[Tensor] = []
+        for layer in self._layers:
+            momentum = 0.1 if layer.momentum is None else layer.momentum
+            for buffer in (layer.running_mean, layer.running_var):
+                assert buffer is not None  # it tracks running statistics
+                self._buffers.append(buffer)
+                weights.append(torch.full((buffer.numel(),), momentum, device=buffer.device))
+            if layer.num_batches_tracked is not None:
+                self._counters.append(layer.num_batches_tracked)
+        self._sizes = [buffer.numel() for buffer in self._buffers]
+        self._weight = torch.cat(weights) if weights else None
+        self._counted: list[Tensor] = []
+        first = next(model.parameters(), None)
+        self._nothing = torch.zeros(0, device=None if first is None else first.device)
+        self.size = sum(self._sizes)
 
     def read(self) -> Tensor:
         """All buffers as one float32 vector."""
         if not self._buffers:
-            return torch.zeros(0)
+            return self._nothing
         return torch.cat([buffer.reshape(-1) for buffer in self._buffers])
 
     def write(self, values: Tensor) -> None:
         """Put one vector back into the buffers."""
-        for buffer, part in zip(
-            self._buffers, values.split([b.numel() for b in self._buffers]), strict=True
-        ):
+        if not self._buffers:
+            return
+        for buffer, part in zip(self._buffers, values.split(self._sizes), strict=True):
             buffer.copy_(part.view_as(buffer))
 
     def begin(self) -> Tensor:
         """Start a step: remember and return the true statistics, let layers overwrite theirs."""
         for layer in self._layers:
             layer.momentum = 1.0
+        self._counted = [counter.clone() for counter in self._counters]
         return self.read()
 
     def finish(self, true: Tensor, seen: list[Tensor]) -> None:
         """End a step: fold what the micro-batches saw into the true statistics, in their order."""
         for layer, momentum in zip(self._layers, self._momenta, strict=True):
             layer.momentum = momentum
-        if not self._buffers:
+        for counter, before in zip(self._counters, self._counted, strict=True):
+            # A worker's layers counted its own micro-batches only; frozen ones counted none.
+            counter.copy_(torch.where(counter > before, before + len(seen), before))
+        if self._weight is None:
             return
-        sizes = [buffer.numel() for buffer in self._buffers]
-        weight = torch.cat(
-            [
-                torch.full((size,), w, device=true.device)
-                for size, w in zip(sizes, self._weights, strict=True)
-            ]
-        )
         for statistics in seen:
             if bool(torch.isfinite(statistics).all()):
-                true = true + weight * (statistics - true)
+                true = true + self._weight * (statistics - true)
         self.write(true)
 
 
@@ -149,6 +163,9 @@ class Stepper:
         tree: TreeSum[Tensor] = TreeSum(torch.add)
         seen, values = [], []
         for index in self._shares[self._group.rank]:
+            # 0 * NaN is NaN: what a bad micro-batch left in the buffers would spoil the next one's
+            # statistics, and which one is next depends on the number of workers.
+            self._statistics.write(true)
             terms = self._backward(step, index, progress, batches[index])
             tree.push(index, 1, self._take_gradient())
             seen.append(self._statistics.read())

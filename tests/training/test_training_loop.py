@@ -1,0 +1,266 @@
+"""The loop: bits that survive interruption and sharing, and gradients that are not finite."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import training_cases as cases
+from torch import nn
+
+import vesselflow.training.step as step_module
+from vesselflow.training.loop import Diverged, Hooks, load
+from vesselflow.training.step import BatchStatistics
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> cases.Trace:
+    return cases.run_tiny(cases.tiny_experiment())
+
+
+@pytest.fixture(scope="module")
+def solo() -> cases.Trace:
+    return cases.run_tiny(cases.SHARED, spoilt=cases.SPOILT)
+
+
+@pytest.mark.parametrize("steps", [5, 3, 7])
+def test_resumed_in_a_new_process_ends_bit_equal(steps, undisturbed, alone_folder: Path):
+    before = cases.run_tiny(cases.tiny_experiment(), stop_after=steps)
+    after: cases.Trace = pickle.loads((alone_folder / f"{steps}.pickle").read_bytes())
+    assert not before.outcome.finished
+    assert after.outcome.finished
+    assert cases.differences(undisturbed.last, after.last) == []
+    assert cases.differences(undisturbed.curve, before.curve + after.curve) == []
+    assert undisturbed.weights == before.weights | after.weights
+    assert undisturbed.order == before.order | after.order
+    assert not before.order.keys() & after.order.keys()
+
+
+def test_training_changes_every_weight(undisturbed):
+    # What is bit-equal because nothing happens proves nothing.
+    start = cases.run_tiny(cases.tiny_experiment(), stop_after=1).last
+    end = undisturbed.last
+    parameters = [name for name in end["model"] if name.endswith("weight")]
+    assert all(not torch.equal(start["model"][n], end["model"][n]) for n in parameters)
+    average = end["ema"]["average"]
+    assert any(not torch.equal(average[n], end["model"][n]) for n in parameters)
+    assert undisturbed.curve[0][2]["train/loss"] > undisturbed.curve[1][2]["train/loss"]
+
+
+def test_scored_weights_are_the_average(undisturbed):
+    kept = load(undisturbed.weights[2])
+    assert cases.differences(kept, undisturbed.last["ema"]["average"]) == []
+
+
+def test_scoring_leaves_the_training_as_it_was(undisturbed):
+    def score(model: nn.Module, epoch: int, step: int) -> dict[str, float]:
+        assert not model.training
+        torch.rand(epoch)  # draws of an evaluation are nobody's business
+        with torch.inference_mode():
+            model(torch.rand(1, 3, 64, 64))
+        return {"val/dice": 0.5}
+
+    scored = cases.run_tiny(
+        cases.tiny_experiment(score={"epochs": "all"}), hooks=Hooks(score=score)
+    )
+    assert cases.differences(scored.last, undisturbed.last) == []
+    assert [row[2]["val/dice"] for row in scored.curve] == [0.5, 0.5]
+    assert sorted(scored.weights) == [1, 2]
+
+
+def test_timed_checkpoints_follow_the_clock():
+    times = iter(range(0, 10_000, 30))
+    trace = cases.run_tiny(
+        cases.tiny_experiment(train={"checkpoint_every_s": 60.0}),
+        hooks=Hooks(clock=lambda: float(next(times))),
+    )
+    # One reading per step, two where a checkpoint is written, none at the end of an epoch but one.
+    assert {5, 10} < set(trace.checkpoints)
+    assert set(trace.checkpoints) - {5, 10}
+    assert cases.differences(trace.last, cases.run_tiny(cases.tiny_experiment()).last) == []
+
+
+# -- groups ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_any_number_of_workers_gives_the_same_bits(size, solo, groups_folder: Path):
+    ranks: list[cases.Trace] = [
+        pickle.loads((groups_folder / f"{size}-{rank}.pickle").read_bytes()) for rank in range(size)
+    ]
+    assert solo.outcome.step == 20
+    # Weights, running statistics and their counters, on every rank.
+    for trace in ranks:
+        assert cases.differences(solo.model, trace.model) == []
+        assert trace.outcome == solo.outcome
+    assert cases.differences(solo.last, ranks[0].last) == []
+    assert cases.differences(solo.curve, ranks[0].curve) == []
+    assert solo.weights == ranks[0].weights
+    assert not any(trace.curve or trace.checkpoints or trace.weights for trace in ranks[1:])
+    # Each micro-batch on one worker, with the samples that one worker alone would take.
+    together = [item for trace in ranks for item in trace.order.items()]
+    assert len(together) == len(solo.order) == 20 * 4
+    assert dict(together) == solo.order
+
+
+def test_every_sample_comes_once_before_any_comes_twice(solo):
+    # 10 training samples (2 .. 11), 8 per step: the first ten drawn are all of them.
+    drawn = [i for place in sorted(solo.order) for i in solo.order[place]]
+    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(2, 12))
+    assert drawn[:10] != drawn[10:20]
+
+
+def test_more_workers_than_micro_batches_are_refused():
+    class Three:
+        rank, size = 0, 3
+
+    with pytest.raises(ValueError, match="3 workers cannot share 2 micro-batches"):
+        cases.run_tiny(cases.tiny_experiment(), group=Three())
+
+
+def test_augmentation_is_keyed_by_step_micro_batch_and_sample(monkeypatch):
+    # One sample only, eight times: two steps of two micro-batches of two.
+    seen: list[bytes] = []
+    true = cases._normalise_by
+
+    def spy(settings, image, *rest):
+        seen.extend(sample.numpy().tobytes() for sample in image)
+        return true(settings, image, *rest)
+
+    monkeypatch.setattr(cases, "_normalise_by", spy)
+    short = cases.tiny_experiment(train={"steps_per_epoch": 1})
+    cases.run_tiny(short, rows=(4,))
+    assert len(set(seen)) == len(seen) == 8
+    again, seen[:] = list(seen), []
+    cases.run_tiny(short, rows=(4,))
+    assert seen == again
+
+
+def test_dropout_is_keyed_by_step_and_micro_batch(monkeypatch):
+    seen: list[int] = []
+    true = step_module.Stepper._take_gradient
+    monkeypatch.setattr(
+        step_module.Stepper,
+        "_take_gradient",
+        lambda self: seen.append(torch.initial_seed()) or true(self),
+    )
+    short = cases.tiny_experiment(train={"steps_per_epoch": 1}, augment={})
+    cases.run_tiny(short, rows=(4,))
+    assert len(set(seen)) == len(seen) == 4
+
+
+# -- running statistics ------------------------------------------------------------------------
+
+
+def test_running_statistics_are_folded_in_the_order_of_micro_batches():
+    # Constant micro-batches a then b, momentum 0.1, from 0: 0.1 a, then 0.1 a + 0.1 (b - 0.1 a).
+    layer = nn.BatchNorm1d(1)
+    statistics = BatchStatistics(layer)
+    true, seen = statistics.begin(), []
+    for value in (2.0, 5.0):
+        layer(torch.full((4, 1), value))
+        seen.append(statistics.read())
+    statistics.finish(true, seen)
+    assert layer.running_mean.item() == pytest.approx(0.2 + 0.1 * (5.0 - 0.2))
+    # The variance of a constant is 0: 1 -> 0.9 -> 0.81.
+    assert layer.running_var.item() == pytest.approx(0.81)
+    assert layer.momentum == 0.1
+    assert layer.num_batches_tracked == 2
+
+
+def test_folding_equals_plain_batch_norm_over_the_same_micro_batches():
+    torch.manual_seed(0)
+    plain, folded = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    batches = [torch.randn(2, 3, 8, 8) * n + n for n in range(1, 6)]
+    statistics = BatchStatistics(folded)
+    true, seen = statistics.begin(), []
+    for batch in batches:
+        plain(batch)
+        folded(batch)
+        seen.append(statistics.read())
+    statistics.finish(true, seen)
+    torch.testing.assert_close(folded.running_mean, plain.running_mean)
+    torch.testing.assert_close(folded.running_var, plain.running_var)
+    assert folded.num_batches_tracked == plain.num_batches_tracked
+
+
+def test_a_frozen_layer_keeps_its_statistics():
+    layer = nn.BatchNorm1d(1, momentum=None).eval()
+    statistics = BatchStatistics(layer)
+    true = statistics.begin()
+    statistics.write(true)
+    layer(torch.full((4, 1), 7.0))
+    statistics.finish(true, [statistics.read()])
+    assert (layer.running_mean.item(), layer.running_var.item()) == (0.0, 1.0)
+    assert layer.num_batches_tracked == 0
+    assert layer.momentum is None
+
+
+def test_a_model_without_batch_norm_has_no_statistics():
+    statistics = BatchStatistics(nn.Linear(2, 1))
+    true = statistics.begin()
+    assert true.numel() == statistics.size == 0
+    statistics.write(true)
+    statistics.finish(true, [statistics.read()])
+
+
+# -- gradients that are not finite -------------------------------------------------------------
+
+
+def test_a_bad_gradient_is_skipped_and_counted():
+    # Step 4 (0-based), the last of epoch 1: weights and average stay what they were after step 3.
+    bad = frozenset({(4, 0)})
+    before = cases.run_tiny(cases.tiny_experiment(), stop_after=4).last
+    trace = cases.run_tiny(cases.tiny_experiment(), spoilt=bad)
+    after = load(trace.checkpoints[5])
+    assert trace.outcome.skipped_steps == after["skipped"] == after["in_a_row"] == 1
+    parameters = [n for n in after["model"] if n.endswith(("weight", "bias"))]
+    for name in parameters:
+        assert torch.equal(before["model"][name], after["model"][name])
+    assert cases.differences(before["ema"], after["ema"]) == []
+    assert all(torch.isfinite(value).all() for value in after["model"].values())
+    # The spoilt step leaves no hole in the curve: its epoch's means are over the four others.
+    first = trace.curve[0][2]
+    assert math.isfinite(first["train/loss"])
+    assert math.isfinite(first["train/grad_norm"])
+    assert first["train/loss"] == pytest.approx(before["means"]["loss"] / 4)
+    assert trace.last["in_a_row"] == 0
+    assert trace.outcome.finished
+
+
+def test_the_other_micro_batches_of_a_bad_step_are_folded():
+    one = cases.run_tiny(cases.tiny_experiment(), spoilt=frozenset({(0, 0)}), stop_after=1).last
+    both = cases.run_tiny(
+        cases.tiny_experiment(), spoilt=frozenset({(0, 0), (0, 1)}), stop_after=1
+    ).last
+    name = next(n for n in one["model"] if n.endswith("running_mean"))
+    assert torch.equal(both["model"][name], torch.zeros_like(both["model"][name]))
+    assert not torch.equal(one["model"][name], both["model"][name])
+    assert torch.isfinite(one["model"][name]).all()
+
+
+def test_a_streak_of_bad_gradients_is_a_divergence():
+    settings = cases.tiny_experiment(train={"nan_tolerance": 2})
+    bad = frozenset((step, 1) for step in range(3, 6))
+    with pytest.raises(Diverged, match=r"3 gradients in a row .* the last at step 6; losses there"):
+        cases.run_tiny(settings, spoilt=bad)
+    # Two in a row, twice, are tolerated.
+    pairs = frozenset({(1, 0), (2, 0), (4, 0), (5, 0)})
+    assert cases.run_tiny(settings, spoilt=pairs).outcome.skipped_steps == 4
+
+
+def test_a_streak_is_remembered_over_an_interruption():
+    settings = cases.tiny_experiment(train={"nan_tolerance": 2})
+    bad = frozenset((step, 0) for step in range(2, 5))
+    payload = cases.run_tiny(settings, spoilt=bad, stop_after=4).checkpoints[4]
+    with pytest.raises(Diverged, match="the last at step 5"):
+        cases.run_tiny(settings, spoilt=bad, resume=payload)
+
+
+def test_a_divergence_crosses_processes():
+    error = pickle.loads(pickle.dumps(Diverged("at step 3")))
+    assert isinstance(error, Diverged)
+    assert str(error) == "at step 3"

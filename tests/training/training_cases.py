@@ -1,0 +1,337 @@
+"""A tiny training and a tiny run, without Ray; as a script, the same in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import vesselflow.training.loop as loop_module
+import vesselflow.training.step as step_module
+from vesselflow.augment.compose import compose
+from vesselflow.config.experiment import Experiment, load_experiment
+from vesselflow.evaluation.domains import Domain, make_domain
+from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
+from vesselflow.losses import LOSSES
+from vesselflow.orchestration.parts import REGISTRIES
+from vesselflow.orchestration.runs import RunSpec
+from vesselflow.orchestration.worker import LocalData
+from vesselflow.stores.schema import Source
+from vesselflow.stores.store import Store, write_store
+from vesselflow.stores.synth import make_synth
+from vesselflow.training.group import Distributed, Group
+from vesselflow.training.loop import Hooks, KeyedBatches, Outcome, load, train
+
+SEED = 11
+SAMPLES = 12
+BASE: dict[str, Any] = {
+    "data": {"train": "a", "working_size_px": 64},
+    "augment": {
+        "hflip": {},
+        "rotate90": {},
+        "affine": {"p": 0.8},
+        "color_jitter": {"p": 0.8},
+        "gaussian_noise": {"p": 0.8},
+    },
+    "model": {"name": "wnet", "filters": [4, 8], "dropout": 0.2},
+    "optimizer": {"lr": 0.01},
+    "schedule": {"name": "cosine"},
+    "train": {
+        "epochs": 2,
+        "steps_per_epoch": 5,
+        "micro_batch_size": 2,
+        "micro_batches_per_step": 2,
+        "ema": 0.9,
+        "clip_norm": 1.0,
+    },
+}
+
+
+def tiny_experiment(**changes: Mapping[str, Any]) -> Experiment:
+    """`BASE`, with some keys of some sections changed."""
+    data = {**BASE}
+    for section, values in changes.items():
+        old = {} if "name" in values or section == "augment" else data.get(section, {})
+        data[section] = {**old, **values}
+    return load_experiment(data, registries=REGISTRIES)
+
+
+def tiny_samples() -> ArraySamples:
+    """Bright bars on noise inside a disc, 64 x 64, each sample of a source of its own."""
+    random = np.random.default_rng(3)
+    planes = random.integers(0, 120, (SAMPLES, 5, 64, 64), dtype=np.uint8)
+    y, x = np.mgrid[:64, :64]
+    for number, sample in enumerate(planes):
+        sample[3] = 255 * (np.abs(x - 10 - 3 * number) < 3)
+        sample[4] = (y - 32) ** 2 + (x - 32) ** 2 < 31**2
+        sample[:3] += (sample[3] // 3)[None]
+    sources = np.arange(SAMPLES, dtype=np.int32)
+    nowhere = np.zeros(SAMPLES, dtype=np.int32)
+    table = SampleTable(
+        source=sources,
+        y=nowhere,
+        x=nowhere,
+        centre=np.full((SAMPLES, 3), 0.25, dtype=np.float32),
+        scale=np.full((SAMPLES, 3), 0.2, dtype=np.float32),
+    )
+    return ArraySamples([planes], nowhere, sources, table)
+
+
+@dataclass
+class Trace:
+    """What a training let be seen."""
+
+    outcome: Outcome
+    curve: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
+    checkpoints: dict[int, bytes] = field(default_factory=dict)
+    weights: dict[int, bytes] = field(default_factory=dict)
+    order: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    model: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return load(self.checkpoints[max(self.checkpoints)])
+
+
+class _Batches(KeyedBatches):
+    """Notes what was asked for, and marks micro-batches to be spoilt by a scale of -1."""
+
+    order: dict[tuple[int, int], list[int]]
+    spoilt: set[tuple[int, int]]
+
+    def batch(self, step: int, index: int) -> Batch:
+        self.order[step, index] = self.indices(step, index).tolist()
+        batch = super().batch(step, index)
+        if (step, index) in self.spoilt:
+            batch.scale = np.full_like(batch.scale, -1.0)
+        return batch
+
+
+_normalise_by = step_module.normalise_by
+
+
+def spoiling(settings: Any, image: Any, fov: Any, centre: Any, scale: Any, known: Any) -> Any:
+    """`normalise_by`, but NaN for a marked micro-batch (the true one never gives NaN)."""
+    image = _normalise_by(settings, image, fov, centre, scale, known)
+    return image * float("nan") if (scale < 0).any() else image
+
+
+def run_tiny(
+    experiment: Experiment,
+    *,
+    group: Group | None = None,
+    resume: bytes | None = None,
+    stop_after: int | None = None,
+    spoilt: frozenset[tuple[int, int]] = frozenset(),
+    hooks: Hooks | None = None,
+    rows: tuple[int, ...] = tuple(range(2, SAMPLES)),
+) -> Trace:
+    """Train on some rows of `tiny_samples`; `stop_after` steps, where given."""
+    torch.set_num_threads(1)
+    trace = Trace(Outcome(False, 0, 0, 0))
+    settings = experiment.train
+    batches = _Batches(
+        tiny_samples(),
+        np.array(rows),
+        seed=SEED,
+        micro_batch_size=settings.micro_batch_size,
+        micro_batches_per_step=settings.micro_batches_per_step,
+    )
+    batches.order, batches.spoilt = trace.order, set(spoilt)
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return stop_after is not None and asked >= stop_after
+
+    hooks = hooks or Hooks()
+    hooks.should_stop = should_stop
+    hooks.save = trace.checkpoints.__setitem__
+    hooks.epoch = lambda epoch, step, values: trace.curve.append((epoch, step, values))
+    hooks.keep_weights = lambda epoch, step, payload: trace.weights.update({epoch: payload})
+    built = []
+    normalise_by = step_module.normalise_by
+    build, loop_module.build_model = (
+        loop_module.build_model,
+        lambda *args: built.append(build(*args)) or built[0],
+    )
+    step_module.normalise_by = spoiling
+    try:
+        trace.outcome = train(
+            experiment,
+            batches,
+            channels=3,
+            train_samples=len(rows),
+            seed=SEED,
+            group=group,
+            hooks=hooks,
+            resume=resume,
+        )
+    finally:
+        loop_module.build_model, step_module.normalise_by = build, normalise_by
+    trace.model = built[0].state_dict()
+    return trace
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where two nested states are not equal bit for bit (NaN equals NaN)."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return [f"{where}: {sorted(map(str, one.keys() ^ other.keys()))}"]
+        return [d for key in one for d in differences(one[key], other[key], f"{where}/{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            return [f"{where}: {len(one)} and {len(other)} entries"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for n, (a, b) in pairs for d in differences(a, b, f"{where}/{n}")]
+    if isinstance(one, torch.Tensor):
+        same = one.dtype == other.dtype and one.shape == other.shape
+        same = same and one.numpy().tobytes() == other.numpy().tobytes()
+    else:
+        same = one == other or (one != one and other != other)
+    return [] if same else [where]
+
+
+# -- groups of workers -------------------------------------------------------------------------
+
+#: Four micro-batches per step for up to four workers; 20 steps; one micro-batch spoilt.
+SHARED = tiny_experiment(
+    train={"steps_per_epoch": 10, "micro_batches_per_step": 4, "micro_batch_size": 2}
+)
+SPOILT = frozenset({(6, 1)})
+
+
+def _worker(folder: Path, size: int, rank: int) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size
+    )
+    trace = run_tiny(SHARED, group=Distributed(), spoilt=SPOILT)
+    (folder / f"{size}-{rank}.pickle").write_bytes(pickle.dumps(trace))
+    torch.distributed.destroy_process_group()
+
+
+def groups(folder: Path, sizes: tuple[int, ...] = (2, 3, 4)) -> None:
+    """Train `SHARED` on gloo groups of several sizes, one process per worker."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    # What is imported late is imported here, once, and not by each worker.
+    torch.optim.AdamW(loop_module.build_model(SHARED, 3, SEED).parameters())
+    compose(SHARED.augment)
+    LOSSES.build(SHARED.loss)
+    context = multiprocessing.get_context("fork")  # no gradient was computed here yet
+    for size in sizes:
+        workers = [context.Process(target=_worker, args=(folder, size, r)) for r in range(size)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            raise SystemExit(f"a worker of {size} failed")
+
+
+# -- whole runs --------------------------------------------------------------------------------
+
+
+def tiny_stores(folder: Path) -> dict[str, Path]:
+    """Two cameras, and `empty`: one image with vessels, one without."""
+    stores = {name: folder / f"{name}.h5" for name in ("a", "b", "empty")}
+    make_synth(stores["a"], "fundus", sources=5, seed=0, domain="a", size_px=96)
+    make_synth(stores["b"], "fundus", sources=2, seed=1, domain="b", size_px=80)
+    with Store.open(stores["b"]) as store:
+        pair = [
+            Source(
+                id=f"e{index}",
+                group=f"e{index}",
+                image=store.image(index),
+                target=store.target(index) * np.uint8(index == 0),
+                fov=store.fov(index),
+            )
+            for index in range(2)
+        ]
+    write_store(stores["empty"], pair, domain="empty", importer={"name": "test"})
+    return stores
+
+
+def tiny_domains(stores: Mapping[str, Path], *outside: str) -> tuple[Domain, ...]:
+    """Source 3 of `a` validates, source 4 tests."""
+    digests = {}
+    for name in ("a", *outside):
+        with Store.open(stores[name]) as store:
+            digests[name] = [source.digest for source in store.sources]
+    return (
+        make_domain("a", "val", "a", [3], digests["a"]),
+        make_domain("a", "test", "a", [4], digests["a"]),
+        *(
+            make_domain(name, "ood", name, range(len(digests[name])), digests[name])
+            for name in outside
+        ),
+    )
+
+
+def tiny_spec(
+    run_id: str, experiment: Experiment, domains: tuple[Domain, ...], seed: int = 5
+) -> RunSpec:
+    """A run that trains on sources 0 to 2 of `a`."""
+    return RunSpec(
+        run_id=run_id,
+        point=f"point-{run_id}",
+        params={"loss.name": experiment.loss["name"]},
+        fold=0,
+        seed=seed,
+        experiment=experiment,
+        identity={"run": run_id},
+        train=(0, 1, 2),
+        domains=domains,
+    )
+
+
+def run_a(domains: tuple[Domain, ...]) -> RunSpec:
+    """Differs from `run_b` wherever something could be left behind in a process."""
+    changed = tiny_experiment(
+        model={"name": "wnet", "filters": [4, 8, 8], "upsample": "bilinear"},
+        loss={"name": "fuzzy"},
+        train={"steps_per_epoch": 2, "amp": "bf16", "channels_last": False, "ema": None},
+        normalise={"scope": "dataset"},
+        score={"tta": "flips"},
+    )
+    return tiny_spec("aaaa", changed, domains, seed=6)
+
+
+def run_b(domains: tuple[Domain, ...]) -> RunSpec:
+    changed = tiny_experiment(train={"steps_per_epoch": 3}, score={"epochs": "all"})
+    return tiny_spec("bbbb", changed, domains)
+
+
+def files_of(results: Path, run_id: str) -> dict[str, bytes]:
+    """Weights of a run, and all evaluations, by name."""
+    found = [*(results / "runs" / run_id / "weights").iterdir()]
+    found += (results / "evaluations").glob("*.parquet")
+    return {path.name: path.read_bytes() for path in found}
+
+
+def alone(folder: Path) -> None:
+    """In a process that did nothing before: run B, then what is left of interrupted trainings."""
+    from vesselflow.orchestration.worker import execute
+
+    torch.set_num_threads(1)
+    stores = {path.stem: path for path in folder.glob("*.h5")}
+    execute(run_b(tiny_domains(stores, "b")), folder / "alone", LocalData(stores))
+    for path in folder.glob("*.ckpt"):
+        trace = run_tiny(tiny_experiment(), resume=path.read_bytes())
+        path.with_suffix(".pickle").write_bytes(pickle.dumps(trace))
+
+
+if __name__ == "__main__":
+    # Under its own name, so that what it pickles can be read where it was imported.
+    import training_cases
+
+    getattr(training_cases, sys.argv[1])(Path(sys.argv[2]))
