@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-#: name -> (module, function, what is measured)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Bench(NamedTuple):
+    """A bench: where it is, how often its peers take turns unless told, what it measures."""
+
+    module: str
+    function: str
+    rounds: int
+    text: str
+
+
+#: Rounds are such that a bench takes at most about five minutes on two cores.
 BENCHES = {
-    "overhead": (
+    "overhead": Bench(
         "vesselflow.bench.overhead",
         "overhead",
+        3,
         "seconds of a run beyond its training steps: warm slots against Tune + TorchTrainer",
     ),
-    "feed": (
+    "feed": Bench(
         "vesselflow.bench.feed",
         "feed",
-        "shuffled patches per second: resident data against a DataLoader over h5py",
+        5,
+        "MB/s of shuffled patches: resident data against a DataLoader over h5py",
     ),
 }
 
@@ -25,12 +39,13 @@ BENCHES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("name", choices=list(BENCHES), help="which bench")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
+    defaults = ", ".join(f"{name} {bench.rounds}" for name, bench in BENCHES.items())
+    parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default: {defaults})")
     parser.add_argument(
         "--out", metavar="FILE", help="where the JSON goes (default: results/bench/NAME.json)"
     )
     parser.epilog = "benches:\n" + "\n".join(
-        f"  {name:<10} {text}" for name, (_, _, text) in BENCHES.items()
+        f"  {name:<10} {bench.text}" for name, bench in BENCHES.items()
     )
 
 
@@ -40,41 +55,67 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from vesselflow.errors import UserError
-    from vesselflow.records.atomic import write_json
+    from vesselflow.errors import UserError, VesselflowError
+    from vesselflow.records.atomic import explained, write_json
 
-    if args.rounds < 1:
-        raise UserError(f"{args.rounds} is not allowed", where="--rounds", allowed="1 or more")
+    bench = BENCHES[args.name]
+    rounds = bench.rounds if args.rounds is None else args.rounds
+    if rounds < 1:
+        raise UserError(f"{rounds} is not allowed", where="--rounds", allowed="1 or more")
     console = Console(highlight=False)
-    module, function, text = BENCHES[args.name]
-    console.print(f"[bold]{args.name}[/bold]: {text}")
-    with console.status("measuring") as status:
-        result = getattr(importlib.import_module(module), function)(
-            rounds=args.rounds, progress=lambda line: status.update(str(line))
-        )
-    _print(console, result)
+    console.print(f"[bold]{args.name}[/bold]: {bench.text}")
     out = Path(args.out or f"results/bench/{args.name}.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    # Before minutes are spent on numbers that could not be kept.
+    try:
+        with explained(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(
+            "this is a file, not a folder", where=str(out.parent), hint="choose another --out FILE"
+        ) from None
+    try:
+        with console.status("measuring") as status:
+            result = getattr(importlib.import_module(bench.module), bench.function)(
+                rounds=rounds, progress=lambda line: status.update(str(line))
+            )
+    except UserError:
+        raise
+    except VesselflowError as error:
+        console.print(f"vesselflow: {error}", style="red", markup=False)
+        return 1
+    _print(console, result)
     write_json(out, result)
     console.print(f"also as JSON: {out}", markup=False)
     return 0
 
 
-def _print(console: Any, result: dict[str, Any]) -> None:
+def _print(console: Console, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("peer", "median", "low to high", "unit", "settings")
+    table = Table("peer", "median", "low to high", "unit")
     for name, row in result["peers"].items():
-        settings = row["settings"]
         table.add_row(
             name,
             f"{row['median']:.4g}",
             f"{row['low']:.4g} to {row['high']:.4g}",
             row["unit"],
-            settings if isinstance(settings, str) else json.dumps(settings),
         )
     console.print(table)
     ratios = Table("ratio", "median", "low to high")
     for name, row in result["ratios"].items():
         ratios.add_row(name, f"{row['median']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}")
     console.print(ratios)
+    said: dict[str, list[str]] = {}
+    for name, row in result["peers"].items():
+        said.setdefault(_settings(row["settings"]), []).append(name)
+    for settings, names in said.items():
+        console.print(f"[dim]{' and '.join(names)}: {settings}[/dim]")
+    for row in result.get("targets", ()):
+        met = "[green]met[/green]" if row["met"] else "[red]missed[/red]"
+        console.print(f"target {met}: {row['what']} = {row['value']:.3g}, wanted {row['target']}")
+
+
+def _settings(settings: str | dict[str, Any]) -> str:
+    if isinstance(settings, str):
+        return settings
+    return "; ".join(f"{key}: {value}" for key, value in settings.items())
