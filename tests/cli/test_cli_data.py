@@ -44,10 +44,10 @@ def test_synth_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--domain", "z"], "vesselflow: domain: 'z' is not allowed; allowed: "),
+        (["--domain", "z"], "vesselflow: --domain: 'z' is not allowed; allowed: "),
         (["--kind", "fundos"], "unknown synthetic kind 'fundos'; allowed: fundus; did you mean"),
-        (["--size", "3"], "vesselflow: size_px: 3 is not allowed"),
-        (["--seed", "-1"], "vesselflow: seed: -1 is not allowed"),
+        (["--size", "3"], "vesselflow: --size: 3 is not allowed"),
+        (["--seed", "-1"], "vesselflow: --seed: -1 is not allowed"),
     ],
 )
 def test_synth_mistakes_are_one_line(
@@ -135,9 +135,9 @@ def test_import_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert {s.group for s in made.sources} == {"k1"}
         assert made.importer["mask_suffix"] == "_v"
     assert vesselflow("import", "folder", root, tmp_path / "x.h5", "--masks", "none") == 2
-    assert capsys.readouterr().err == f"vesselflow: {root}/none: no such folder\n"
+    assert capsys.readouterr().err == f"vesselflow: {root}/none: no such folder; check the name\n"
     assert vesselflow("import", "chase", root, tmp_path / "x.h5", "--observer", "5") == 2
-    assert "vesselflow: observer: '5' is not allowed; allowed: " in capsys.readouterr().err
+    assert "vesselflow: --observer: '5' is not allowed; allowed: " in capsys.readouterr().err
 
 
 def test_options_of_every_layout_have_help(capsys: pytest.CaptureFixture[str]) -> None:

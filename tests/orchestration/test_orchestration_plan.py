@@ -38,9 +38,9 @@ def test_more_workers_than_the_machine_has_is_refused():
     with pytest.raises(UserError) as error:
         make_plan([Node(2)], **{**FREE, "workers": 4}, where="s.yaml")
     assert str(error.value) == (
-        "s.yaml: resources: 4 workers x 1 threads x 0 GPU do not fit; "
+        "s.yaml: resources: 4 workers x 1 thread do not fit; "
         "allowed: at most 2 workers on 1 machine with 2 CPUs; "
-        "lower resources.workers, resources.threads or resources.gpu"
+        "lower resources.workers or resources.threads"
     )
 
 

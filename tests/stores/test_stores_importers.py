@@ -356,7 +356,7 @@ def test_estimate_fov_of_a_flat_image_is_whole(level: int) -> None:
     assert estimate_fov(np.full((30, 40, 3), level, np.uint8)).all()
 
 
-def test_registry_names_and_lightness() -> None:
+def test_registry_names() -> None:
     assert IMPORTERS.names() == ["chase", "stare", "folder"]
 
 

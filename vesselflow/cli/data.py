@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vesselflow.errors import UserError
 from vesselflow.stores.importers import IMPORTERS
-from vesselflow.stores.synth import FUNDUS_SIZES_PX, SYNTH_KINDS
+from vesselflow.stores.synth import FUNDUS_SIZES_PX, SYNTH_KINDS, describe
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,6 +119,16 @@ class _Progress:
             print(file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _on_the_command_line(options: Mapping[str, str]) -> Iterator[None]:
+    """Name the option, not the argument behind it, in an error."""
+    try:
+        yield
+    except UserError as error:
+        where = options.get(error.where, error.where)
+        raise UserError(error.what, where=where, allowed=error.allowed, hint=error.hint) from None
+
+
 def _import(args: argparse.Namespace) -> int:
     from vesselflow.stores.importers.run import import_store
 
@@ -126,7 +138,10 @@ def _import(args: argparse.Namespace) -> int:
         if (value := getattr(args, f"layout_{name}")) is not None
     }
     progress = _Progress()
+    options = {name: f"--{name.replace('_', '-')}" for name in given}
     try:
+        with _on_the_command_line(options):
+            IMPORTERS.arguments(args.layout, given)
         made = import_store(
             args.layout,
             args.source,
@@ -147,6 +162,17 @@ def _import(args: argparse.Namespace) -> int:
 def _synth(args: argparse.Namespace) -> int:
     from vesselflow.stores.synth import make_synth
 
+    options = {name: f"--{name}" for name in ("sources", "seed", "domain")}
+    with _on_the_command_line(options | {"size_px": "--size", "": "--kind"}):
+        describe(
+            args.kind,
+            {
+                "sources": args.sources,
+                "seed": args.seed,
+                "domain": args.domain,
+                "size_px": args.size,
+            },
+        )
     progress = _Progress()
     try:
         digest = make_synth(

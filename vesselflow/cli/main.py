@@ -1,4 +1,4 @@
-"""The `vesselflow` command: parses, calls one thin module per command, turns errors into one line."""
+"""The `vesselflow` command: parses, calls one thin module per command, errors become one line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from vesselflow import __version__
 from vesselflow.errors import UserError
@@ -27,9 +29,17 @@ EXIT_CODES = """exit codes:
   130  stopped by Ctrl-C; the same command carries on"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line; the usage is a screenful that hides it."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        self.exit(2, f"vesselflow: {message}; see '{self.prog} --help'\n")
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only the module of `command` is imported for its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vesselflow",
         description="Ablation sweeps for vessel segmentation: one YAML file, one command.",
         epilog=EXIT_CODES,
@@ -64,9 +74,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        told = _told(error)
+        if told is None:
+            raise
+        print(f"vesselflow: {told}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("vesselflow: stopped; the same command carries on", file=sys.stderr)
         return 130
+
+
+def _told(error: OSError) -> UserError | None:
+    """The one line for what a user can mend (permission, space, a file in the way), or None."""
+    from vesselflow.records.atomic import explained
+
+    if not isinstance(error.filename, str):
+        return None
+    path = Path(error.filename)
+    if isinstance(error, FileExistsError):
+        return UserError(
+            "a file stands where a folder is needed",
+            where=str(path),
+            hint="remove it, or choose another folder",
+        )
+    try:
+        with explained(path):
+            raise error
+    except UserError as told:
+        return told
+    except OSError:
+        return None
 
 
 if __name__ == "__main__":

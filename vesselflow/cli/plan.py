@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from vesselflow.config.space import Space
-from vesselflow.errors import UserError
 from vesselflow.orchestration.plan import Node, Plan, make_plan
 
 #: More points than this are counted, not listed.
@@ -45,16 +44,46 @@ def check_machine(space: Space, file: Path) -> Plan | None:
 
 
 def print_plan(
-    console: Console, space: Space, file: Path, profile: str | None, results: Path
+    console: Console,
+    space: Space,
+    file: Path,
+    profile: str | None,
+    results: Path,
+    plan: Plan | None,
 ) -> None:
-    """Print the resolved plan; starts nothing and imports neither torch nor ray."""
-    from vesselflow.orchestration.prepare import store_path, sweep_folder, used_stores
+    """Print the resolved plan; starts nothing and imports neither torch nor ray.
+
+    Args:
+        console: Where to.
+        space: The space.
+        file: The YAML file that it came from.
+        profile: Which profile was laid over it.
+        results: The results folder.
+        plan: The slots; None when only the cluster can tell.
+
+    Raises:
+        UserError: The results folder belongs to another space, a store cannot be opened or made, or
+            its sources cannot be split as the space asks.
+    """
+    from vesselflow.orchestration.prepare import (
+        check_owner,
+        check_stores,
+        store_path,
+        sweep_folder,
+        used_stores,
+    )
 
     expansion = space.expand()
     folder = sweep_folder(space, profile, results)
+    check_owner(file, folder)
+    check_stores(space, file, results)
+    paths = {name: store_path(space, name, results) for name in used_stores(space)}
+    ready = all(path.exists() for path in paths.values())
+    # Splits and leaks are looked at here, before half of a plan is printed.
+    cells, done = _done(space, file, results) if ready else (0, 0)
     seeds = len(space.seeds)
     runs = sum(1 for _ in space.runs())
-    console.print(f"[bold]{folder.name}[/bold]  {space.question}", highlight=False)
+    console.print(f"[bold]{folder.name}[/bold]  {escape(space.question)}", soft_wrap=True)
     console.print(
         f"points: {len(expansion.points)}"
         + (f" ({expansion.duplicates} duplicates left out)" if expansion.duplicates else "")
@@ -66,46 +95,36 @@ def print_plan(
         console.print(f"  ... and {len(expansion.points) - LISTED} more")
     folds = len(space.run_folds(expansion.points[0].experiment))
     console.print(f"runs:   {runs} (points x {folds} folds x {seeds} seeds)")
-    plan = check_machine(space, file)
-    console.print(f"slots:  {plan.describe() if plan else 'by the GPUs of the cluster'}")
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    ready = True
-    for name in used_stores(space):
-        path = store_path(space, name, results)
+    slots = plan.describe() if plan else "as many as the cluster carries"
+    console.print(f"slots:  {slots}", soft_wrap=True)
+    console.print("stores:")
+    for name, path in paths.items():
         declared = space.stores[name]
-        exists = path.exists()
-        if exists:
+        if path.exists():
             state = "there"
         elif declared.synth is not None:
             state = f"is made at the start ({declared.synth.sources} images)"
-        elif declared.importer is not None:
-            state = f"is imported at the start from {declared.importer.source}"
         else:
-            raise UserError(
-                f"no such file: {path}",
-                where=f"{file.name}: stores.{name}",
-                hint=f"make it with: vesselflow data import LAYOUT SOURCE {path}",
-            )
-        ready = ready and exists
-        table.add_row(f"  {name}", str(path), state)
-    console.print("stores:")
-    console.print(table)
+            source = declared.importer.source if declared.importer else ""
+            state = f"is imported at the start from {source}"
+        # Paths are copied from here, so they are never cut or broken.
+        console.print(f"  {name}  {path}  {state}", markup=False, soft_wrap=True)
     if ready:
-        _print_done(console, space, file, folder, results)
+        console.print(f"done:   {done} of {cells} runs are finished already")
     _print_cost(console, space, runs, plan)
-    console.print(f"results: {folder}", markup=False)
+    console.print(f"results: {folder}", markup=False, soft_wrap=True)
     console.print("nothing was started (--dry-run)")
 
 
-def _print_done(console: Console, space: Space, file: Path, folder: Path, results: Path) -> None:
+def _done(space: Space, file: Path, results: Path) -> tuple[int, int]:
+    """Runs of the sweep, and those of them that are trained and scored."""
     from vesselflow.evaluation.tables import score_cell
     from vesselflow.orchestration.prepare import as_cell, make_folds_of, open_stores
     from vesselflow.orchestration.runs import make_runs
 
     stores = open_stores(space, file, results, lambda text: None)
     cells = make_runs(space, make_folds_of(space, file, stores), stores)
-    done = sum(score_cell(as_cell(cell), results).complete for cell in cells)
-    console.print(f"done:   {done} of {len(cells)} runs are finished already")
+    return len(cells), sum(score_cell(as_cell(cell), results).complete for cell in cells)
 
 
 def _print_cost(console: Console, space: Space, runs: int, plan: Plan | None) -> None:

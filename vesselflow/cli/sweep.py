@@ -66,10 +66,9 @@ def run(args: argparse.Namespace) -> int:
     )
     space.expand()
     results = Path(args.results)
-    if args.address is None:
-        check_machine(space, file)
+    plan = check_machine(space, file) if args.address is None else None
     if args.dry_run:
-        print_plan(console, space, file, args.profile, results)
+        print_plan(console, space, file, args.profile, results, plan)
         return 0
     return _sweep(console, args, space, file, results)
 
@@ -80,7 +79,7 @@ def _sweep(
     from vesselflow.orchestration.prepare import prepare
 
     def notify(text: str) -> None:
-        console.print(f"[dim]{text}[/dim]")
+        console.print(text, style="dim", markup=False, soft_wrap=True)
 
     command = ["vesselflow", *sys.argv[1:]]
     prepared = prepare(space, file, results, profile=args.profile, command=command, notify=notify)
@@ -197,14 +196,14 @@ class _Boards:
         self._open: dict[str, Any] = {}
 
     def event(self, event: dict[str, Any]) -> None:
-        from vesselflow.reporting.tensorboard import RunBoard
+        from vesselflow.reporting.tensorboard import RunBoard, board_name
 
         if event["type"] == "epoch":
             run = event["run_id"]
             if run not in self._open:
                 spec = self._labels[run]
                 self._open[run] = RunBoard(
-                    self._folder / spec.point / f"fold{spec.fold}_seed{spec.seed}"
+                    self._folder / board_name(spec.point, spec.fold, spec.seed)
                 )
             self._open[run].scalars(
                 [
@@ -227,10 +226,12 @@ def _report(console: Console, prepared: Prepared, outcome: Outcome, *, figures: 
     from vesselflow.reporting.terminal import answer_table
     from vesselflow.reporting.written import write_report
 
-    if any(row.complete for row in prepared.scored):
-        console.print(answer_table(prepared.folder))
     for label, message in outcome.failed:
         console.print(f"failed: {label}: {message}", style="red", markup=False)
+    if not any(row.complete for row in prepared.scored):
+        console.print("no run has a result yet")
+        return 1 if outcome.failed else 0
+    console.print(answer_table(prepared.folder))
     with console.status("writing the report"):
         report = write_report(load_tables(prepared.folder), pictures=figures)
     console.print(f"tables:  {prepared.folder / 'tables'}", markup=False)

@@ -352,13 +352,19 @@ def _check_parts(fold: Fold, sources: Sequence[SourceInfo], where: str) -> None:
     for part in PARTS:
         members = getattr(fold, part)
         if not members:
-            raise UserError(f"{part} of fold {fold.index} is empty", where=where)
+            raise UserError(
+                f"{part} of fold {fold.index} is empty",
+                where=where,
+                allowed="one source or more in each of train, val and test",
+            )
         for source_id in members:
             if source_id in ids:
                 other = ids[source_id]
                 twice = f"twice in {part}" if other == part else f"in {other} and in {part}"
                 raise UserError(
-                    f"source '{source_id}' is {twice} of fold {fold.index}", where=where
+                    f"source '{source_id}' is {twice} of fold {fold.index}",
+                    where=where,
+                    allowed="each source once",
                 )
             ids[source_id] = part
             group = group_of[source_id]
@@ -367,6 +373,8 @@ def _check_parts(fold: Fold, sources: Sequence[SourceInfo], where: str) -> None:
                     f"group '{group}' is in {groups[group]} and in {part} of fold {fold.index} "
                     "(the same child on both sides)",
                     where=where,
+                    allowed="every group in one part of a fold",
+                    hint=f"move '{source_id}' to {groups[group]}, with the rest of its group",
                 )
 
 
@@ -389,7 +397,12 @@ def _read_json(path: Path) -> list[dict[str, list[str]]]:
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError("no such file of folds", where=str(path)) from None
+        raise UserError(
+            "no such file of folds",
+            where=str(path),
+            allowed="a JSON file of folds, or a folder with train.csv, val.csv and test.csv",
+            hint="leave split.file out to have the folds made",
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read as JSON: {error}", where=str(path)) from None
     entries = document.get("folds") if isinstance(document, dict) else document

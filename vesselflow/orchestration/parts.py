@@ -6,6 +6,13 @@ from vesselflow.augment import AUGMENTATIONS
 from vesselflow.config.registry import Registry
 from vesselflow.losses import LOSSES
 from vesselflow.models import MODELS
+from vesselflow.stores.importers import IMPORTERS
 
-#: What `config` validates and names parts with: section of the experiment -> registry.
-REGISTRIES: dict[str, Registry] = {"augment": AUGMENTATIONS, "model": MODELS, "loss": LOSSES}
+#: What `config` validates and names parts with: section of the experiment -> registry; "importer"
+#: is no section, its parts make the stores that name one.
+REGISTRIES: dict[str, Registry] = {
+    "augment": AUGMENTATIONS,
+    "model": MODELS,
+    "loss": LOSSES,
+    "importer": IMPORTERS,
+}

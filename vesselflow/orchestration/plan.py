@@ -109,24 +109,32 @@ def make_plan(
         wanted = int(slots)
         if wanted > room and not can_grow:
             raise UserError(
-                f"{wanted} slots x {workers} workers x {threads} threads do not fit",
+                f"{wanted} slots x {workers} worker{'s' * (workers != 1)} x {threads} "
+                f"thread{'s' * (threads != 1)}{f' x {gpu:g} GPU' if gpu else ''} do not fit",
                 where=f"{where}: resources" if where else "resources",
-                allowed=f"at most {fit} workers on {_machines(nodes)}",
+                allowed=_most(nodes, fit),
                 hint="lower resources.slots, resources.workers or resources.threads",
             )
         count = wanted
     else:
         if room < 1 and not can_grow:
             raise UserError(
-                f"{workers} workers x {threads} threads x {gpu:g} GPU do not fit",
+                f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
+                f"{f' x {gpu:g} GPU' if gpu else ''} do not fit",
                 where=f"{where}: resources" if where else "resources",
-                allowed=f"at most {fit} workers on {_machines(nodes)}",
-                hint="lower resources.workers, resources.threads or resources.gpu",
+                allowed=_most(nodes, fit),
+                hint="lower resources.workers or resources.threads"
+                + (", or resources.gpu" if gpu else ""),
             )
         count = max(1, room)
     count = max(1, min(count, runs))
     relays = math.ceil(count / max(1, runs_per_point)) + 1
     return Plan(count, workers, threads, gpu, relays, max(room, 1 if can_grow else 0))
+
+
+def _most(nodes: list[Node], fit: int) -> str:
+    machines = _machines(nodes)
+    return f"at most {fit} workers on {machines}" if fit else f"what {machines} offers"
 
 
 def _machines(nodes: list[Node]) -> str:

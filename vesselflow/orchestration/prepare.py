@@ -5,13 +5,15 @@ Imports neither torch nor ray: a sweep that has nothing left to do ends here.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +97,16 @@ def prepare(
     """
     expansion = space.expand()
     folder = sweep_folder(space, profile, results)
-    check_folder(file, folder)
+    # All that can be refused is looked at before anything is made.
+    check_owner(file, folder)
+    check_writable(folder)
+    check_stores(space, file, results)
     stores = open_stores(space, file, results, notify)
     folds = make_folds_of(space, file, stores)
     cells = make_runs(space, folds, stores)
     scored = [score_cell(as_cell(cell), results) for cell in cells]
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_head(space, file, profile, folder, stores, command)
     write_splits(folder / "splits", expansion, folds, stores)
     return Prepared(space, file, expansion, results, folder, stores, folds, cells, scored)
@@ -115,8 +122,22 @@ def make_folds_of(
         if name not in folds:
             given = point.experiment.split.file
             split_file = None if given is None else file.parent / given
-            folds[name] = folds_of(point.experiment, stores, split_file)
+            try:
+                folds[name] = folds_of(point.experiment, stores, split_file)
+            except UserError as error:
+                raise _located(error, file, point.experiment.data.train, split_file) from None
     return folds
+
+
+def _located(error: UserError, file: Path, train: str, split_file: Path | None) -> UserError:
+    """An error about folds, with the space's file and key before it."""
+    if error.where.startswith("split"):
+        where, what = error.where, f"{error.what} (store '{train}')"
+    elif split_file is not None and error.where.startswith(str(split_file)):
+        where, what = "split.file", f"{error.where}: {error.what}"
+    else:
+        where, what = "data", f"{error.where}: {error.what}" if error.where else error.what
+    return UserError(what, where=f"{file.name}: {where}", allowed=error.allowed, hint=error.hint)
 
 
 def as_cell(cell: PointRun) -> Cell:
@@ -134,13 +155,51 @@ def as_cell(cell: PointRun) -> Cell:
     )
 
 
-def check_folder(file: Path, folder: Path) -> None:
-    """Refuse a results folder that cannot be written, or that belongs to another space."""
+def check_owner(file: Path, folder: Path) -> None:
+    """Refuse a sweep's folder that belongs to another space, or to no sweep at all."""
+    head = folder / PROVENANCE
+    if not folder.is_dir():
+        return
+    if not head.exists():
+        # What a killed process left under a hidden name is nobody's.
+        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise UserError(
+                f"this folder holds files, and no {PROVENANCE} that says whose results they are",
+                where=str(folder),
+                allowed="an empty or a new folder",
+                hint="choose another with --results DIR, or another name: in the space",
+            )
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        owner = read_json(head).get("space_file")
+    except (ValueError, AttributeError):
+        raise UserError(
+            "this file does not say whose results these are (it is damaged)",
+            where=str(head),
+            hint="choose another folder with --results DIR, or move this one away",
+        ) from None
+    if owner != file.name:
+        raise UserError(
+            f"this results folder belongs to the space '{owner}', not to '{file.name}'",
+            where=str(folder),
+            hint="give the space another name (its key name:), or choose another --results DIR",
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written or made; nothing is made, nothing is left."""
+    with _writing(folder):
+        base = next(entry for entry in (folder, *folder.parents) if os.path.lexists(entry))
+        # Asking for the permission bits would not see a read-only file system.
+        handle, name = tempfile.mkstemp(prefix=".probe-", dir=base)
+        os.close(handle)
+        os.unlink(name)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write here ({error.strerror or error})",
@@ -148,21 +207,40 @@ def check_folder(file: Path, folder: Path) -> None:
             allowed="a folder with write permission",
             hint="choose another with --results DIR",
         ) from None
-    head = folder / PROVENANCE
-    if head.exists():
-        owner = read_json(head).get("space_file")
-        if owner != file.name:
-            raise UserError(
-                f"this results folder belongs to the space '{owner}', not to '{file.name}'",
-                where=str(folder),
-                hint="give the space another name: (its key 'name'), or another --results DIR",
-            )
-    elif any(entry.name != ".probe" for entry in folder.iterdir()):
-        raise UserError(
-            "this folder holds files, and none that say it is a sweep's results",
-            where=str(folder),
-            hint="choose another with --results DIR, or another name: in the space",
-        )
+
+
+def check_stores(space: Space, file: Path, results: Path) -> None:
+    """Refuse stores that are neither there nor can be made, before any other is made."""
+    from vesselflow.stores.store import Store
+
+    for name in used_stores(space):
+        path, declared = store_path(space, name, results), space.stores[name]
+        where = f"{file.name}: stores.{name}"
+        if path.exists():
+            try:
+                Store.open(path).close()
+            except UserError as error:
+                raise UserError(str(error), where=where) from None
+        elif declared.importer is not None:
+            if not Path(declared.importer.source).is_dir():
+                raise UserError(
+                    f"no such folder: {declared.importer.source}",
+                    where=f"{where}.import.source",
+                    allowed="the folder of the data set, as it was published",
+                    hint=f"or make the store itself: {path}",
+                )
+        elif declared.synth is None:
+            raise missing_store(path, where)
+
+
+def missing_store(path: Path, where: str) -> UserError:
+    """The error for a store that nobody said how to make."""
+    return UserError(
+        f"no such file: {path}",
+        where=where,
+        allowed="an HDF5 store, or a synthetic one such as synth:fundus",
+        hint=f"make it with: vesselflow data import LAYOUT SOURCE {path}",
+    )
 
 
 def open_stores(
@@ -175,12 +253,14 @@ def open_stores(
     for name in used_stores(space):
         path = store_path(space, name, results)
         where = f"{file.name}: stores.{name}"
-        if not path.exists():
-            make_store(space.stores[name], name, path, where, notify)
         try:
+            if not path.exists():
+                make_store(space.stores[name], name, path, where, notify)
             with Store.open(path) as store:
                 facts[name] = StoreFacts(name, path, store.digest, tuple(store.sources))
         except UserError as error:
+            if error.where.startswith(where):
+                raise
             raise UserError(str(error), where=where) from None
     return facts
 
@@ -211,7 +291,6 @@ def make_store(
     declared: StoreSpec, name: str, path: Path, where: str, notify: Callable[[str], None]
 ) -> None:
     """Make a synthetic store, or import one that says how; UserError for any other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if declared.synth is not None:
         from vesselflow.stores.synth import make_synth
 
@@ -219,17 +298,15 @@ def make_store(
         make_synth(path, **declared.synth.model_dump())
         return
     if declared.importer is not None:
-        from vesselflow.stores.importers import import_store
+        from vesselflow.stores.importers.run import import_store
 
         notify(f"importing the store '{name}' from {declared.importer.source}")
         arguments = declared.importer.model_extra or {}
-        import_store(declared.importer.layout, declared.importer.source, path, **arguments)
+        import_store(
+            declared.importer.layout, declared.importer.source, path, arguments, domain=name
+        )
         return
-    raise UserError(
-        f"no such file: {path}",
-        where=where,
-        hint=f"make it with: vesselflow data import LAYOUT SOURCE {path}",
-    )
+    raise missing_store(path, where)
 
 
 def write_head(
@@ -240,9 +317,8 @@ def write_head(
     stores: Mapping[str, StoreFacts],
     command: Sequence[str],
 ) -> None:
-    """Write what the sweep is: space, resolved space, provenance."""
-    write_text(folder / "space.yaml", file.read_text(encoding="utf-8"))
-    write_text(folder / "resolved.yaml", dump_yaml(space.resolved()))
+    """Write what the sweep is: provenance, space, resolved space."""
+    # First of all files: a folder without it is taken for somebody else's.
     write_json(
         folder / PROVENANCE,
         {
@@ -261,6 +337,8 @@ def write_head(
             },
         },
     )
+    write_text(folder / "space.yaml", file.read_text(encoding="utf-8"))
+    write_text(folder / "resolved.yaml", dump_yaml(space.resolved()))
 
 
 def write_splits(

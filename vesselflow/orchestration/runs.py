@@ -38,8 +38,8 @@ class StoreFacts:
         return {source.id: source.index for source in self.sources}
 
     def part_digests(self) -> list[str]:
-        """Content digest of each source, by index."""
-        return [source.digest for source in self.sources]
+        """Digest of each source's name and content, by index: what its scores depend on."""
+        return [digest([source.id, source.digest]) for source in self.sources]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,12 @@ def folds_of(
         seed=split.seed,
         predefined=split_file,
     )
-    check_leaks(folds, sources, {name: stores[name].sources for name in experiment.data.ood})
+    check_leaks(
+        folds,
+        sources,
+        {name: stores[name].sources for name in experiment.data.ood},
+        store=f"the store '{experiment.data.train}'",
+    )
     return folds
 
 

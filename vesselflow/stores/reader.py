@@ -159,7 +159,9 @@ def _check_header(path: Path) -> None:
     """Refuse what is missing, foreign or of another size than the writer left it."""
     where = str(path)
     if path.is_dir():
-        raise UserError("is a folder, not a store", where=where)
+        raise UserError(
+            "is a folder, not a store", where=where, hint="'vesselflow data import' makes one of it"
+        )
     try:
         with path.open("rb") as file:
             header = file.read(HEADER_BYTES)

@@ -33,7 +33,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         UserError: there is no such file.
     """
     if not Path(path).exists():
-        raise UserError("no such store", where=str(path))
+        raise UserError("no such store", where=str(path), hint="check the name")
     try:
         store = Store.open(path)
     except UserError as error:

@@ -49,9 +49,9 @@ class Listing:
 def folder_of(path: Path, *, what: str = "folder") -> Path:
     """The path, when it is a folder that can be read; UserError otherwise."""
     if not path.exists():
-        raise UserError(f"no such {what}", where=str(path))
+        raise UserError(f"no such {what}", where=str(path), hint="check the name")
     if not path.is_dir():
-        raise UserError("is a file, not a folder", where=str(path))
+        raise UserError("is a file, not a folder", where=str(path), hint="give the folder it is in")
     return path
 
 
@@ -102,12 +102,21 @@ def images_by_stem(folder: Path, *, prefix: str = "", suffix: str = "") -> dict[
 
 def no_images(folder: Path, expected: str) -> UserError:
     """The error for a folder in which nothing of the layout was found."""
-    return UserError("no images found", where=str(folder), allowed=expected)
+    return UserError(
+        "no images found",
+        where=str(folder),
+        allowed=expected,
+        hint="check the folder and the layout ('vesselflow data import LAYOUT --help')",
+    )
 
 
 def missing(image: Path, what: str, folder: Path) -> UserError:
     """The error for an image without its mask."""
-    return UserError(f"image {image.name} has no {what}", where=str(folder))
+    return UserError(
+        f"image {image.name} has no {what}",
+        where=str(folder),
+        hint="add it, or take the image away",
+    )
 
 
 def few(names: Iterable[str], limit: int = 5) -> str:

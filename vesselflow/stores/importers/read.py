@@ -61,7 +61,11 @@ def read_source(item: Item) -> Source:
         _same_size(item.image, pixels, item.fov, fov)
         files["fov"] = {"name": item.fov.name, "sha256": fov_hash}
         if not fov.any():
-            raise UserError("the fov mask is empty", where=str(item.fov))
+            raise UserError(
+                "the fov mask is empty",
+                where=str(item.fov),
+                allowed="one pixel or more inside the field of view",
+            )
         kind = "mask"
     elif item.missing_fov == "estimate":
         fov, kind = estimate_fov(pixels), "estimated"
@@ -118,7 +122,7 @@ def _decode(path: Path) -> tuple[Image.Image, str]:
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=where) from error
     if not data:
-        raise UserError("the file is empty", where=where)
+        raise UserError("the file is empty", where=where, hint="fetch the file again")
     content = data
     try:
         if path.name.lower().endswith(".gz"):
@@ -129,7 +133,9 @@ def _decode(path: Path) -> tuple[Image.Image, str]:
             image = Image.open(io.BytesIO(content))
             image.load()
     except UnidentifiedImageError:
-        raise UserError("not an image that can be read", where=where) from None
+        raise UserError(
+            "not an image that can be read", where=where, hint="fetch the file again"
+        ) from None
     except Image.DecompressionBombError:
         raise UserError(
             "the image is larger than 178 million pixels",
@@ -230,4 +236,6 @@ def _same_size(image: Path, pixels: Bytes, other: Path, mask: Bytes) -> None:
         raise UserError(
             f"is {mask_width} x {mask_height} px, its image {image.name} {width} x {height} px",
             where=str(other),
+            allowed="a mask of the size of its image",
+            hint="fetch the pair again, or draw the mask again at that size",
         )

@@ -1,0 +1,813 @@
+"""Everything that a user can get wrong: one line, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from bad_input import (
+    SPACE,
+    Answer,
+    assert_one_line,
+    command,
+    refused,
+    tree,
+    write_folder,
+    write_sources,
+    write_split,
+)
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vesselflow.cli import sweep as sweep_command
+from vesselflow.config.experiment import Score
+from vesselflow.config.keys import describe_keys
+from vesselflow.config.space import Synth, load_space
+from vesselflow.metrics import METRICS
+from vesselflow.orchestration import prepare as preparation
+from vesselflow.orchestration.parts import REGISTRIES
+from vesselflow.stores.synth import SYNTH_KINDS
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    write_sources(folder / "a.h5", 0, 6)
+    write_sources(folder / "b.h5", 10, 2)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, stores: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a sound space and its stores, in which no training can start."""
+    for name in ("a.h5", "b.h5"):
+        shutil.copy(stores / name, tmp_path)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    monkeypatch.chdir(tmp_path)
+
+    def started(*_: object) -> None:
+        raise AssertionError("a sweep was started")
+
+    monkeypatch.setattr(sweep_command, "_run", started)
+    return tmp_path
+
+
+def sweep(here: Path, *words: str) -> str:
+    """The line of a sweep, which the dry run must give as well."""
+    line = refused(here, "sweep", "space.yaml", *words)
+    assert refused(here, "sweep", "space.yaml", "--dry-run", *words) == line
+    return line
+
+
+def test_the_space_of_these_tests_is_sound(here: Path) -> None:
+    answer = command("sweep", "space.yaml", "--dry-run")
+    assert (answer.code, answer.err) == (0, "")
+    assert "0 of 1 runs are finished already" in answer.out
+    with pytest.raises(AssertionError, match="a sweep was started"):
+        command("sweep", "space.yaml")
+
+
+# -- the space ---------------------------------------------------------------------------------
+
+BROKEN_FILES = {
+    "empty": (b"", "space.yaml: the file is empty; write at least 'stores:'"),
+    "broken": (
+        b"train: {epochs: 3\nseeds: [0]\n",
+        "space.yaml: not valid YAML at line 2, column 6: expected ',' or '}', but got ':'",
+    ),
+    "binary": (b"\x89HDF\r\n\x1a\n\x00", "space.yaml: not UTF-8 text (byte 0); save it as UTF-8"),
+    "executes": (
+        b"name: !!python/object/apply:os.system ['touch executed']\n",
+        "space.yaml: the tag '!!python/object/apply:os.system' at line 1, column 7 is refused; "
+        "allowed: plain text, numbers, true, false, null, lists, mappings",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_a_file_that_is_no_space(here: Path, case: str) -> None:
+    content, line = BROKEN_FILES[case]
+    (here / "space.yaml").write_bytes(content)
+    assert sweep(here) == line
+
+
+def test_a_space_that_is_missing(here: Path) -> None:
+    line = refused(here, "sweep", "spaec.yaml")
+    assert line == "spaec.yaml: no such file; did you mean 'space.yaml'?"
+    assert refused(here, "sweep", ".") == ".: a directory, not a YAML file"
+
+
+#: more of the file -> what the line must hold: file and key, value, what is allowed, next step
+IN_THE_SPACE = {
+    "unknown-key": (
+        "losss: {}",
+        ("space.yaml: losss: unknown key 'losss'", "; allowed: ", "did you mean 'loss'?"),
+    ),
+    "unknown-inner-key": (
+        "train: {epoch: 3}",
+        ("space.yaml: train.epoch: unknown key 'epoch'", "allowed: epochs, ", "mean 'epochs'?"),
+    ),
+    "unknown-loss": (
+        "loss: {name: fuzy}",
+        (
+            "space.yaml: loss.name: unknown loss 'fuzy'",
+            "allowed: bce, dice, combined, fuzzy, tversky, focal",
+            "did you mean 'fuzzy'?",
+        ),
+    ),
+    "unknown-model": (
+        "model: {name: wnett}",
+        ("space.yaml: model.name: unknown model 'wnett'", "allowed: wnet", "mean 'wnet'?"),
+    ),
+    "unknown-sampler": (
+        "search: {sampler: rndom}",
+        (
+            "space.yaml: search.sampler: 'rndom' is not allowed; allowed: grid, random; "
+            "did you mean 'random'?",
+        ),
+    ),
+    "unknown-augmentation": (
+        "augment: {hflp: {}}",
+        ("space.yaml: augment.hflp: unknown augmentation 'hflp'", "allowed: ", "mean 'hflip'?"),
+    ),
+    "unknown-threshold-metric": (
+        "score: {threshold_metric: dise}",
+        (
+            "space.yaml: score.threshold_metric: 'dise' is not allowed",
+            "allowed: dice, iou, mcc, accuracy",
+            "did you mean 'dice'?",
+        ),
+    ),
+    "beta": (
+        "loss: {beta: 1.3}",
+        ("space.yaml: loss.beta: 1.3 is not allowed; allowed: a number in [0, 1] or a schedule",),
+    ),
+    "beta-on-an-axis": (
+        "grid: {loss.beta: [0, 1.3]}",
+        ("space.yaml: grid.loss.beta: 1.3 is not allowed; allowed: a number in [0, 1] or ",),
+    ),
+    "empty-axis": (
+        "grid: {loss.beta: []}",
+        ("space.yaml: grid.loss.beta: an axis without values; allowed: one value or more",),
+    ),
+    "empty-grid": (
+        "grid: {}",
+        ("space.yaml: grid: the grid is empty; allowed: one axis or more", "leave the key out"),
+    ),
+    "when-never-holds": (
+        "grid: {loss.name: [bce], loss.beta: {values: [0], when: {loss.name: fuzzy}}}",
+        (
+            "space.yaml: grid.loss.beta.when: this condition never holds: loss.name is never "
+            "fuzzy; allowed: loss.name: bce",
+        ),
+    ),
+    "unknown-importer": (
+        "stores: {a: a.h5, b: {path: none.h5, import: {layout: chace, source: raw}}}",
+        (
+            "space.yaml: stores.b.import.layout: unknown layout 'chace'",
+            "allowed: chase, stare, folder",
+            "did you mean 'chase'?",
+        ),
+    ),
+    "argument-of-an-importer": (
+        "stores: {a: a.h5, b: {path: x.h5, import: {layout: chase, source: raw, observer: 3}}}",
+        ("space.yaml: stores.b.import.observer: 3 is not allowed; allowed: ",),
+    ),
+    "key-of-an-importer": (
+        "stores: {a: a.h5, b: {path: x.h5, import: {layout: stare, source: raw, obs: ah}}}",
+        ("space.yaml: stores.b.import.obs: unknown key 'obs'; allowed: observer",),
+    ),
+    "size-of-a-synthetic-store": (
+        "stores: {a: a.h5, b: 'synth:fundus?size_px=32'}",
+        (
+            "space.yaml: stores.b.synth.size_px: 32 is not allowed; "
+            "allowed: a whole number, 64 to 4096, or null",
+        ),
+    ),
+    "name-of-a-folder-of-ours": (
+        "name: runs",
+        ("space.yaml: name: 'runs' is not allowed; allowed: any name but runs, evaluations, ",),
+    ),
+    "profile-that-leaves-the-folder": (
+        "profiles: {../up: {}}",
+        (
+            "space.yaml: profiles: '../up' cannot name a profile; "
+            "allowed: lower-case letters, digits, _ and -",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_THE_SPACE)
+def test_what_is_wrong_in_the_space(here: Path, case: str) -> None:
+    text, parts = IN_THE_SPACE[case]
+    own = text.split(":")[0]
+    kept = [line for line in SPACE.splitlines() if not line.startswith(f"{own}:")]
+    (here / "space.yaml").write_text("\n".join([*kept, text]))
+    line = sweep(here)
+    assert line.startswith(parts[0])
+    for part in parts:
+        assert part in line
+
+
+OPTIONS = {
+    "unknown-profile": (
+        ("--profile", "chse"),
+        "space.yaml: unknown profile 'chse'; allowed: chase, full; did you mean 'chase'?",
+    ),
+    "set-of-an-unknown-key": (
+        ("--set", "train.epoch=3"),
+        "--set: unknown key 'train.epoch'; allowed: train.epochs, train.steps_per_epoch",
+    ),
+    "set-without-a-value": (
+        ("--set", "train.epochs"),
+        "--set: 'train.epochs' is not allowed; allowed: key.path=value; for instance --set",
+    ),
+    "set-of-a-bad-value": (
+        ("--set", "loss.beta=1.3"),
+        "--set loss.beta: 1.3 is not allowed; allowed: a number in [0, 1] or a schedule",
+    ),
+    "set-of-broken-yaml": (
+        ("--set", "seeds=[0"),
+        "--set seeds: not valid YAML at line 1, column 3",
+    ),
+    "unknown-option": (("--profil_", "x"), "unrecognized arguments: --profil_ x; see"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_what_is_wrong_on_the_command_line(here: Path, case: str) -> None:
+    words, start = OPTIONS[case]
+    with (here / "space.yaml").open("a") as file:
+        file.write("profiles: {chase: {}, full: {}}\n")
+    assert sweep(here, *words).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ((), ("COMMAND", "see 'vesselflow --help'")),
+        (("swep",), ("'swep'", "choose from 'sweep', 'data'", "see 'vesselflow --help'")),
+        (("sweep",), ("required: space", "see 'vesselflow sweep --help'")),
+        (("bench", "fed"), ("'fed'", "'overhead', 'feed'", "see 'vesselflow bench --help'")),
+        (("bench", "feed", "--rounds", "0"), ("--rounds: 0 is not allowed; allowed: 1 or more",)),
+        (("bench", "feed", "--rounds", "x"), ("--rounds", "int value: 'x'", "bench --help'")),
+        (("data", "import", "chace", "x", "y.h5"), ("'chace'", "'chase', 'stare', 'folder'")),
+        (("data", "synth", "y.h5"), ("required: --sources", "see 'vesselflow data synth --help'")),
+        (
+            ("data", "synth", "y.h5", "--sources", "0"),
+            ("--sources: 0 is not allowed; allowed: a whole number, 1 to 100000",),
+        ),
+    ],
+)
+def test_commands_that_are_not_understood(
+    here: Path, words: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    line = refused(here, *words)
+    for part in parts:
+        assert part in line
+
+
+# -- stores ------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_missing(here: Path) -> None:
+    (here / "b.h5").unlink()
+    path = here / "b.h5"
+    assert sweep(here) == (
+        f"space.yaml: stores.b: no such file: {path}; allowed: an HDF5 store, or a synthetic one "
+        f"such as synth:fundus; make it with: vesselflow data import LAYOUT SOURCE {path}"
+    )
+    for action in ("inspect", "verify"):
+        assert refused(here, "data", action, "b.h5").startswith("b.h5: no such store; ")
+
+
+def test_no_store_is_made_when_another_is_missing(here: Path) -> None:
+    """The synthetic store comes first, and must not be made for nothing."""
+    line = sweep(here, "--set", "stores.a=synth:fundus?sources=6", "--set", "stores.b=no.h5")
+    assert line.startswith("space.yaml: stores.b: no such file: ")
+
+
+def test_a_source_that_is_missing_is_seen_before_the_start(here: Path) -> None:
+    (here / "b.h5").unlink()
+    spec = "stores.b={path: new.h5, import: {layout: chase, source: CHASE}}"
+    assert sweep(here, "--set", spec) == (
+        f"space.yaml: stores.b.import.source: no such folder: {here / 'CHASE'}; allowed: the "
+        f"folder of the data set, as it was published; or make the store itself: {here / 'new.h5'}"
+    )
+
+
+def test_an_import_of_the_space_that_fails_leaves_nothing(here: Path) -> None:
+    """The pictures themselves are read only at the start."""
+    write_folder(here / "raw")
+    (here / "raw" / "masks" / "i1.png").unlink()
+    spec = "stores.b={path: new.h5, import: {layout: folder, source: raw}}"
+    said = f"importing the store 'b' from {here / 'raw'}\n"
+    assert refused(here, "sweep", "space.yaml", "--set", spec, said_before=said) == (
+        f"space.yaml: stores.b: {here / 'raw/masks'}: image i1.jpg has no mask (i1.*); "
+        "add it, or take the image away"
+    )
+
+
+def newer(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs.modify("schema", np.int64(2))
+
+
+def foreign(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["images"] = np.zeros((2, 8, 8, 3), np.uint8)
+
+
+#: how the file of the store comes about -> what is said of it
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "not-hdf5": (
+        lambda path: path.write_text("a picture"),
+        "not an HDF5 file; make one with 'vesselflow data import'",
+    ),
+    "empty": (lambda path: path.write_bytes(b""), "the file is empty; make it again with "),
+    "newer": (
+        newer,
+        "the store has schema 2, newer than this version of vesselflow; allowed: schema 1 to 1; "
+        "update vesselflow",
+    ),
+    "foreign": (foreign, "an HDF5 file, but not a vesselflow store; make one with "),
+    "flipped": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b"OHDR", b"OHDX", 1)),
+        "the store is damaged; make it again with ",
+    ),
+    "longer": (
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
+        "the store is damaged: ",
+    ),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder, not a store; "),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_store_that_cannot_be_opened(here: Path, case: str) -> None:
+    damage, said = DAMAGE[case]
+    damage(here / "b.h5")
+    assert sweep(here).startswith(f"space.yaml: stores.b: {here / 'b.h5'}: {said}")
+    assert refused(here, "data", "inspect", "b.h5").startswith(f"b.h5: {said}")
+    checked = command("data", "verify", "b.h5")
+    assert (checked.code, checked.err) == (1, "")
+    assert checked.out.startswith(f"b.h5: {said}")
+
+
+@settings(max_examples=80)
+@given(share=st.floats(0, 1, exclude_max=True))
+@example(share=0.0)
+@example(share=1 - 1e-9)
+def test_a_store_truncated_at_any_byte(stores: Path, share: float) -> None:
+    content = (stores / "b.h5").read_bytes()
+    cut = stores / "cut" / "b.h5"
+    cut.parent.mkdir(exist_ok=True)
+    cut.write_bytes(content[: int(share * len(content))])
+    line = refused(cut.parent, "data", "inspect", cut)
+    size = cut.stat().st_size
+    said = f"the store is truncated: {size}" if size else "the file is empty"
+    assert line.startswith(f"{cut}: {said}")
+    assert "make it again with 'vesselflow data import' or 'vesselflow data synth'" in line
+
+
+@pytest.mark.parametrize("size", [1, 511, 512, 4096, -1])
+def test_a_sweep_on_a_truncated_store(here: Path, size: int) -> None:
+    path = here / "a.h5"
+    path.write_bytes(path.read_bytes()[:size])
+    assert sweep(here).startswith(f"space.yaml: stores.a: {path}: the store is truncated: ")
+
+
+# -- importing ---------------------------------------------------------------------------------
+
+
+def no_images(raw: Path) -> None:
+    for path in (raw / "images").iterdir():
+        path.unlink()
+
+
+def grey_mask(raw: Path) -> None:
+    values = np.asarray(Image.open(raw / "masks" / "i1.png")).copy()
+    values[0, :3] = (7, 100, 254)
+    Image.fromarray(values).save(raw / "masks" / "i1.png")
+
+
+def palette_mask(raw: Path) -> None:
+    mask = Image.new("P", (48, 40))
+    mask.putpalette([0, 0, 0, 200, 30, 30])
+    mask.putpixel((3, 3), 1)
+    mask.save(raw / "masks" / "i1.png")
+
+
+def truncated_jpeg(raw: Path) -> None:
+    path = raw / "images" / "i1.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def broken_jpeg(raw: Path) -> None:
+    path = raw / "images" / "i1.jpg"
+    path.write_bytes(path.read_bytes()[:40] + b"\x00" * 500)
+
+
+def mask_as_jpeg(raw: Path) -> None:
+    with Image.open(raw / "masks" / "i1.png") as mask:
+        mask.save(raw / "masks" / "i1.jpg", quality=80)
+    (raw / "masks" / "i1.png").unlink()
+
+
+BINARY = "allowed: a binary mask: 0 and 255, or 0 and 1"
+
+#: what is done to a sound folder -> file, what is wrong, what is allowed, next step
+FOLDERS: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
+    "no-folder": (lambda raw: shutil.rmtree(raw), "raw: no such folder", ("check the name",)),
+    "a-file": (
+        lambda raw: (shutil.rmtree(raw), raw.write_text("")),
+        "raw: is a file, not a folder",
+        ("give the folder it is in",),
+    ),
+    "no-images-folder": (
+        lambda raw: shutil.rmtree(raw / "images"),
+        "raw/images: no such folder",
+        ("check the name",),
+    ),
+    "no-images": (
+        no_images,
+        "raw/images: no images found",
+        ("allowed: png, jpg, tif", "'vesselflow data import LAYOUT --help'"),
+    ),
+    "image-without-mask": (
+        lambda raw: (raw / "masks" / "i1.png").unlink(),
+        "raw/masks: image i1.jpg has no mask (i1.*)",
+        ("add it, or take the image away",),
+    ),
+    "sizes-differ": (
+        lambda raw: Image.new("L", (47, 40)).save(raw / "masks" / "i1.png"),
+        "raw/masks/i1.png: is 47 x 40 px, its image i1.jpg 48 x 40 px",
+        ("allowed: a mask of the size of its image",),
+    ),
+    "mask-not-binary": (
+        grey_mask,
+        "raw/masks/i1.png: the mask is not binary, it also holds 7, 100, 254",
+        (BINARY, "threshold it first"),
+    ),
+    "mask-as-jpeg": (
+        mask_as_jpeg,
+        "raw/masks/i1.jpg: the mask is not binary, it also holds ",
+        (BINARY, "JPEG does not keep a mask's values: use PNG"),
+    ),
+    "palette-mask": (
+        palette_mask,
+        "raw/masks/i1.png: the mask is a palette image ((0, 0, 0), (200, 30, 30))",
+        (BINARY, "save it as one grey channel"),
+    ),
+    "truncated-jpeg": (
+        truncated_jpeg,
+        "raw/images/i1.jpg: the image is corrupt or truncated",
+        ("fetch the file again",),
+    ),
+    "broken-jpeg": (
+        broken_jpeg,
+        "raw/images/i1.jpg: ",
+        ("fetch the file again",),
+    ),
+    "empty-jpeg": (
+        lambda raw: (raw / "images" / "i1.jpg").write_bytes(b""),
+        "raw/images/i1.jpg: the file is empty",
+        ("fetch the file again",),
+    ),
+    "text-as-jpeg": (
+        lambda raw: (raw / "images" / "i1.jpg").write_text("<html>not found</html>"),
+        "raw/images/i1.jpg: not an image that can be read",
+        ("fetch the file again",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_folders_that_cannot_be_imported(here: Path, case: str) -> None:
+    spoil, start, parts = FOLDERS[case]
+    spoil(write_folder(here / "raw"))
+    line = refused(here, "data", "import", "folder", "raw", "new.h5")
+    assert line.startswith(start)
+    for part in parts:
+        assert part in line
+    # A store that is there stays as it was, whatever --overwrite was meant to do.
+    again = refused(here, "data", "import", "folder", "raw", "a.h5", "--overwrite")
+    assert again == line
+
+
+@pytest.mark.parametrize("high", [1, 255])
+def test_masks_of_0_and_1_or_255_are_fine(here: Path, high: int) -> None:
+    raw = write_folder(here / "raw")
+    for path in (raw / "masks").iterdir():
+        values = np.asarray(Image.open(path)) // 255 * high
+        Image.fromarray(values.astype(np.uint8)).save(path)
+    assert command("data", "import", "folder", "raw", "new.h5").code == 0
+    assert command("data", "verify", "new.h5").code == 0
+
+
+def test_options_of_an_import(here: Path) -> None:
+    write_folder(here / "raw")
+    words = ("data", "import", "folder", "raw", "new.h5")
+    assert refused(here, *words, "--group", "p(").startswith("--group: 'p(' is not allowed")
+    assert refused(here, *words, "--missing-fov", "guess") == (
+        "--missing-fov: 'guess' is not allowed; allowed: full, estimate"
+    )
+    assert refused(here, *words[:-1], "a.h5") == "a.h5: exists already; --overwrite replaces it"
+
+
+# -- splits ------------------------------------------------------------------------------------
+
+
+def test_fewer_groups_than_folds(here: Path) -> None:
+    line = sweep(here, "--set", "split.folds=7")
+    assert line == (
+        "space.yaml: split.folds: 6 groups are too few for 7 folds (store 'a'); allowed: at least "
+        "7 groups, for train, val and test; lower split.folds, or give the store more groups"
+    )
+    assert not (here / "results").exists()
+
+
+def test_the_same_child_on_both_sides_of_a_split_file(here: Path) -> None:
+    (here / "a.h5").unlink()
+    write_sources(here / "a.h5", 0, 6, per_group=2)
+    write_split(here / "split.json", ["s0", "s4"], ["s2", "s3"], ["s1"])
+    words = ("--set", "split.file=split.json", "--set", "split.folds=1", "--set", "folds=[0]")
+    words += ("--set", "split.test=official")
+    assert sweep(here, *words) == (
+        f"space.yaml: split.file: {here / 'split.json'}: group 'g0' is in train and in test of "
+        "fold 0 (the same child on both sides); allowed: every group in one part of a fold; "
+        "move 's1' to train, with the rest of its group"
+    )
+
+
+def test_the_same_child_on_both_sides_of_the_official_split(here: Path) -> None:
+    (here / "a.h5").unlink()
+    sides = {f"s{number}": "test" if number > 4 else "train" for number in range(6)}
+    write_sources(here / "a.h5", 0, 6, per_group=2, **sides)
+    line = sweep(here, "--set", "split.test=official")
+    assert line.startswith("space.yaml: split.test: group 'g2' is on both sides of the official ")
+    assert line.endswith("set split.test to 'fold', which splits by group")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (None, ("no such file of folds", "leave split.file out")),
+        ("{", ("cannot be read as JSON",)),
+        ("[]", ("this is no file of folds", "allowed: a list of {train, val, test}")),
+        (
+            '[{"train": ["s00"], "val": ["s1"], "test": ["s2"]}]',
+            ("unknown source 's00' in train of fold 0", "did you mean 's0'?"),
+        ),
+        (
+            '[{"train": ["s0"], "val": [], "test": ["s2"]}]',
+            ("val of fold 0 is empty", "allowed: one source or more"),
+        ),
+    ],
+)
+def test_split_files(here: Path, text: str | None, parts: tuple[str, ...]) -> None:
+    if text is not None:
+        (here / "split.json").write_text(text)
+    words = ("--set", "split={file: split.json, folds: 1, test: official}")
+    line = sweep(here, *words)
+    assert line.startswith(f"space.yaml: split.file: {here / 'split.json'}: {parts[0]}")
+    for part in parts:
+        assert part in line
+
+
+def test_the_same_image_in_training_and_out_of_distribution(here: Path) -> None:
+    (here / "b.h5").unlink()
+    # s5 is the last of the training store's sources, here under the same pixels.
+    write_sources(here / "b.h5", 5, 2)
+    assert sweep(here) == (
+        "space.yaml: data: the store 'a': 's5' of the store 'a' and 's5' of the "
+        "out-of-distribution store 'b' are the same image; remove it from one of the two stores"
+    )
+
+
+# -- results and machines ----------------------------------------------------------------------
+
+
+def test_a_results_folder_of_another_space(here: Path) -> None:
+    (here / "other.yaml").write_text(SPACE + "name: space\n")
+    space = load_space(here / "other.yaml", registries=REGISTRIES)
+    preparation.prepare(space, here / "other.yaml", here / "results")
+    assert sweep(here) == (
+        "results/space: this results folder belongs to the space 'other.yaml', not to "
+        "'space.yaml'; give the space another name (its key name:), or choose another "
+        "--results DIR"
+    )
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b""])
+def test_a_results_folder_whose_owner_cannot_be_read(here: Path, content: bytes) -> None:
+    (here / "results" / "space").mkdir(parents=True)
+    (here / "results" / "space" / preparation.PROVENANCE).write_bytes(content)
+    line = sweep(here)
+    assert line.startswith("results/space/provenance.json: this file does not say whose results")
+    assert "--results DIR" in line
+
+
+def test_a_results_folder_with_foreign_files(here: Path) -> None:
+    (here / "mine" / "space").mkdir(parents=True)
+    (here / "mine" / "space" / "thesis.txt").write_text("do not touch")
+    assert sweep(here, "--results", "mine") == (
+        "mine/space: this folder holds files, and no provenance.json that says whose results they "
+        "are; allowed: an empty or a new folder; choose another with --results DIR, or another "
+        "name: in the space"
+    )
+
+
+def test_leftovers_of_a_killed_start_are_not_foreign(here: Path) -> None:
+    (here / "results" / "space").mkdir(parents=True)
+    (here / "results" / "space" / ".1-0a.tmp").write_text("{")
+    assert command("sweep", "space.yaml", "--dry-run").code == 0
+
+
+def test_a_results_folder_below_a_file(here: Path) -> None:
+    (here / "results").write_text("a file")
+    assert refused(here, "sweep", "space.yaml") == (
+        "results/space: cannot write here (Not a directory); allowed: a folder with write "
+        "permission; choose another with --results DIR"
+    )
+
+
+@pytest.mark.parametrize("call", ["mkstemp", "mkdir"])
+def test_a_results_folder_that_may_not_be_written(
+    here: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "results")
+
+    monkeypatch.setattr(preparation.tempfile if call == "mkstemp" else Path, call, no)
+    assert refused(here, "sweep", "space.yaml") == (
+        "results/space: cannot write here (Permission denied); allowed: a folder with write "
+        "permission; choose another with --results DIR"
+    )
+
+
+def test_an_error_of_the_disk_in_any_command_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, said in (
+        (OSError(28, "No space left on device", "x/y"), "no space is left on this disk; free some"),
+        (PermissionError(13, "Permission denied", "x/y"), "no permission to write here; change"),
+        (FileExistsError(17, "File exists", "x/y"), "a file stands where a folder is needed; "),
+    ):
+
+        def fail(*_: object, error: OSError = error) -> int:
+            raise error
+
+        monkeypatch.setattr("vesselflow.cli.runs.run", fail)
+        assert refused(here, "runs", ".").startswith(f"x/y: {said}")
+
+
+def test_more_workers_than_the_machine_has(here: Path) -> None:
+    count = len(os.sched_getaffinity(0))
+    words = ("--set", f"resources.workers={count + 1}")
+    enough = ("--set", f"train.micro_batches_per_step={count + 1}")
+    line = sweep(here, *words, *enough)
+    assert line.startswith(f"space.yaml: resources: {count + 1} workers x 1 thread do not fit; ")
+    assert f"allowed: at most {count} workers on 1 machine with {count} CPUs; lower " in line
+    threads = sweep(here, "--set", f"resources.threads={count + 1}")
+    assert f"1 worker x {count + 1} threads do not fit; allowed: what 1 machine" in threads
+    slots = sweep(here, "--set", f"resources.slots={count + 1}")
+    assert slots.startswith(f"space.yaml: resources: {count + 1} slots x 1 worker x 1 thread do ")
+    assert sweep(here, "--set", "resources.workers=2") == (
+        "space.yaml: resources.workers: 2 workers cannot share a step of 1 micro-batches; allowed: "
+        "1 to train.micro_batches_per_step = 1; raise train.micro_batches_per_step (it changes "
+        "results) or lower the workers"
+    )
+
+
+# -- as real processes -------------------------------------------------------------------------
+
+
+def process(here: Path, *words: str, **options: object) -> Answer:
+    call = [sys.executable, "-m", "vesselflow", *words]
+    done = subprocess.run(call, cwd=here, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def test_real_processes_give_the_same_lines(here: Path) -> None:
+    (here / "b.h5").write_bytes((here / "b.h5").read_bytes()[:1000])
+    before = tree(here)
+    for words in (("sweep", "none.yaml"), ("sweep", "space.yaml"), ("data", "inspect", "b.h5")):
+        answer = process(here, *words)
+        assert_one_line(answer)
+        assert answer == command(*words)
+    assert tree(here) == before
+
+
+def test_no_write_permission_in_earnest(here: Path) -> None:
+    drop_bounding, override = 24, 1
+    libc = ctypes.CDLL(None)
+
+    def obey() -> None:
+        """Take from root what lets it write everywhere."""
+        libc.prctl(drop_bounding, override, 0, 0, 0)
+
+    locked = here / "locked"
+    locked.mkdir(mode=0o500)
+    probe = [sys.executable, "-c", "open('locked/x', 'w')"]
+    if subprocess.run(probe, cwd=here, capture_output=True, preexec_fn=obey).returncode == 0:
+        (locked / "x").unlink()
+        pytest.skip("this user may write everywhere, and cannot be stopped")
+    before = tree(here)
+    for words, line in (
+        (
+            ("sweep", "space.yaml", "--results", "locked"),
+            "locked/space: cannot write here (Permission denied); allowed: a folder with write "
+            "permission; choose another with --results DIR",
+        ),
+        (
+            ("data", "synth", "locked/x.h5", "--sources", "1", "--size", "64"),
+            "locked/x.h5: cannot be written: Permission denied; check the folder's permissions "
+            "and the space on the disk",
+        ),
+    ):
+        answer = process(here, *words, preexec_fn=obey)
+        assert_one_line(answer)
+        assert answer.err == f"vesselflow: {line}\n"
+    assert tree(here) == before
+
+
+def test_a_dry_run_is_quick_and_light_and_writes_nothing(here: Path) -> None:
+    code = (
+        "import sys\nfrom vesselflow.cli.main import main\n"
+        "code = main(['sweep', 'space.yaml', '--dry-run'])\n"
+        "heavy = {'torch', 'ray', 'optuna', 'matplotlib', 'kornia'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nsys.exit(code)\n"
+    )
+    before = tree(here)
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True)
+        times.append(time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+        if times[-1] < 2:
+            break
+    assert b"nothing was started (--dry-run)" in done.stdout
+    assert tree(here) == before
+    # Others may be at work on this machine: the best of five is what it costs.
+    assert min(times) < 2
+
+
+def test_a_dry_run_plans_stores_that_are_made_at_the_start(here: Path) -> None:
+    before = tree(here)
+    answer = command("sweep", "space.yaml", "--dry-run", "--set", "stores.b=synth:fundus?domain=b")
+    assert answer.code == 0
+    assert "is made at the start (12 images)" in answer.out
+    assert tree(here) == before
+
+
+def test_a_dry_run_for_a_cluster_does_not_count_this_machine(here: Path) -> None:
+    words = ("--set", "resources.workers=64", "--set", "train.micro_batches_per_step=64")
+    answer = command("sweep", "space.yaml", "--dry-run", "--address", "auto", *words)
+    assert answer.code == 0
+    assert "as many as the cluster carries" in answer.out
+
+
+# -- what is written in two places -------------------------------------------------------------
+
+
+def test_the_space_and_the_generator_allow_the_same() -> None:
+    """`config` cannot import `stores`, so it states the generator's limits itself."""
+    own = SYNTH_KINDS.part("fundus").arguments
+    for good in ({"size_px": 64}, {"size_px": 4096}, {"size_px": None}, {"sources": 100_000}):
+        own.model_validate({"sources": 1, **good})
+        Synth.model_validate(good)
+    for bad in ({"size_px": 63}, {"size_px": 4097}, {"sources": 0}, {"sources": 100_001}):
+        for model in (own, Synth):
+            with pytest.raises(ValueError, match=next(iter(bad))):
+                model.model_validate({"sources": 1, **bad})
+    defaults = own.model_validate({"sources": 12}).model_dump()
+    assert Synth().model_dump() == {"kind": "fundus", **defaults}
+
+
+def test_every_threshold_metric_is_a_metric() -> None:
+    docs = {doc.key: doc.type for doc in describe_keys(REGISTRIES)}
+    allowed = docs["score.threshold_metric"].split(", ")
+    assert Score.model_fields["threshold_metric"].default in allowed
+    assert set(allowed) <= set(METRICS.names())
+
+
+def test_a_provenance_names_the_space(here: Path) -> None:
+    space = load_space(here / "space.yaml", registries=REGISTRIES)
+    preparation.prepare(space, here / "space.yaml", here / "results")
+    head = json.loads((here / "results" / "space" / preparation.PROVENANCE).read_text())
+    assert head["space_file"] == "space.yaml"
+    assert not [name for name in tree(here) if Path(name).name.startswith(".")]
