@@ -20,6 +20,8 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     RAY_TRAIN_V2_ENABLED="1",
+    # Ray starts its workers at niceness 15: beside other tests they would hardly run.
+    RAY_worker_niceness="0",
 )
 
 # Time limits per example fail on a busy machine, not on wrong code.

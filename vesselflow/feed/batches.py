@@ -221,6 +221,22 @@ class ArrayImages:
         return iter(self._images)
 
 
+class StoreImages:
+    """Whole images read one at a time, for stores that do not fit in memory; nothing is kept."""
+
+    def __init__(self, path: Path | str, view: View) -> None:
+        self._path, self._view = path, view
+        with Store.open(path) as store:
+            self.ids: tuple[str, ...] = tuple(source.id for source in store.sources)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> WholeImage:
+        with Store.open(self._path) as store:
+            return read_image(store, self._view, index)
+
+
 @dataclass(frozen=True)
 class SourceSamples:
     """All samples of one source.

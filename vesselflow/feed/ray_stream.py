@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from ray.data import Dataset
 
-from vesselflow.feed.batches import Batch, store_frames
+from vesselflow.feed.batches import Batch, StoreImages, store_frames
 from vesselflow.feed.order import sample_indices, share
 from vesselflow.feed.ray_datasource import (
     OrderDatasource,
@@ -94,6 +96,12 @@ class StreamSamples:
     def source(self) -> np.ndarray:
         """int32 (n,): the source index of each sample."""
         return self.table.source
+
+    def only(self, rows: np.ndarray) -> StreamSamples:
+        """The same samples, to be drawn from `rows` (int (k,), in store order) alone."""
+        view = copy.copy(self)
+        view.rows = np.asarray(rows, dtype=np.int64)
+        return view
 
     def gather(self, indices: np.ndarray) -> Batch:
         """Read the asked samples now, in the asked order; for few, as nothing is read ahead."""
@@ -178,6 +186,27 @@ class StreamSamples:
         blocks = binary_rows(table["planes"], self._shape)
         planes = (row for block in blocks for row in block)
         return zip(np.asarray(table["row"]).tolist(), planes, strict=True)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Handle of a store that is read as it is used; small, and travels to every worker.
+
+    Attributes:
+        path: The store; every node finds it there.
+        view: How sources are seen.
+        kind: "samples" or "images".
+    """
+
+    path: str
+    view: View
+    kind: Literal["samples", "images"]
+
+    def open(self) -> StreamSamples | StoreImages:
+        """What stands in for resident samples, or resident whole images."""
+        if self.kind == "samples":
+            return StreamSamples(self.path, self.view)
+        return StoreImages(self.path, self.view)
 
 
 class StreamBatches:

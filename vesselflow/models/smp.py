@@ -2,9 +2,13 @@
 
 Every function returns the library's own module, with the attributes `divisor` (the encoder's output
 stride; heights and widths must be multiples of it) and `auxiliary_weight` (0, there is one output).
-Initial weights are drawn from torch's global generator. Where the library's docstring says
-"2D dropout in range (0, 1)", ours is `dropout`. Architectures that pool to one pixel and normalise
-there (deeplabv3, deeplabv3plus, pan) need at least two samples in a training micro-batch.
+Initial weights are drawn from torch's global generator. `dropout` is the library's own, where the
+architecture has it.
+
+Architectures that pool to one pixel and normalise there (deeplabv3, deeplabv3plus, pan, upernet)
+need at least two samples in a training micro-batch; pan pools three times below its stride and
+needs images of at least eight times that stride. An encoder of a smaller `depth` keeps its unused
+stages as parameters without a gradient.
 """
 
 from __future__ import annotations

@@ -80,9 +80,9 @@ class Broker:
             self._changed.notify_all()
 
     def finish(self, slot: str, run_id: str, state: str, result: dict[str, Any]) -> None:
-        """A run ended on its slot."""
+        """A run ended on its slot; its event says when, in monotonic seconds of this machine."""
         with self._changed:
-            self._queue.finish(slot, run_id, state, result)
+            self._queue.finish(slot, run_id, state, {**result, "at": time.monotonic()})
             lease = self._leases.pop(run_id, None)
             self._changed.notify_all()
         if lease is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import pickle
@@ -11,9 +12,11 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 import ray
 import ray.train
@@ -21,13 +24,25 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from vesselflow.feed.batches import Samples, WholeImages
+from vesselflow.feed.order import key
 from vesselflow.feed.ray_resident import Resident
+from vesselflow.feed.ray_stream import StreamBatches, Streamed, StreamSamples
 from vesselflow.feed.view import View
 from vesselflow.orchestration.plan import Plan
 from vesselflow.orchestration.runs import RunSpec
 
-#: (kind, store, view) -> handle of the resident data.
-Residents = Mapping[tuple[str, str, View], Resident]
+if TYPE_CHECKING:
+    from vesselflow.orchestration.worker import Order
+    from vesselflow.training.loop import BatchSource
+
+#: (kind, store, view) -> handle of data that are resident, or read as they are used.
+Handles = Mapping[tuple[str, str, View], Resident | Streamed]
+#: What a first run would import in its midst: 1.5 s of its steps (optimizers ask for dynamo).
+_FIRST_RUN_NEEDS = (
+    "torch._dynamo",
+    "vesselflow.augment.geometric",
+    "vesselflow.augment.photometric",
+)
 #: Seconds between two beats of a slot.
 BEAT_S = 0.5
 
@@ -43,7 +58,7 @@ class SlotConfig:
         results: The results folder.
         threads: CPU threads of each worker.
         gpu: Share of a GPU of each worker.
-        residents: Resident data.
+        handles: The data.
         memory_gb: A worker that holds more after a run is replaced; None never.
     """
 
@@ -53,15 +68,15 @@ class SlotConfig:
     results: str
     threads: int
     gpu: float
-    residents: Residents
+    handles: Handles
     memory_gb: float | None = None
 
 
-class ResidentData:
-    """Samples and whole images out of shared memory; each is opened once per process."""
+class SlotData:
+    """Samples and whole images, resident or streamed; each is opened once per process."""
 
-    def __init__(self, residents: Residents) -> None:
-        self._residents = residents
+    def __init__(self, handles: Handles) -> None:
+        self._handles = handles
         self._opened: dict[tuple[str, str, View], Any] = {}
 
     def samples(self, store: str, view: View) -> Samples:
@@ -72,9 +87,23 @@ class ResidentData:
         """All whole images of a store, at the geometry of a view (its patches do not matter)."""
         return self._open(("images", store, image_view(view)))
 
+    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
+        """Micro-batches gathered out of shared memory, or streamed: bit-equal."""
+        if not isinstance(samples, StreamSamples):
+            return order.gathered(samples, rows)
+        return StreamBatches(
+            samples.only(rows),
+            seed=key(order.seed, "order"),
+            steps=order.steps,
+            micro_batch_size=order.micro_batch_size,
+            micro_batches_per_step=order.micro_batches_per_step,
+            workers=order.workers,
+            rank=order.rank,
+        )
+
     def _open(self, name: tuple[str, str, View]) -> Any:
         if name not in self._opened:
-            self._opened[name] = self._residents[name].open()
+            self._opened[name] = self._handles[name].open()
         return self._opened[name]
 
 
@@ -96,6 +125,9 @@ class _Beacon:
     def phase(self, phase: str, epoch: int, step: int, steps: int) -> None:
         self._place = (phase, epoch, step, steps)
 
+    def stopped(self) -> bool:
+        return self.stop
+
     def _run(self) -> None:
         while True:
             time.sleep(BEAT_S)
@@ -109,14 +141,16 @@ def serve(config: dict[str, Any]) -> None:
     """The training function of a slot: run after run, until the broker says close."""
     import torch
 
-    from vesselflow.orchestration.worker import Reports, execute, fix_threads
+    from vesselflow.orchestration.worker import Reports, execute, settle_process
     from vesselflow.training.group import current_group
 
     settings: SlotConfig = config["settings"]
-    fix_threads(settings.threads)
+    settle_process(settings.threads)
+    for name in _FIRST_RUN_NEEDS:
+        importlib.import_module(name)
     group = current_group()
     broker = ray.get_actor(settings.broker, settings.namespace)
-    data = ResidentData(settings.residents)
+    data = SlotData(settings.handles)
     device = "cuda" if settings.gpu and torch.cuda.is_available() else "cpu"
     node = ray.get_runtime_context().get_node_id()
     beacon = _Beacon(broker, settings.slot) if group.rank == 0 else None
@@ -142,10 +176,8 @@ def serve(config: dict[str, Any]) -> None:
             beacon.phase("training", 0, 0, 0)
             reports = Reports(
                 phase=beacon.phase,
-                epoch=lambda epoch, step, values, name=spec.run_id: broker.epoch.remote(
-                    name, epoch, step, values
-                ),
-                should_stop=lambda: beacon.stop,
+                epoch=partial(broker.epoch.remote, spec.run_id),
+                should_stop=beacon.stopped,
             )
         try:
             result = execute(

@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import ray
@@ -22,7 +22,9 @@ from vesselflow.config.fingerprint import digest
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.tables import point_scores, selected_point, write_tables
 from vesselflow.feed.batches import resident_bytes
-from vesselflow.feed.ray_resident import materialise
+from vesselflow.feed.ray_resident import Resident, materialise
+from vesselflow.feed.ray_stream import Streamed, choose
+from vesselflow.feed.view import View
 from vesselflow.orchestration.broker import Broker
 from vesselflow.orchestration.outcome import Outcome, Watch
 from vesselflow.orchestration.plan import Node, Plan, make_plan
@@ -31,14 +33,15 @@ from vesselflow.orchestration.progress import Best, Progress
 from vesselflow.orchestration.queue import Job
 from vesselflow.orchestration.runs import PointRun, view_of
 from vesselflow.orchestration.slots import (
-    Residents,
+    Handles,
     SlotConfig,
     Slots,
     image_view,
     quiet_environment,
 )
-from vesselflow.orchestration.study import enqueue, open_storage, open_study
+from vesselflow.orchestration.study import categories, enqueue, open_storage, open_study
 from vesselflow.orchestration.tuner import run_trials
+from vesselflow.stores.store import Store
 
 NAMESPACE = "vesselflow"
 #: Seconds between two looks at the broker.
@@ -108,8 +111,8 @@ class _Driver:
             plan = self._plan(can_grow=address is not None)
             self.watch.notify(f"plan: {plan.describe()}")
             with self._phase("data"):
-                residents = self._materialise()
-            self._serve(plan, residents)
+                handles = self._handles()
+            self._serve(plan, handles)
         finally:
             ray.shutdown()
 
@@ -162,33 +165,41 @@ class _Driver:
             where=self.prepared.file.name,
         )
 
-    def _materialise(self) -> Residents:
-        """One resident copy of every (store, view) that the missing runs need."""
-        from vesselflow.stores.store import Store
+    def _handles(self) -> Handles:
+        """One handle for every (kind, store, view) that the missing runs need.
 
-        wanted: dict[tuple[str, str, Any], None] = {}
+        What fits into the object store is read into it once, for all slots; the rest is streamed.
+        """
+        wanted: dict[tuple[Literal["samples", "images"], str, View], None] = {}
         for cell in self.missing:
             view = view_of(cell.spec.experiment)
             wanted["samples", cell.spec.experiment.data.train, view] = None
             for domain in cell.spec.domains:
                 wanted["images", domain.store, image_view(view)] = None
-        residents = {}
-        free = ray.available_resources().get("object_store_memory", math.inf)
+        handles: dict[tuple[str, str, View], Resident | Streamed] = {}
+        free = min(
+            int(entry["Resources"].get("object_store_memory", 0))
+            for entry in ray.nodes()
+            if entry["Alive"]
+        )
         for kind, name, view in wanted:
-            path = self.prepared.stores[name].path
-            self.watch.notify(f"reading store '{name}' ({kind}) into shared memory")
+            path = self.prepared.stores[name].path.resolve()
             with Store.open(path) as store:
-                need = resident_bytes(store, view)
-            if need > free:
-                raise VesselflowError(
-                    f"store '{name}' needs {need / 1e9:.1f} GB of shared memory at this working "
-                    f"size, {free / 1e9:.1f} GB are free; lower data.working_size_px"
-                )
-            residents[kind, name, view] = materialise(path, view, kind)
-            free -= residents[kind, name, view].nbytes
-        return residents
+                need = resident_bytes(store, view) * (2 if kind == "images" else 1)
+            way = self.prepared.space.resources.feed
+            if way == "auto":
+                way = choose(need, free)
+            if way == "stream":
+                self.watch.notify(f"store '{name}' ({kind}) is streamed: {need / 1e9:.1f} GB")
+                handles[kind, name, view] = Streamed(str(path), view, kind)
+                continue
+            self.watch.notify(f"reading store '{name}' ({kind}) into shared memory")
+            resident = materialise(path, view, kind)
+            handles[kind, name, view] = resident
+            free -= resident.nbytes
+        return handles
 
-    def _serve(self, plan: Plan, residents: Residents) -> None:
+    def _serve(self, plan: Plan, handles: Handles) -> None:
         prepared, space = self.prepared, self.prepared.space
         scratch = prepared.folder / ".ray"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -206,11 +217,14 @@ class _Driver:
             results=str(prepared.results.resolve()),
             threads=plan.threads,
             gpu=plan.gpu,
-            residents=residents,
+            handles=handles,
             memory_gb=space.resources.memory_gb,
         )
         storage = open_storage(prepared.folder / "study.journal")
-        study = f"vesselflow-{prepared.folder.name}-{digest(space.name, 8)}"
+        # Optuna refuses other values of a category in a study that has begun: another grid is
+        # another study in the same journal, which finished points enter directly.
+        axes = digest(categories(prepared.expansion.points), 8)
+        study = f"vesselflow-{prepared.folder.name}-{axes}"
         enqueue(open_study(storage, study, prepared.expansion.points, self.values), points)
         slots = Slots(
             plan,

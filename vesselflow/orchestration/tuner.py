@@ -90,4 +90,3 @@ def run_trials(
         ),
     )
     tuner.fit()
-

@@ -5,11 +5,14 @@ Imports no Ray: a slot calls it, and so do tests and notebooks.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import socket
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +22,7 @@ from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.yaml_files import dump_yaml
+from vesselflow.errors import UserError
 from vesselflow.evaluation.domains import Domain
 from vesselflow.evaluation.parts import (
     POOLED,
@@ -31,12 +35,13 @@ from vesselflow.evaluation.parts import (
 from vesselflow.evaluation.previews import write_previews
 from vesselflow.evaluation.scoring import evaluate, select
 from vesselflow.evaluation.selection import choose_epoch
-from vesselflow.feed.batches import Samples, WholeImages
+from vesselflow.feed.batches import Batch, Samples, WholeImages
 from vesselflow.feed.view import View
 from vesselflow.orchestration.runs import RunSpec, view_of
 from vesselflow.records.runs import Attempt, RunRecord, RunState
 from vesselflow.training.group import Group, Solo
 from vesselflow.training.loop import (
+    BatchSource,
     Diverged,
     Hooks,
     KeyedBatches,
@@ -47,6 +52,37 @@ from vesselflow.training.loop import (
 )
 
 
+@dataclass(frozen=True)
+class Order:
+    """In which order samples come: all that micro-batches are a function of.
+
+    Attributes:
+        seed: Seed of the run.
+        steps: Optimizer steps of the whole run.
+        micro_batch_size: Samples of one micro-batch.
+        micro_batches_per_step: Micro-batches of one step, over all workers.
+        workers: How many share a step.
+        rank: Which of them asks.
+    """
+
+    seed: int
+    steps: int
+    micro_batch_size: int
+    micro_batches_per_step: int
+    workers: int
+    rank: int
+
+    def gathered(self, samples: Samples, rows: np.ndarray) -> BatchSource:
+        """Micro-batches of samples that can be gathered at random."""
+        return KeyedBatches(
+            samples,
+            rows,
+            seed=self.seed,
+            micro_batch_size=self.micro_batch_size,
+            micro_batches_per_step=self.micro_batches_per_step,
+        )
+
+
 class Data(Protocol):
     """Where a worker gets samples and whole images from."""
 
@@ -55,6 +91,9 @@ class Data(Protocol):
 
     def images(self, store: str, view: View) -> WholeImages:
         """All whole images of a store."""
+
+    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
+        """The keyed micro-batches drawn from `rows` of what `samples` gave."""
 
 
 @dataclass
@@ -118,7 +157,9 @@ def execute(
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         if group.rank == 0 and job.attempt is not None and not job.trained:
             record.fail(job.attempt, message, traceback.format_exc())
-        if group.size > 1 and not isinstance(error, Diverged):
+        # A divergence is met by all ranks at the same step, and scoring is rank 0's alone: then
+        # no rank is left waiting for another.
+        if group.size > 1 and not job.trained and not isinstance(error, Diverged):
             raise
         return Result("failed", message=message)
 
@@ -143,6 +184,7 @@ class _Job:
         self.trained = False
         self.first_step_s: float | None = None
         self.evaluate_s = 0.0
+        self._known_statistics: tuple[DatasetStatistics | None] | None = None
         self.view = view_of(spec.experiment)
 
     def run(self) -> Result:
@@ -155,16 +197,19 @@ class _Job:
             if not outcome:
                 if self.attempt is not None:
                     self.record.pause(self.attempt, "stopped on request")
-                return Result("stopped", steps=steps)
+                return Result("stopped", steps=steps, cost=self._cost(steps, train_s))
             self.trained = True
         if self.group.rank != 0:
             return Result("finished")
         began = time.perf_counter()
         epoch, value = self._evaluate()
         self.evaluate_s += time.perf_counter() - began
-        wall = time.perf_counter() - self.began
+        return Result("finished", value, epoch, steps=steps, cost=self._cost(steps, train_s))
+
+    def _cost(self, steps: int, train_s: float) -> dict[str, float]:
+        """What this attempt cost; kept with it, if there is one on this rank."""
         cost = {
-            "wall_s": wall,
+            "wall_s": time.perf_counter() - self.began,
             "train_s": train_s,
             "evaluate_s": self.evaluate_s,
             "start_s": self.first_step_s or 0.0,
@@ -173,7 +218,7 @@ class _Job:
         }
         if self.attempt is not None:
             self.attempt.write_cost({**cost, "slot": self.slot, "host": socket.gethostname()})
-        return Result("finished", value, epoch, steps=steps, cost=cost)
+        return cost
 
     # -- training ------------------------------------------------------------------------------
 
@@ -188,24 +233,40 @@ class _Job:
             point = self.attempt.resume_point()
             if point is not None:
                 start, resume = point
+            else:
+                self._forget_parts()
         resume, start = self.group.share((resume, start))
         samples = self.data.samples(experiment.data.train, self.view)
         rows = np.flatnonzero(np.isin(samples.source, np.asarray(spec.train)))
+        if not len(rows):
+            raise UserError(
+                f"fold {spec.fold} has no training sample",
+                where=experiment.data.train,
+                hint="lower data.min_fov or data.patch",
+            )
         settings = experiment.train
         total = settings.epochs * steps_per_epoch(experiment, len(rows))
-        self.statistics = self._dataset_statistics(samples, rows)
-        batches = KeyedBatches(
-            samples,
-            rows,
-            seed=spec.seed,
-            micro_batch_size=settings.micro_batch_size,
-            micro_batches_per_step=settings.micro_batches_per_step,
+        statistics = self._dataset_statistics(samples, rows)
+        self._known_statistics = (statistics,)
+        batches = StepClock(
+            self.data.batches(
+                samples,
+                rows,
+                Order(
+                    seed=spec.seed,
+                    steps=total,
+                    micro_batch_size=settings.micro_batch_size,
+                    micro_batches_per_step=settings.micro_batches_per_step,
+                    workers=self.group.size,
+                    rank=self.group.rank,
+                ),
+            )
         )
         channels = int(samples.gather(rows[:1]).image.shape[1])
         self.reports.phase("training", start // max(1, total // settings.epochs), start, total)
-        began = time.perf_counter()
 
         def progress(epoch: int, step: int) -> None:
+            batches.stop()
             if self.first_step_s is None:
                 self.first_step_s = time.perf_counter() - self.began
             self.reports.phase("training", epoch, step, total)
@@ -233,15 +294,14 @@ class _Job:
             hooks=hooks,
             resume=resume,
             device=self.device,
-            dataset_statistics=self.statistics,
+            dataset_statistics=statistics,
         )
-        train_s = time.perf_counter() - began - self.evaluate_s
         if outcome.finished and self.group.rank == 0:
             self.record.finish(
                 self._attempt(),
                 {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps},
             )
-        return outcome.finished, outcome.step - start, train_s
+        return outcome.finished, outcome.step - start, batches.seconds
 
     def _attempt(self) -> Attempt:
         assert self.attempt is not None
@@ -261,7 +321,8 @@ class _Job:
     def _score_validation(self, model: nn.Module, epoch: int, step: int) -> dict[str, float]:
         began = time.perf_counter()
         self.reports.phase("evaluating", epoch, step, 0)
-        part = self._part(self.spec.domains[0], epoch, None, lambda: model)
+        # Always anew: what stands there may be of an attempt that did this epoch before.
+        part = self._make_part(self.spec.domains[0], epoch, None, model)
         self.evaluate_s += time.perf_counter() - began
         pooled = {metric: value for source, metric, value in part.rows if source == POOLED}
         return {**{f"val/{name}": v for name, v in pooled.items()}, "val/threshold": part.threshold}
@@ -276,7 +337,7 @@ class _Job:
         parts: dict[tuple[int, Domain], Part] = {}
         for epoch in epochs:
             self.reports.phase("evaluating", epoch, 0, 0)
-            cached = _Once(lambda epoch=epoch: self._model(epoch))
+            cached = _Once(partial(self._model, epoch))
             part = self._part(validation, epoch, None, cached)
             parts[epoch, validation] = part
             for domain in spec.domains[1:]:
@@ -294,27 +355,40 @@ class _Job:
         threshold: float | None,
         model: Callable[[], nn.Module],
     ) -> Part:
-        experiment = self.spec.experiment
-        path = part_path(self.results, part_id(self.spec.run_id, epoch, domain, experiment))
-        part = read_part(path)
-        if part is None:
-            part = evaluate(
-                model(),
-                select(self.data.images(domain.store, self.view), domain),
-                experiment,
-                threshold=threshold,
-                device=self.device,
-                dataset_statistics=self._statistics(),
-            )
-            write_part(path, part)
+        part = read_part(self._part_path(domain, epoch))
+        return self._make_part(domain, epoch, threshold, model()) if part is None else part
+
+    def _make_part(
+        self, domain: Domain, epoch: int, threshold: float | None, model: nn.Module
+    ) -> Part:
+        part = evaluate(
+            model,
+            select(self.data.images(domain.store, self.view), domain),
+            self.spec.experiment,
+            threshold=threshold,
+            device=self.device,
+            dataset_statistics=self._statistics(),
+        )
+        write_part(self._part_path(domain, epoch), part)
         return part
 
+    def _part_path(self, domain: Domain, epoch: int) -> Path:
+        name = part_id(self.spec.run_id, epoch, domain, self.spec.experiment)
+        return part_path(self.results, name)
+
+    def _forget_parts(self) -> None:
+        """A run that starts from nothing has no scores: those of a run that was reset go."""
+        experiment = self.spec.experiment
+        for epoch in experiment.score.at(experiment.train.epochs):
+            for domain in self.spec.domains:
+                self._part_path(domain, epoch).unlink(missing_ok=True)
+
     def _statistics(self) -> DatasetStatistics | None:
-        if not hasattr(self, "statistics"):
+        if self._known_statistics is None:
             samples = self.data.samples(self.spec.experiment.data.train, self.view)
             rows = np.flatnonzero(np.isin(samples.source, np.asarray(self.spec.train)))
-            self.statistics = self._dataset_statistics(samples, rows)
-        return self.statistics
+            self._known_statistics = (self._dataset_statistics(samples, rows),)
+        return self._known_statistics[0]
 
     def _model(self, epoch: int) -> nn.Module:
         experiment = self.spec.experiment
@@ -325,9 +399,10 @@ class _Job:
 
     def _previews(self, epoch: int, parts: dict[Domain, Part]) -> None:
         folder = self.record.previews_folder
-        cached = _Once(lambda: self._model(epoch))
+        cached = _Once(partial(self._model, epoch))
         for domain, part in parts.items():
-            done = folder / f".{domain.role}_{domain.name}_{epoch}"
+            # Named as the evaluation is: other images or settings under the same name are new.
+            done = folder / f".{self._part_path(domain, epoch).stem}"
             if done.exists():
                 continue
             write_previews(
@@ -341,6 +416,37 @@ class _Job:
                 dataset_statistics=self._statistics(),
             )
             done.touch()
+
+
+class StepClock:
+    """Hands micro-batches on and measures the seconds inside optimizer steps, and those alone.
+
+    A step lasts from the moment at which its first micro-batch is asked for until `stop`, which
+    is to be called after it; scoring, checkpoints and building the model are left out.
+
+    Args:
+        source: Where the micro-batches come from.
+
+    Attributes:
+        seconds: Of all steps so far.
+    """
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+        self._began: float | None = None
+        self.seconds = 0.0
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Micro-batch `index` of step `step`."""
+        if self._began is None:
+            self._began = time.perf_counter()
+        return self._source.batch(step, index)
+
+    def stop(self) -> None:
+        """A step has ended."""
+        if self._began is not None:
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
 
 
 class _Once:
@@ -374,6 +480,10 @@ class LocalData:
 
         return self._get("images", store, view, load_images)
 
+    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
+        """Micro-batches gathered out of memory."""
+        return order.gathered(samples, rows)
+
     def _get(self, kind: str, store: str, view: View, read: Callable[..., Any]) -> Any:
         name = (kind, store, view)
         if name not in self._kept:
@@ -381,6 +491,19 @@ class LocalData:
         return self._kept[name]
 
 
-def fix_threads(threads: int) -> None:
-    """Fix the threads of this process: bits of a gradient depend on their number."""
+def settle_process(threads: int) -> None:
+    """Fix what a worker process keeps through all its runs.
+
+    The number of threads is fixed because the bits of a gradient depend on it. And glibc is told to
+    keep large blocks: by default each tensor of 32 MB or more is mapped anew and faulted in page by
+    page, which cost a third of a float32 step of the W-Net at 512 px.
+    """
     torch.set_num_threads(threads)
+    with contextlib.suppress(OSError, AttributeError):  # Another C library: nothing to tune.
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+#: Parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

@@ -1,0 +1,94 @@
+"""A tiny real sweep as a subprocess, to be killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+TABLES = ("points", "runs", "epochs", "images")
+
+SPACE = """
+name: tiny
+question: Does the sweep survive?
+stores:
+  a: synth:fundus?domain=a&sources=6&seed=0&size_px=96
+  b: synth:fundus?domain=b&sources=2&seed=1&size_px=96
+data: {train: a, ood: [b], working_size_px: 96}
+split: {folds: 3, val_fraction: 0.3}
+folds: [0]
+seeds: [0, 1]
+augment: {hflip: {}, affine: {}, color_jitter: {}}
+model: {name: wnet, dropout: 0.1}
+schedule: {name: cosine}
+train:
+  epochs: 3
+  steps_per_epoch: 14
+  micro_batch_size: 2
+  micro_batches_per_step: 2
+  ema: 0.9
+  checkpoint_every_s: 0.3
+score: {epochs: all}
+grid: {loss.beta: [0.25, 0.75]}
+"""
+
+
+def write_space(folder: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+def start(space: Path, results: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vesselflow", "sweep", str(space), "--results", str(results)]
+    return subprocess.Popen(
+        [*command, "--no-figures", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "VESSELFLOW_DASHBOARD": "0"},
+    )
+
+
+def finish(driver: subprocess.Popen[str], timeout_s: float = 240) -> str:
+    """The driver's output; its exit code must be 0."""
+    output, _ = driver.communicate(timeout=timeout_s)
+    assert driver.returncode == 0, output
+    return output
+
+
+def wait_for_checkpoint(
+    results: Path, driver: subprocess.Popen[str], timeout_s: float = 150
+) -> None:
+    """Until some run has a checkpoint: from here on there is something to lose."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if any(results.glob("runs/*/attempts/*/checkpoints/*")):
+            return
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint was written")
+
+
+def kill_driver(driver: subprocess.Popen[str]) -> None:
+    driver.kill()
+    driver.communicate()
+
+
+def kill_slot_worker(driver: subprocess.Popen[str]) -> None:
+    """SIGKILL one process in which a slot trains."""
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        title = " ".join(process.cmdline())
+        if "RayTrainWorker" in title or "TrainWorker" in title:
+            process.send_signal(signal.SIGKILL)
+            return
+    raise AssertionError("no slot worker was found")
+
+
+def tables(results: Path) -> dict[str, bytes]:
+    return {name: (results / "tiny" / "tables" / f"{name}.parquet").read_bytes() for name in TABLES}
