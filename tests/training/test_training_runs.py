@@ -12,8 +12,10 @@ import training_cases as cases
 
 import vesselflow.inference.whole as whole_module
 import vesselflow.training.step as step_module
+from vesselflow.errors import UserError
 from vesselflow.evaluation.parts import part_id, part_path, read_part
 from vesselflow.orchestration.worker import LocalData, Reports, Result, execute
+from vesselflow.records.checkpoints import Checkpoints
 from vesselflow.records.runs import RunRecord, RunState
 
 
@@ -145,3 +147,33 @@ def test_a_fold_without_training_samples_says_so(stores, tmp_path):
 def test_accepted_record_counts_skipped_steps(after_a):
     accepted = json.loads((after_a[0] / "runs/bbbb/accepted.json").read_text())
     assert accepted["summary"] == {"skipped_steps": 0, "steps": 6}
+
+
+def test_a_full_disk_is_told_and_waited_for(stores, tmp_path, monkeypatch):
+    save, calls, told = Checkpoints.save, [], []
+
+    def full_at_first(self, step, payload):
+        calls.append(step)
+        if len(calls) == 1:
+            raise UserError("no space is left on the device", where="disk")
+        save(self, step, payload)
+
+    monkeypatch.setattr(Checkpoints, "save", full_at_first)
+    spec = cases.run_a(cases.tiny_domains(stores, "b"))
+    result = execute(spec, tmp_path, LocalData(stores), reports=Reports(message=told.append))
+    assert result.state == "finished"
+    assert len(told) == 1
+    assert "no checkpoint at step" in told[0]
+    assert "no space is left" in told[0]
+
+
+def test_a_disk_that_stays_full_fails_the_run_in_the_end(stores, tmp_path, monkeypatch):
+    def full(self, step, payload):
+        raise UserError("no space is left on the device", where="disk")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    monkeypatch.setattr("vesselflow.orchestration.worker.OVERDUE", 0)
+    spec = cases.run_a(cases.tiny_domains(stores, "b"))
+    result = execute(spec, tmp_path, LocalData(stores))
+    assert result.state == "failed"
+    assert "no space is left" in result.message

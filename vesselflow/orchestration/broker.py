@@ -35,6 +35,7 @@ class Broker:
         self._changed = threading.Condition()
         self._leases: dict[str, Lease] = {}
         self._elsewhere: dict[str, float] = {}
+        self._lost: set[str] = set()
         self._points: dict[str, Sequence[Job]] = {}
         self._known: dict[str, Mapping[str, float]] = {}
         threading.Thread(target=self._heartbeats, daemon=True).start()
@@ -68,10 +69,17 @@ class Broker:
                 self._changed.wait(left)
 
     def beat(self, slot: str, phase: str, epoch: int, step: int, steps: int) -> bool:
-        """Where a slot is; True when it is to stop at its next step."""
+        """Where a slot is; True when it is to hand its run back at its next step."""
         with self._changed:
             self._queue.beat(slot, phase, epoch, step, steps)
-            return self._queue.stopping
+            state = self._queue.slots.get(slot)
+            lost = state is not None and state.run_id in self._lost
+            return self._queue.stopping or lost
+
+    def note(self, text: str) -> None:
+        """Something that the person should know."""
+        with self._changed:
+            self._queue.message(text)
 
     def epoch(self, run_id: str, epoch: int, step: int, values: dict[str, float]) -> None:
         """An epoch of a run is done."""
@@ -84,6 +92,7 @@ class Broker:
         with self._changed:
             self._queue.finish(slot, run_id, state, {**result, "at": time.monotonic()})
             lease = self._leases.pop(run_id, None)
+            self._lost.discard(run_id)
             self._changed.notify_all()
         if lease is not None:
             lease.release()
@@ -197,6 +206,9 @@ class Broker:
         while True:
             time.sleep(HEARTBEAT_S)
             with self._changed:
-                leases = list(self._leases.values())
-            for lease in leases:
-                lease.beat()
+                leases = list(self._leases.items())
+            for run_id, lease in leases:
+                if not lease.beat() and lease.lost():
+                    # Another driver took us for dead: it has the run now, ours is handed back.
+                    with self._changed:
+                        self._lost.add(run_id)

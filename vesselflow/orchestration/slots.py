@@ -118,7 +118,6 @@ class _Beacon:
     def __init__(self, broker: Any, slot: str) -> None:
         self._broker, self._slot = broker, slot
         self._place: tuple[str, int, int, int] = ("idle", 0, 0, 0)
-        self._sent: tuple[str, int, int, int] | None = None
         self.stop = False
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -177,6 +176,7 @@ def serve(config: dict[str, Any]) -> None:
             reports = Reports(
                 phase=beacon.phase,
                 epoch=partial(broker.epoch.remote, spec.run_id),
+                message=broker.note.remote,
                 should_stop=beacon.stopped,
             )
         try:

@@ -113,6 +113,9 @@ class _Driver:
             with self._phase("data"):
                 handles = self._handles()
             self._serve(plan, handles)
+        except ray.exceptions.RayError as error:
+            reason = str(error).splitlines()[0]
+            raise VesselflowError(f"Ray was lost ({type(error).__name__}: {reason})") from error
         finally:
             ray.shutdown()
 

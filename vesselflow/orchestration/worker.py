@@ -51,6 +51,9 @@ from vesselflow.training.loop import (
     train,
 )
 
+#: A run goes on without a new checkpoint for this many times `train.checkpoint_every_s`.
+OVERDUE = 10
+
 
 @dataclass(frozen=True)
 class Order:
@@ -104,11 +107,13 @@ class Reports:
         phase: ``(phase, epoch, step, steps)``.
         epoch: ``(epoch, step, values)`` of the curve.
         should_stop: True when the run is to be handed back at the next step.
+        message: A line that the person should see.
     """
 
     phase: Callable[[str, int, int, int], None] = lambda phase, epoch, step, steps: None
     epoch: Callable[[int, int, dict[str, float]], None] = lambda epoch, step, values: None
     should_stop: Callable[[], bool] = lambda: False
+    message: Callable[[str], None] = lambda text: None
 
 
 @dataclass
@@ -184,6 +189,7 @@ class _Job:
         self.trained = False
         self.first_step_s: float | None = None
         self.evaluate_s = 0.0
+        self.saved_at = time.monotonic()
         self._known_statistics: tuple[DatasetStatistics | None] | None = None
         self.view = view_of(spec.experiment)
 
@@ -277,7 +283,7 @@ class _Job:
             self.reports.epoch(epoch, step, values)
 
         hooks = Hooks(
-            save=lambda step, payload: self._attempt().checkpoints.save(step, payload),
+            save=self._save,
             epoch=epoch_done,
             keep_weights=lambda epoch, step, payload: self.record.keep_weights(epoch, payload),
             score=self._score_validation,
@@ -302,6 +308,19 @@ class _Job:
                 {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps},
             )
         return outcome.finished, outcome.step - start, batches.seconds
+
+    def _save(self, step: int, payload: bytes) -> None:
+        """Write a checkpoint; a full disk is waited for while the last good one is not too old."""
+        now = time.monotonic()
+        try:
+            self._attempt().checkpoints.save(step, payload)
+        except UserError as error:
+            every = self.spec.experiment.train.checkpoint_every_s
+            if now - self.saved_at > OVERDUE * every:
+                raise
+            self.reports.message(f"{self.spec.label}: no checkpoint at step {step}: {error}")
+        else:
+            self.saved_at = now
 
     def _attempt(self) -> Attempt:
         assert self.attempt is not None
