@@ -81,8 +81,7 @@ def test_every_run_is_a_point_with_the_same_steps(tmp_path: Path) -> None:
     assert space.resources.slots == 1
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.parametrize("peer", ["ours", "stock"])
 def test_a_peer_runs_in_a_process_of_its_own(peer: str, tmp_path: Path) -> None:
     runs = bench._measure(peer, tmp_path, 2)

@@ -5,8 +5,7 @@ import pytest
 from vesselflow.bench.feed import feed
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.bench
 def test_the_bench_compares_ours_with_three_loaders(ray_cluster: None) -> None:
     lines: list[str] = []
     found = feed(rounds=1, samples=150, progress=lines.append)

@@ -28,7 +28,7 @@ model: {name: wnet, dropout: 0.1}
 schedule: {name: cosine}
 train:
   epochs: 3
-  steps_per_epoch: 14
+  steps_per_epoch: 10
   micro_batch_size: 2
   micro_batches_per_step: 2
   ema: 0.9
