@@ -30,12 +30,11 @@ settings.load_profile("vesselflow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests that need Ray in one of xdist's processes: one cluster, not one each."""
+    """Whoever needs the cluster is marked so: `make test` runs those alone, one after another."""
     for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
+        needs = "ray_cluster" in getattr(item, "fixturenames", ())
+        if needs and not item.get_closest_marker("bench"):
             item.add_marker(pytest.mark.ray)
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")
