@@ -68,6 +68,15 @@ def test_a_slot_that_is_gone_gives_its_run_back():
     assert _take(queue, "s1").run_id == "a"
 
 
+def test_a_slot_without_a_run_is_shown_idle():
+    queue = _queue("a")
+    _take(queue, "s0")
+    queue.beat("s0", "training", 1, 5, 10)
+    assert [(view.phase, view.step) for view in queue.views(1.0)] == [("training", 5)]
+    queue.finish("s0", "a", "stopped", {})
+    assert [(view.phase, view.run, view.step) for view in queue.views(2.0)] == [("idle", "", 0)]
+
+
 def test_no_run_is_handed_out_while_stopping():
     queue = _queue("a")
     queue.stopping = True

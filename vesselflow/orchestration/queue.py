@@ -142,7 +142,8 @@ class Queue:
         """Note how a run ended on its slot: finished, failed, or stopped (handed back)."""
         holder = self.slots.get(slot)
         if holder is not None and holder.run_id == run_id:
-            holder.run_id = None
+            holder.run_id, holder.phase = None, "idle"
+            holder.epoch = holder.step = holder.steps = 0
         job = self.jobs[run_id]
         if job.state in ("finished", "failed"):
             return
