@@ -57,7 +57,7 @@ def test_a_lost_machine_costs_no_retry():
 def test_a_run_handed_back_is_first_in_line():
     queue = _queue("a", "b")
     _take(queue, "s0")
-    queue.finish("s0", "a", "stopped", {})
+    queue.finish("s0", "a", "stopped", {}, 2.0)
     assert _take(queue, "s1").run_id == "a"
 
 
@@ -73,7 +73,7 @@ def test_a_slot_without_a_run_is_shown_idle():
     _take(queue, "s0")
     queue.beat("s0", "training", 1, 5, 10)
     assert [(view.phase, view.step) for view in queue.views(1.0)] == [("training", 5)]
-    queue.finish("s0", "a", "stopped", {})
+    queue.finish("s0", "a", "stopped", {}, 2.0)
     assert [(view.phase, view.run, view.step) for view in queue.views(2.0)] == [("idle", "", 0)]
 
 
@@ -95,8 +95,8 @@ def test_a_run_that_another_driver_has_is_skipped_not_lost():
 def test_a_result_is_taken_once():
     queue = _queue("a")
     _take(queue, "s0")
-    queue.finish("s0", "a", "finished", {"value": 0.5})
-    queue.finish("s0", "a", "failed", {"message": "late"})
+    queue.finish("s0", "a", "finished", {"value": 0.5}, 2.0)
+    queue.finish("s0", "a", "failed", {"message": "late"}, 3.0)
     assert queue.jobs["a"].state == "finished"
     assert [event["type"] for event in queue.events] == ["started", "finished"]
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def _sweep(
     if space.question:
         console.print(f"[italic]{space.question}[/italic]")
     try:
-        outcome = _run(console, args, prepared) if missing else _nothing(prepared)
+        outcome = _run(console, args, prepared, notify) if missing else _nothing(prepared)
     except UserError:
         raise
     except VesselflowError as error:
@@ -113,16 +113,11 @@ def _sweep(
 
 
 def _forget(prepared: Prepared) -> None:
-    from vesselflow.evaluation.parts import part_id, part_path
+    """Reset every run; a run that begins from nothing deletes what scores it had (`worker`)."""
     from vesselflow.records.runs import RunRecord
 
     for cell in prepared.cells:
-        spec = cell.spec
-        for epoch in spec.experiment.score.at(spec.experiment.train.epochs):
-            for domain in spec.domains:
-                name = part_id(spec.run_id, epoch, domain, spec.experiment)
-                part_path(prepared.results, name).unlink(missing_ok=True)
-        RunRecord(prepared.results, spec.run_id).reset()
+        RunRecord(prepared.results, cell.spec.run_id).reset()
     for row in prepared.scored:
         row.epoch = None
         row.parts.clear()
@@ -130,15 +125,20 @@ def _forget(prepared: Prepared) -> None:
 
 def _nothing(prepared: Prepared) -> Outcome:
     """A finished sweep: the tables again, without torch or ray."""
-    from vesselflow.evaluation.tables import selected_point, write_tables
+    from vesselflow.evaluation.tables import write_tables
     from vesselflow.orchestration.outcome import Outcome
 
     write_tables(prepared.folder / "tables", prepared.scored, prepared.results)
-    return Outcome(selected=selected_point(prepared.scored))
+    return Outcome()
 
 
-def _run(console: Console, args: argparse.Namespace, prepared: Prepared) -> Outcome:
-    console.print("[dim]loading torch and ray[/dim]")
+def _run(
+    console: Console,
+    args: argparse.Namespace,
+    prepared: Prepared,
+    notify: Callable[[str], None],
+) -> Outcome:
+    notify("loading torch and ray")
     from vesselflow.orchestration.outcome import Watch
     from vesselflow.orchestration.sweep import run_sweep
     from vesselflow.reporting.live import LiveView
@@ -149,7 +149,7 @@ def _run(console: Console, args: argparse.Namespace, prepared: Prepared) -> Outc
         watch = Watch(
             progress=view.update,
             event=boards.event if boards else lambda event: None,
-            notify=lambda text: console.print(f"[dim]{text}[/dim]"),
+            notify=notify,
             stop=stop,
         )
         outcome = run_sweep(prepared, watch, address=args.address)

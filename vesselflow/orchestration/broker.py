@@ -90,7 +90,8 @@ class Broker:
     def finish(self, slot: str, run_id: str, state: str, result: dict[str, Any]) -> None:
         """A run ended on its slot; its event says when, in monotonic seconds of this machine."""
         with self._changed:
-            self._queue.finish(slot, run_id, state, {**result, "at": time.monotonic()})
+            now = time.monotonic()
+            self._queue.finish(slot, run_id, state, {**result, "at": now}, now)
             lease = self._leases.pop(run_id, None)
             self._lost.discard(run_id)
             self._changed.notify_all()

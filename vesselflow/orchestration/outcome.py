@@ -18,14 +18,12 @@ class Outcome:
         trained: Runs that this call brought to their end.
         failed: (label, message) of runs that failed.
         stopped: True when it was stopped on request before its end.
-        selected: The point chosen on validation.
         seconds: By phase of the driver.
     """
 
     trained: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     stopped: bool = False
-    selected: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -377,11 +376,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-def read_provenance(folder: Path) -> dict[str, object]:
-    """What `write_head` wrote of a sweep; empty when it is no sweep's folder."""
-    try:
-        return dict(read_json(folder / PROVENANCE))
-    except (OSError, json.JSONDecodeError):
-        return {}

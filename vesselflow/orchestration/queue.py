@@ -28,6 +28,11 @@ class SlotState:
     steps: int = 0
     since: float = 0.0
 
+    def rest(self, now: float) -> None:
+        """Hold nothing from now on."""
+        self.phase, self.since, self.run_id = "idle", now, None
+        self.epoch = self.step = self.steps = 0
+
 
 @dataclass
 class Job:
@@ -118,8 +123,7 @@ class Queue:
         """Note that a slot waits."""
         state = self.slots.setdefault(slot, SlotState(slot, since=now))
         if state.phase != "idle":
-            state.phase, state.since, state.run_id = "idle", now, None
-            state.epoch = state.step = state.steps = 0
+            state.rest(now)
 
     def beat(self, slot: str, phase: str, epoch: int, step: int, steps: int) -> None:
         """Note where a slot is; forgotten when it holds nothing."""
@@ -138,12 +142,13 @@ class Queue:
             {"type": "epoch", "run_id": run_id, "epoch": epoch, "step": step, "values": values}
         )
 
-    def finish(self, slot: str, run_id: str, state: str, result: dict[str, Any]) -> None:
+    def finish(
+        self, slot: str, run_id: str, state: str, result: dict[str, Any], now: float
+    ) -> None:
         """Note how a run ended on its slot: finished, failed, or stopped (handed back)."""
         holder = self.slots.get(slot)
         if holder is not None and holder.run_id == run_id:
-            holder.run_id, holder.phase = None, "idle"
-            holder.epoch = holder.step = holder.steps = 0
+            holder.rest(now)
         job = self.jobs[run_id]
         if job.state in ("finished", "failed"):
             return

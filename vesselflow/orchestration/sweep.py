@@ -12,7 +12,6 @@ import socket
 import statistics
 import threading
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -20,7 +19,7 @@ import ray
 
 from vesselflow.config.fingerprint import digest
 from vesselflow.errors import VesselflowError
-from vesselflow.evaluation.tables import point_scores, selected_point, write_tables
+from vesselflow.evaluation.tables import point_scores, write_tables
 from vesselflow.feed.batches import resident_bytes
 from vesselflow.feed.ray_resident import Resident, materialise
 from vesselflow.feed.ray_stream import Streamed, choose
@@ -68,7 +67,6 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
     outcome.failed = [
         (labels[row.cell.run_id], row.message) for row in prepared.scored if row.state == "failed"
     ]
-    outcome.selected = selected_point(prepared.scored)
     write_tables(prepared.folder / "tables", prepared.scored, prepared.results)
     return outcome
 
@@ -79,7 +77,7 @@ class _Driver:
     ) -> None:
         self.prepared, self.missing, self.watch, self.outcome = prepared, missing, watch, outcome
         self.began = time.monotonic()
-        self.first_step: tuple[float, int] | None = None
+        self.first_step_at: float | None = None
         self.values = point_scores(prepared.scored)
         self.messages: list[str] = []
         self.seen = 0
@@ -332,9 +330,9 @@ class _Driver:
         share = state["steps_done"] / steps_total if steps_total else done / len(self.jobs)
         eta = None
         if share > 0:
-            if self.first_step is None:
-                self.first_step = (now, 0)
-            elapsed = now - self.first_step[0]
+            if self.first_step_at is None:
+                self.first_step_at = now
+            elapsed = now - self.first_step_at
             eta = elapsed / share * (1 - share) if elapsed > 2 else None
         best = max(self.values, key=lambda name: self.values[name], default=None)
         return Progress(
@@ -378,8 +376,3 @@ def owner() -> dict[str, Any]:
 
 def _dashboard_wanted() -> bool:
     return os.environ.get("VESSELFLOW_DASHBOARD", "1") != "0"
-
-
-def clean(folder: Path) -> None:
-    """Remove what Ray left in a sweep's folder after a kill."""
-    shutil.rmtree(folder / ".ray", ignore_errors=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import socket
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -190,7 +190,7 @@ class _Job:
         self.first_step_s: float | None = None
         self.evaluate_s = 0.0
         self.saved_at = time.monotonic()
-        self._known_statistics: tuple[DatasetStatistics | None] | None = None
+        self._statistics = functools.cache(self._dataset_statistics)
         self.view = view_of(spec.experiment)
 
     def run(self) -> Result:
@@ -243,7 +243,7 @@ class _Job:
                 self._forget_parts()
         resume, start = self.group.share((resume, start))
         samples = self.data.samples(experiment.data.train, self.view)
-        rows = np.flatnonzero(np.isin(samples.source, np.asarray(spec.train)))
+        rows = self._rows(samples)
         if not len(rows):
             raise UserError(
                 f"fold {spec.fold} has no training sample",
@@ -252,8 +252,6 @@ class _Job:
             )
         settings = experiment.train
         total = settings.epochs * steps_per_epoch(experiment, len(rows))
-        statistics = self._dataset_statistics(samples, rows)
-        self._known_statistics = (statistics,)
         batches = StepClock(
             self.data.batches(
                 samples,
@@ -300,7 +298,7 @@ class _Job:
             hooks=hooks,
             resume=resume,
             device=self.device,
-            dataset_statistics=statistics,
+            dataset_statistics=self._statistics(),
         )
         if outcome.finished and self.group.rank == 0:
             self.record.finish(
@@ -326,10 +324,17 @@ class _Job:
         assert self.attempt is not None
         return self.attempt
 
-    def _dataset_statistics(self, samples: Samples, rows: np.ndarray) -> DatasetStatistics | None:
+    def _rows(self, samples: Samples) -> np.ndarray:
+        """The samples of the training part, in store order."""
+        return np.flatnonzero(np.isin(samples.source, np.asarray(self.spec.train)))
+
+    def _dataset_statistics(self) -> DatasetStatistics | None:
         """Mean over the training sources (each once, in store order) of centre and scale."""
-        if self.spec.experiment.normalise.scope != "dataset":
+        experiment = self.spec.experiment
+        if experiment.normalise.scope != "dataset":
             return None
+        samples = self.data.samples(experiment.data.train, self.view)
+        rows = self._rows(samples)
         _, first = np.unique(samples.source[rows], return_index=True)
         batch = samples.gather(rows[np.sort(first)])
         return (
@@ -356,7 +361,7 @@ class _Job:
         parts: dict[tuple[int, Domain], Part] = {}
         for epoch in epochs:
             self.reports.phase("evaluating", epoch, 0, 0)
-            cached = _Once(partial(self._model, epoch))
+            cached = functools.cache(functools.partial(self._model, epoch))
             part = self._part(validation, epoch, None, cached)
             parts[epoch, validation] = part
             for domain in spec.domains[1:]:
@@ -402,13 +407,6 @@ class _Job:
             for domain in self.spec.domains:
                 self._part_path(domain, epoch).unlink(missing_ok=True)
 
-    def _statistics(self) -> DatasetStatistics | None:
-        if self._known_statistics is None:
-            samples = self.data.samples(self.spec.experiment.data.train, self.view)
-            rows = np.flatnonzero(np.isin(samples.source, np.asarray(self.spec.train)))
-            self._known_statistics = (self._dataset_statistics(samples, rows),)
-        return self._known_statistics[0]
-
     def _model(self, epoch: int) -> nn.Module:
         experiment = self.spec.experiment
         images = self.data.images(self.spec.domains[0].store, self.view)
@@ -418,7 +416,7 @@ class _Job:
 
     def _previews(self, epoch: int, parts: dict[Domain, Part]) -> None:
         folder = self.record.previews_folder
-        cached = _Once(partial(self._model, epoch))
+        cached = functools.cache(functools.partial(self._model, epoch))
         for domain, part in parts.items():
             # Named as the evaluation is: other images or settings under the same name are new.
             done = folder / f".{self._part_path(domain, epoch).stem}"
@@ -466,18 +464,6 @@ class StepClock:
         if self._began is not None:
             self.seconds += time.perf_counter() - self._began
             self._began = None
-
-
-class _Once:
-    """Calls a function at most once."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._value = make, None
-
-    def __call__(self) -> Any:
-        if self._value is None:
-            self._value = self._make()
-        return self._value
 
 
 class LocalData:
