@@ -23,7 +23,7 @@ def test_a_part_comes_back_as_it_was(tmp_path):
     path = part_path(tmp_path, "x")
     write_part(path, PART)
     assert cases.differences(read_part(path).rows, PART.rows) == []
-    assert read_part(path).threshold == PART.threshold
+    assert read_part(path).threshold_logit == PART.threshold_logit
     # NaN is a value, not a missing one.
     assert pq.ParquetFile(path).read().column("value").null_count == 0
     assert PART.value(POOLED, "dice") == 1 / 3
@@ -31,9 +31,24 @@ def test_a_part_comes_back_as_it_was(tmp_path):
         PART.value("s1", "iou")
 
 
-def test_an_undefined_threshold_comes_back(tmp_path):
-    write_part(tmp_path / "x.parquet", Part(math.nan, PART.rows))
-    assert math.isnan(read_part(tmp_path / "x.parquet").threshold)
+@pytest.mark.parametrize(
+    ("logit", "probability"),
+    [
+        (math.nan, math.nan),
+        (-math.inf, 0.0),
+        (math.inf, 1.0),
+        (0.0, 0.5),
+        (math.log(3), 0.75),
+        (-math.log(3), 0.25),
+        (800.0, 1.0),
+        (-800.0, 0.0),
+    ],
+)
+def test_a_threshold_comes_back_as_logit_and_as_probability(tmp_path, logit, probability):
+    write_part(tmp_path / "x.parquet", Part(logit, PART.rows))
+    found = read_part(tmp_path / "x.parquet")
+    assert found.threshold_logit == pytest.approx(logit, abs=0, nan_ok=True)
+    assert found.threshold == pytest.approx(probability, abs=1e-15, nan_ok=True)
 
 
 def test_folders_that_look_like_partitions_do_not_matter(tmp_path):
@@ -80,7 +95,8 @@ def test_a_changed_value_is_noticed(tmp_path):
     "columns",
     [
         {"source_id": ["s"], "metric": ["dice"], "value": [0.5]},
-        {"source_id": ["s"], "metric": ["dice"], "value": ["0.5"], "threshold": [0.5]},
+        {"source_id": ["s"], "metric": ["dice"], "value": [0.5], "threshold": [0.5]},
+        {"source_id": ["s"], "metric": ["dice"], "value": ["0.5"], "threshold_logit": [0.5]},
     ],
 )
 def test_a_foreign_table_is_none(tmp_path, columns):

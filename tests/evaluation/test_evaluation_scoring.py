@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import training_cases as cases
+from scipy.special import expit
 from sklearn import metrics as sk
 from torch import nn
 
@@ -41,12 +42,8 @@ def _native(done, name: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         return store.target(index), store.fov(index).astype(bool)
 
 
-def _levels(probability: np.ndarray) -> np.ndarray:
-    return np.rint(probability.astype(np.float64) * 65535) / 65535
-
-
-def _sklearn(target: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
-    predicted = _levels(probability) >= threshold - 1e-9
+def _sklearn(target: np.ndarray, logits: np.ndarray, threshold: float) -> dict[str, float]:
+    predicted = logits >= threshold
     tn, fp, fn, tp = sk.confusion_matrix(target, predicted, labels=[0, 1]).ravel()
     return {
         "dice": sk.f1_score(target, predicted),
@@ -55,27 +52,28 @@ def _sklearn(target: np.ndarray, probability: np.ndarray, threshold: float) -> d
         "specificity": tn / (tn + fp),
         "accuracy": (tp + tn) / (tp + tn + fp + fn),
         "mcc": sk.matthews_corrcoef(target, predicted),
-        "roc_auc": sk.roc_auc_score(target, _levels(probability)),
-        "pr_auc": sk.average_precision_score(target, _levels(probability)),
+        "roc_auc": sk.roc_auc_score(target, logits),
+        "pr_auc": sk.average_precision_score(target, logits),
     }
 
 
 def test_scores_equal_scikit_learn_on_native_pixels_inside_the_fov(done, images, model):
-    # A threshold amid the probabilities, so that no prediction has one class only.
+    # A threshold amid the logits, so that no prediction has one class only.
     threshold = float(np.median(predict_whole(model, images["a"][0], EXPERIMENT)))
-    threshold = round(threshold * 65535) / 65535
-    part = evaluate(model, images["a"], EXPERIMENT, threshold=threshold)
-    targets, probabilities = [], []
+    part = evaluate(model, images["a"], EXPERIMENT, threshold_logit=threshold)
+    assert part.threshold_logit == threshold
+    assert part.threshold == pytest.approx(expit(threshold))
+    targets, logits = [], []
     for index, whole in enumerate(images["a"]):
         target, fov = _native(done, "a", index)
         assert target.shape == (96, 96) != whole.image.shape[1:]
-        probability = predict_whole(model, whole, EXPERIMENT)
-        assert probability.shape == target.shape
+        native = predict_whole(model, whole, EXPERIMENT)
+        assert native.shape == target.shape
         targets.append(target[fov])
-        probabilities.append(probability[fov])
-        for name, value in _sklearn(targets[-1], probabilities[-1], part.threshold).items():
+        logits.append(native[fov])
+        for name, value in _sklearn(targets[-1], logits[-1], threshold).items():
             assert part.value(whole.source_id, name) == pytest.approx(value, abs=1e-9), name
-    pooled = _sklearn(np.concatenate(targets), np.concatenate(probabilities), part.threshold)
+    pooled = _sklearn(np.concatenate(targets), np.concatenate(logits), threshold)
     for name, value in pooled.items():
         assert part.value(POOLED, name) == pytest.approx(value, abs=1e-9), name
     assert len(part.rows) == (len(images["a"]) + 1) * len(METRICS.names())
@@ -83,30 +81,30 @@ def test_scores_equal_scikit_learn_on_native_pixels_inside_the_fov(done, images,
 
 
 def test_threshold_is_chosen_when_there_is_none_and_frozen_otherwise(done, images, model):
-    chosen = evaluate(model, images["a"], EXPERIMENT, threshold=None)
+    chosen = evaluate(model, images["a"], EXPERIMENT, threshold_logit=None)
     best = chosen.value(POOLED, "dice")
     # No other threshold is better on the pooled pixels.
-    for level in np.linspace(0, 65535, 25).round() / 65535:
-        part = evaluate(model, images["a"], EXPERIMENT, threshold=float(level))
-        assert part.threshold == level
+    for logit in [-np.inf, *np.linspace(-3, 3, 25), np.inf]:
+        part = evaluate(model, images["a"], EXPERIMENT, threshold_logit=float(logit))
+        assert part.threshold_logit == logit
         assert not part.value(POOLED, "dice") > best
-    frozen = evaluate(model, images["b"], EXPERIMENT, threshold=chosen.threshold)
-    assert frozen.threshold == chosen.threshold
-    assert evaluate(model, images["b"], EXPERIMENT, threshold=None).value(
+    frozen = evaluate(model, images["b"], EXPERIMENT, threshold_logit=chosen.threshold_logit)
+    assert frozen.threshold_logit == chosen.threshold_logit
+    assert evaluate(model, images["b"], EXPERIMENT, threshold_logit=None).value(
         POOLED, "dice"
     ) >= frozen.value(POOLED, "dice")
 
 
 def test_threshold_metric_chooses(images, model):
     by_accuracy = cases.tiny_experiment(score={"threshold_metric": "accuracy"})
-    part = evaluate(model, images["a"], by_accuracy, threshold=None)
-    by_dice = evaluate(model, images["a"], EXPERIMENT, threshold=None)
+    part = evaluate(model, images["a"], by_accuracy, threshold_logit=None)
+    by_dice = evaluate(model, images["a"], EXPERIMENT, threshold_logit=None)
     assert part.value(POOLED, "accuracy") > by_dice.value(POOLED, "accuracy")
     assert part.value(POOLED, "dice") < by_dice.value(POOLED, "dice")
 
 
 def test_an_undefined_threshold_stays_undefined(images, model):
-    part = evaluate(model, images["a"], EXPERIMENT, threshold=math.nan)
+    part = evaluate(model, images["a"], EXPERIMENT, threshold_logit=math.nan)
     assert math.isnan(part.threshold)
     assert all(math.isnan(v) for _, name, v in part.rows if name in THRESHOLDED)
     assert not math.isnan(part.value(POOLED, "roc_auc"))
@@ -119,14 +117,15 @@ class _Nan(nn.Module):
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_a_model_of_nan_scores_nan(images, threshold):
-    part = evaluate(_Nan(), images["a"], EXPERIMENT, threshold=threshold)
+    part = evaluate(_Nan(), images["a"], EXPERIMENT, threshold_logit=threshold)
     assert all(math.isnan(value) for _, _, value in part.rows)
     assert len(part.rows) == 6 * len(METRICS.names())
 
 
 def test_an_image_without_vessels_is_undefined(images, model):
-    # Threshold 1: nothing is predicted either, so that Dice is 0 / 0.
-    part = evaluate(model, images["empty"], EXPERIMENT, threshold=1.0)
+    # Nothing is predicted either, so that Dice is 0 / 0.
+    part = evaluate(model, images["empty"], EXPERIMENT, threshold_logit=math.inf)
+    assert part.threshold == 1.0
     for name in ("dice", "iou", "sensitivity", "mcc", "roc_auc", "pr_auc"):
         assert math.isnan(part.value("e1", name)), name
     assert part.value("e1", "specificity") == 1.0
@@ -145,61 +144,38 @@ def test_a_domain_takes_its_sources_in_order(images):
     assert domain.digest != make_domain("a", "test", "a", [1, 3], digests).digest
 
 
-# -- whole images ------------------------------------------------------------------------------
+class _Sure(nn.Module):
+    """Half of the pixels far beyond where a float32 probability is 1, half far below 0."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return 60 * image[:, :1]
 
 
-def test_flips_are_the_mean_of_four(images, model):
-    whole = images["a"][0]
-    flipped = cases.tiny_experiment(score={"tta": "flips"})
-
-    def seen(axes: tuple[int, ...]) -> np.ndarray:
-        # The image turned by hand; the model's answer turned back.
-        turned = [np.flip(a, axes) for a in (whole.image.transpose(1, 2, 0), whole.fov_working)]
-        centre, scale = whole.centre, whole.scale
-        image = (turned[0] / np.float32(255) - centre) / scale * turned[1][..., None]
-        x = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
-        with torch.no_grad():
-            probability = torch.sigmoid(model(x))[0, 0].numpy()
-        return np.flip(probability, axes)
-
-    by_hand = np.mean([seen(axes) for axes in ((), (0,), (1,), (0, 1))], axis=0)
-    from vesselflow.feed.view import to_native
-
-    expected = to_native(np.ascontiguousarray(by_hand), whole)
-    found = predict_whole(model, whole, flipped)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-    plain = predict_whole(model, whole, EXPERIMENT)
-    np.testing.assert_allclose(plain, to_native(seen(()).copy(), whole), atol=2e-5)
-    assert np.abs(found - plain).max() > 1e-3
+def test_a_saturated_model_is_ranked_and_cut_by_its_logits(done, images):
+    part = evaluate(_Sure(), images["a"], EXPERIMENT, threshold_logit=None)
+    targets, logits = [], []
+    for index, whole in enumerate(images["a"]):
+        target, fov = _native(done, "a", index)
+        targets.append(target[fov])
+        logits.append(predict_whole(_Sure(), whole, EXPERIMENT)[fov])
+    target, native = np.concatenate(targets), np.concatenate(logits)
+    assert (np.abs(native) > 17).mean() > 0.3
+    # Next to no two of them are tied, though in float32 their probabilities are.
+    assert len(np.unique(native)) > 0.9 * len(native)
+    assert len(np.unique(expit(native))) < 0.8 * len(native)
+    for name, value in _sklearn(target, native, part.threshold_logit).items():
+        assert part.value(POOLED, name) == pytest.approx(value, abs=1e-9), name
 
 
-def test_a_prediction_does_not_depend_on_other_images(images, model):
-    alone = predict_whole(model, images["b"][1], EXPERIMENT)
-    rows = []
-    for order in ((0, 1), (1, 0)):
-        pair = [images["b"][index] for index in order]
-        part = evaluate(model, pair, EXPERIMENT, threshold=0.5)
-        rows.append(sorted(map(repr, part.rows)))
-        assert predict_whole(model, images["b"][1], EXPERIMENT).tobytes() == alone.tobytes()
-    assert rows[0] == rows[1]
+def test_domains_of_any_size_are_scored_one_image_at_a_time(images, model):
+    chosen = evaluate(model, images["a"], EXPERIMENT, threshold_logit=None)
+    seen = []
 
+    def lazily():
+        for whole in images["a"]:
+            seen.append(whole.source_id)
+            yield whole
 
-def test_probability_is_zero_outside_the_fov_box(images, model):
-    whole = images["a"][2]
-    probability = predict_whole(model, whole, EXPERIMENT)
-    y0, x0, y1, x1 = whole.box
-    assert probability.dtype == np.float32
-    assert probability[y0:y1, x0:x1].min() > 0
-    probability[y0:y1, x0:x1] = 0
-    assert not probability.any()
-
-
-@pytest.mark.parametrize("scope", ["source", "dataset", "patch", "none"])
-def test_every_scope_of_normalisation_predicts(images, model, scope):
-    experiment = cases.tiny_experiment(normalise={"scope": scope})
-    statistics = (np.full(3, 0.4, np.float32), np.full(3, 0.3, np.float32))
-    found = predict_whole(model, images["a"][0], experiment, dataset_statistics=statistics)
-    assert np.isfinite(found).all()
-    if scope == "dataset":
-        with pytest.raises(ValueError, match="statistics of the training part"):
-            predict_whole(model, images["a"][0], experiment)
+    again = evaluate(model, lazily(), EXPERIMENT, threshold_logit=chosen.threshold_logit)
+    assert cases.differences(again.rows, chosen.rows) == []
+    assert seen == list(images["a"].ids)

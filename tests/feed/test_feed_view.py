@@ -9,8 +9,8 @@ from feed_stores import noise_store, vessel_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselflow.errors import ShapeError, UserError
-from vesselflow.feed.batches import load_images, read_image
+from vesselflow.errors import UserError
+from vesselflow.feed.batches import load_images
 from vesselflow.feed.view import (
     View,
     frame,
@@ -18,7 +18,6 @@ from vesselflow.feed.view import (
     patch_positions,
     sample_frames,
     sample_index,
-    to_native,
     working_planes,
 )
 from vesselflow.stores.store import Store, write_store
@@ -161,42 +160,6 @@ def test_the_target_becomes_the_covered_area(tmp_path: Path) -> None:
         planes = working_planes(store, 0, frame((0, 0, 64, 64), replace(FULL, working_size_px=32)))
     # 255 / 2 = 127.5, rounded up by Pillow.
     assert planes[3, :3, 0].tolist() == [128, 255, 0]
-
-
-@pytest.mark.parametrize("size", [None, 115])
-def test_native_dice_of_the_working_target(vessels: Path, size: int | None) -> None:
-    view = replace(FULL, working_size_px=size)
-    with Store.open(vessels) as store:
-        whole = read_image(store, view, 0)
-        planes = working_planes(store, 0, frame(store.fov_box(0), view))
-    native = to_native(planes[3].astype(np.float32) / 255, whole)
-    assert native.shape == whole.target.shape
-    assert native.dtype == np.float32
-    predicted, target = native >= 0.5, whole.target > 0
-    dice = 2 * (predicted & target).sum() / (predicted.sum() + target.sum())
-    if size is None:
-        np.testing.assert_array_equal(native, whole.target.astype(np.float32))
-    else:
-        # The box is 230 px: half the resolution.
-        assert whole.inner == (115, 115)
-        assert dice > 0.9
-
-
-def test_to_native_is_zero_outside_the_box_and_within_range(vessels: Path) -> None:
-    whole = load_images(vessels, FULL)[0]
-    native = to_native(np.ones(whole.fov_working.shape, dtype=np.float32), whole)
-    y0, x0, y1, x1 = whole.box
-    assert native[y0:y1, x0:x1].min() == pytest.approx(1.0)
-    assert native.max() <= 1.0
-    native[y0:y1, x0:x1] = 0
-    assert not native.any()
-
-
-def test_to_native_refuses_a_map_of_another_size(vessels: Path) -> None:
-    whole = load_images(vessels, FULL)[0]
-    for wrong in (np.zeros((4, 4)), np.zeros((1, 128, 128))):
-        with pytest.raises(ShapeError):
-            to_native(wrong, whole)
 
 
 def test_a_whole_image_does_not_depend_on_the_patches(noise: Path) -> None:

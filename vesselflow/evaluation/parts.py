@@ -6,6 +6,7 @@ Imports no torch: tables are made, and a finished sweep is recognised, without i
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from vesselflow.records.atomic import write_bytes
 #: The source id under which the scores of all pixels of a domain together stand.
 POOLED = "*"
 
+#: Version of how a threshold is chosen and applied: 2 is among logits, without levels.
+THRESHOLD_RULE = 2
+
 _SCHEMA = pa.schema(
     [
         ("source_id", pa.string()),
         ("metric", pa.string()),
         ("value", pa.float64()),
-        ("threshold", pa.float64()),
+        ("threshold_logit", pa.float64()),
     ]
 )
 
@@ -36,13 +40,22 @@ class Part:
     """The scores of one evaluation.
 
     Attributes:
-        threshold: In (0, 1]: `prediction = probability >= threshold`; NaN when validation data
-            have no vessel pixel, so that none could be chosen.
+        threshold_logit: `prediction = logit >= threshold_logit`; -inf predicts every pixel, inf
+            none; NaN when validation data have no vessel pixel, so that none could be chosen.
         rows: (source id or `POOLED`, metric, value) in the order of the domain's sources.
     """
 
-    threshold: float
+    threshold_logit: float
     rows: tuple[tuple[str, str, float], ...]
+
+    @property
+    def threshold(self) -> float:
+        """The threshold as a probability in [0, 1], for people.
+
+        A saturated model's is 1 in float64 from a logit of 37 on, so that only the logit tells
+        what is predicted.
+        """
+        return sigmoid(self.threshold_logit)
 
     def value(self, source_id: str, metric: str) -> float:
         """One score; KeyError when it is not there."""
@@ -52,11 +65,20 @@ class Part:
         raise KeyError((source_id, metric))
 
 
+def sigmoid(logit: float) -> float:
+    """The probability of a logit; 0 and 1 of the infinite ones, NaN of NaN."""
+    # The exponent is never positive, so that nothing overflows.
+    if logit < 0:
+        return math.exp(logit) / (1.0 + math.exp(logit))
+    return 1.0 / (1.0 + math.exp(-logit))
+
+
 def part_id(run_id: str, epoch: int, domain: Domain, experiment: Experiment) -> str:
     """Name of the evaluation by all that determines it beyond the run."""
     settings = {
         "threshold_metric": experiment.score.threshold_metric,
         "tta": experiment.score.tta,
+        "threshold": THRESHOLD_RULE,
         "metrics": {metric.name: metric.version for metric in METRICS},
     }
     return evaluation_id(run_id, epoch=epoch, domain_digest=domain.digest, settings=settings)
@@ -75,7 +97,7 @@ def write_part(path: Path, part: Part) -> None:
             "source_id": columns[0],
             "metric": columns[1],
             "value": columns[2],
-            "threshold": [part.threshold] * len(part.rows),
+            "threshold_logit": [part.threshold_logit] * len(part.rows),
         },
         schema=_SCHEMA,
     )
@@ -96,4 +118,4 @@ def read_part(path: Path) -> Part | None:
     if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types or not len(table):
         return None
     columns = [table.column(name).to_pylist() for name in ("source_id", "metric", "value")]
-    return Part(table.column("threshold")[0].as_py(), tuple(zip(*columns, strict=True)))
+    return Part(table.column("threshold_logit")[0].as_py(), tuple(zip(*columns, strict=True)))

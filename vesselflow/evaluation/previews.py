@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.special import expit
 from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
@@ -46,10 +47,10 @@ def write_previews(
 ) -> list[Path]:
     """Write `<role>_<domain>_<best|worst>_<source id>.npz`; return their paths.
 
-    Each holds image uint8 (h, w, 3), probability uint8 (h, w), target and fov uint8 (h, w), all
-    reduced alike until the longer side is at most `LONGEST_PX`, and threshold, dice, domain, role,
-    source_id. Previews that an earlier evaluation left of this domain are replaced. Where no image
-    has a Dice nothing is written.
+    Each holds image uint8 (h, w, 3), probability uint8 (h, w), prediction, target and fov uint8
+    (h, w), all reduced alike until the longer side is at most `LONGEST_PX` (masks by majority), and
+    threshold, dice, domain, role, source_id. Previews that an earlier evaluation left of this
+    domain are replaced. Where no image has a Dice nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}
@@ -60,10 +61,10 @@ def write_previews(
     written = []
     for name, (source_id, dice) in extremes(part).items():
         whole = images[by_id[source_id]]
-        probability = predict_whole(
+        logits = predict_whole(
             model, whole, experiment, device=device, dataset_statistics=dataset_statistics
         )
-        height, width = probability.shape
+        height, width = logits.shape
         factor = min(1.0, LONGEST_PX / max(height, width))
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
 
@@ -74,7 +75,9 @@ def write_previews(
 
         arrays = {
             "image": reduce(native_image(whole)),
-            "probability": reduce(np.rint(np.nan_to_num(probability) * 255).astype(np.uint8)),
+            "probability": reduce(np.rint(np.nan_to_num(expit(logits)) * 255).astype(np.uint8)),
+            # Kept by itself: 8 bits of probability cannot tell what a saturated model predicts.
+            "prediction": reduce((logits >= part.threshold_logit).astype(np.uint8) * 255) >= 128,
             "target": reduce(whole.target * 255) >= 128,
             "fov": reduce(whole.fov * 255) >= 128,
         }

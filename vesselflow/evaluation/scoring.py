@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
@@ -13,13 +13,7 @@ from vesselflow.evaluation.parts import POOLED, Part
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics import METRICS
-from vesselflow.metrics.histogram import (
-    Histogram,
-    best_threshold,
-    fraction,
-    level,
-    score,
-)
+from vesselflow.metrics.histogram import Histogram, best_threshold, score
 
 
 def evaluate(
@@ -27,7 +21,7 @@ def evaluate(
     images: Iterable[WholeImage],
     experiment: Experiment,
     *,
-    threshold: float | None,
+    threshold_logit: float | None,
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
 ) -> Part:
@@ -37,32 +31,41 @@ def evaluate(
         model: In evaluation mode.
         images: The domain's images.
         experiment: How images are prepared; `score` says which metric chooses the threshold.
-        threshold: Frozen from validation; None chooses it here (on validation data only), as the
-            one that is best for the pooled pixels.
+        threshold_logit: Frozen from validation; None chooses it here (on validation data only), as
+            the one that is best for the pooled pixels.
         device: Where the model lives.
         dataset_statistics: For ``normalise.scope: dataset``.
 
     Returns:
         Per image and pooled (pixels of all images together) scores.
     """
-    histograms: list[tuple[str, Histogram]] = []
-    for whole in images:
-        probability = predict_whole(
-            model, whole, experiment, device=device, dataset_statistics=dataset_statistics
-        )
-        histograms.append((whole.source_id, Histogram.of(probability, whole.target, whole.fov)))
-    pooled = Histogram.sum(histogram for _, histogram in histograms)
-    chosen = (
-        best_threshold(pooled, experiment.score.threshold_metric)
-        if threshold is None
-        else level(threshold)
-    )
-    rows = [
-        (source_id, name, value)
-        for source_id, histogram in [*histograms, (POOLED, pooled)]
-        for name, value in score(histogram, chosen, METRICS.names()).items()
-    ]
-    return Part(fraction(chosen), tuple(rows))
+    names = METRICS.names()
+    rows: list[tuple[str, str, float]] = []
+    waiting: list[tuple[str, Histogram]] = []
+
+    def add(source_id: str, histogram: Histogram, threshold: float) -> None:
+        scores = score(histogram, threshold, names)
+        rows.extend((source_id, name, value) for name, value in scores.items())
+
+    def counted() -> Iterator[Histogram]:
+        for whole in images:
+            logits = predict_whole(
+                model, whole, experiment, device=device, dataset_statistics=dataset_statistics
+            )
+            histogram = Histogram.of(logits, whole.target, whole.fov)
+            if threshold_logit is None:
+                # Scored once all images have chosen the threshold.
+                waiting.append((whole.source_id, histogram))
+            else:
+                add(whole.source_id, histogram, threshold_logit)
+            yield histogram
+
+    pooled = Histogram.sum(counted())
+    if threshold_logit is None:
+        threshold_logit = best_threshold(pooled, experiment.score.threshold_metric)
+    for source_id, histogram in [*waiting, (POOLED, pooled)]:
+        add(source_id, histogram, threshold_logit)
+    return Part(threshold_logit, tuple(rows))
 
 
 def select(images: WholeImages, domain: Domain) -> Iterable[WholeImage]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
-from vesselflow.errors import ShapeError, UserError
+from vesselflow.errors import UserError
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import Store
@@ -104,26 +104,6 @@ class Frame:
         return Frame(self.box, self.inner, (top, left), shape)
 
 
-class Framed(Protocol):
-    """What `to_native` needs of a whole image."""
-
-    @property
-    def box(self) -> Box:
-        """The fov's bounding box, native px."""
-
-    @property
-    def inner(self) -> Size:
-        """Size of the resized box in the padded array."""
-
-    @property
-    def offset(self) -> Size:
-        """(top, left) of the resized box in the padded array."""
-
-    @property
-    def fov(self) -> np.ndarray:
-        """Native fov (H, W); only its size is read."""
-
-
 def frame(box: Box, view: View) -> Frame:
     """Geometry of one source: its box resized and centred in the least array that fits `view`.
 
@@ -172,7 +152,7 @@ def _up(value: int, divisor: int) -> int:
 
 
 def resize(plane: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
-    """Resample one (h, w) plane, uint8 or float32, antialiased where it shrinks."""
+    """Resample one (h, w) plane, antialiased where it shrinks."""
     if plane.shape == size:
         return plane
     return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), method))
@@ -314,33 +294,3 @@ def no_samples(view: View, path: str) -> UserError:
         where=path,
         hint="lower data.min_fov or data.patch",
     )
-
-
-def to_native(probability: np.ndarray, whole: Framed) -> np.ndarray:
-    """Bring a map from the padded working resolution back to the native size.
-
-    The padding is cut off and the rest resized to the fov's box, bilinearly (antialiased where it
-    shrinks); without a change of scale the values are kept as they are.
-
-    Args:
-        probability: float (h, w), at the padded working resolution, in [0, 1].
-        whole: The image that it belongs to.
-
-    Returns:
-        float32 (H, W) in [0, 1], zero outside the fov's bounding box.
-
-    Raises:
-        ShapeError: The map is smaller than the resized box, or not two-dimensional.
-    """
-    (top, left), (height, width) = whole.offset, whole.inner
-    if probability.ndim != 2 or np.any(np.array(probability.shape) < (top + height, left + width)):
-        raise ShapeError(
-            f"a map of {probability.shape} does not hold {(height, width)} at {(top, left)}"
-        )
-    inside = np.ascontiguousarray(
-        probability[top : top + height, left : left + width], dtype=np.float32
-    )
-    y0, x0, y1, x1 = whole.box
-    native = np.zeros(whole.fov.shape, dtype=np.float32)
-    native[y0:y1, x0:x1] = resize(inside, (y1 - y0, x1 - x0), Image.Resampling.BILINEAR)
-    return np.clip(native, 0.0, 1.0, out=native)

@@ -1,1 +1,1 @@
-"""Whole-image probabilities from a trained model."""
+"""Whole-image predictions from a trained model."""

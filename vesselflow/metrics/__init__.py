@@ -1,7 +1,7 @@
 """Metrics, by name.
 
-A metric is a function ``(histogram, threshold) -> value``, where `threshold` is a level of the
-quantised probability or an array of levels; `vesselflow.metrics.histogram.score` calls them.
+A metric is a function ``(histogram, threshold) -> value``, where `threshold` is a logit or an array
+of logits; `vesselflow.metrics.histogram.score` calls them.
 """
 
 from vesselflow.config.registry import Registry
@@ -13,5 +13,5 @@ METRICS.add("sensitivity", target="vesselflow.metrics.overlap:sensitivity")
 METRICS.add("specificity", target="vesselflow.metrics.overlap:specificity")
 METRICS.add("accuracy", target="vesselflow.metrics.overlap:accuracy")
 METRICS.add("mcc", target="vesselflow.metrics.overlap:mcc")
-METRICS.add("roc_auc", target="vesselflow.metrics.ranking:roc_auc")
-METRICS.add("pr_auc", target="vesselflow.metrics.ranking:pr_auc")
+METRICS.add("roc_auc", target="vesselflow.metrics.ranking:roc_auc", version=2)
+METRICS.add("pr_auc", target="vesselflow.metrics.ranking:pr_auc", version=2)

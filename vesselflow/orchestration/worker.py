@@ -365,7 +365,7 @@ class _Job:
             part = self._part(validation, epoch, None, cached)
             parts[epoch, validation] = part
             for domain in spec.domains[1:]:
-                parts[epoch, domain] = self._part(domain, epoch, part.threshold, cached)
+                parts[epoch, domain] = self._part(domain, epoch, part.threshold_logit, cached)
         metric = experiment.score.threshold_metric
         scores = {epoch: parts[epoch, validation].value(POOLED, metric) for epoch in epochs}
         chosen = choose_epoch(scores)
@@ -376,20 +376,22 @@ class _Job:
         self,
         domain: Domain,
         epoch: int,
-        threshold: float | None,
+        threshold_logit: float | None,
         model: Callable[[], nn.Module],
     ) -> Part:
         part = read_part(self._part_path(domain, epoch))
-        return self._make_part(domain, epoch, threshold, model()) if part is None else part
+        if part is None:
+            return self._make_part(domain, epoch, threshold_logit, model())
+        return part
 
     def _make_part(
-        self, domain: Domain, epoch: int, threshold: float | None, model: nn.Module
+        self, domain: Domain, epoch: int, threshold_logit: float | None, model: nn.Module
     ) -> Part:
         part = evaluate(
             model,
             select(self.data.images(domain.store, self.view), domain),
             self.spec.experiment,
-            threshold=threshold,
+            threshold_logit=threshold_logit,
             device=self.device,
             dataset_statistics=self._statistics(),
         )
