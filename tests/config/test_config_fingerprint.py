@@ -105,6 +105,26 @@ def test_version_of_a_part_is_hashed() -> None:
     assert name(BASE, registries={**REGISTRIES, "loss": newer}) != name(BASE)
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "version"),
+    [
+        ("normalise", {"scope": "source"}, 1),
+        ("normalise", {"scope": "dataset"}, 2),
+        ("schedule", {"name": "cosine"}, 1),
+        ("schedule", {"name": "cosine", "warmup": 0.4}, 1),
+        ("schedule", {"name": "cosine", "floor": 0.1}, 2),
+        ("schedule", {"name": "constant", "floor": 0.1}, 1),
+        ("schedule", {"name": "cyclic"}, 2),
+        ("schedule", {"name": "constant", "warmup": 0.6}, 2),
+    ],
+)
+def test_mended_numbers_rename_the_runs_that_they_reach_and_no_other(
+    section: str, values: dict[str, Any], version: int
+) -> None:
+    experiment = load_experiment({**BASE, section: values}, registries=REGISTRIES)
+    assert experiment_identity(experiment, REGISTRIES)[section]["version"] == version
+
+
 def test_new_option_with_a_default_renames_nothing() -> None:
     class More(Mixed):
         power: float = 2.0

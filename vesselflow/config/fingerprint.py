@@ -3,14 +3,15 @@
 Two configurations that must give the same numbers have the same name, two that may not have
 different ones. Values equal to their defaults are left out before hashing, so that a new option
 whose default keeps the old behaviour renames nothing. Numbers whose meaning changes raise a
-version: that of a part in its registry, that of a section in `SECTION_VERSIONS`.
+version: that of a part in its registry, that of a section in `SECTION_VERSIONS` or
+`REVISED`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
@@ -24,6 +25,22 @@ SECTION_VERSIONS = {
     "schedule": 1,
     "train": 1,
     "score": 1,
+}
+
+#: Where mended numbers reach some values of a section only: which, and the version that they have
+#: then. No other run is renamed.
+REVISED: dict[str, tuple[int, Callable[[Any], bool]]] = {
+    # 2: pools the pixels of all images instead of averaging the images' own centres and scales.
+    "normalise": (2, lambda section: section.scope == "dataset"),
+    # 2: cosines reach their floor, cycles restart at the top, a warm-up leaves one step at least.
+    "schedule": (
+        2,
+        lambda section: (
+            section.name == "cyclic"
+            or (section.name == "cosine" and section.floor > 0)
+            or section.warmup >= 0.5
+        ),
+    ),
 }
 
 #: Keys that are not hashed, each with its reason. Everything else of an experiment is.
@@ -81,14 +98,15 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
     """
     identity: dict[str, Any] = {}
     for section, version in SECTION_VERSIONS.items():
-        values = getattr(experiment, section).model_dump(
-            mode="json", by_alias=True, exclude_defaults=True
-        )
+        model = getattr(experiment, section)
+        if section in REVISED and REVISED[section][1](model):
+            version = REVISED[section][0]
+        values = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         changed = {
             key: value for key, value in values.items() if f"{section}.{key}" not in RESULT_NEUTRAL
         }
         if "name" in SECTIONS[section].model_fields:
-            changed["name"] = getattr(experiment, section).name
+            changed["name"] = model.name
         identity[section] = {"version": version, **changed}
     for section in PARTS:
         identity[section] = registries[section].canonical(getattr(experiment, section))

@@ -8,22 +8,25 @@ from collections.abc import Callable
 from vesselflow.config.experiment import Schedule
 
 
-def _constant(config: Schedule, progress: float) -> float:
+def _constant(config: Schedule, step: int, steps: int) -> float:
     return 1.0
 
 
-def _cosine(config: Schedule, progress: float) -> float:
+def _cosine(config: Schedule, step: int, steps: int) -> float:
+    # The last step has the floor. At a rate of 0 it would be lost: such a floor comes after it.
+    last = steps - 1 if config.floor > 0 else steps
+    progress = step / last if last else 0.0
     return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _cyclic(config: Schedule, progress: float) -> float:
-    # Progress 1 belongs to the end of the last cycle, not to the start of one more.
-    phase = progress * config.cycles
-    within = 1.0 if progress >= 1 else phase - math.floor(phase)
-    return _cosine(config, within)
+def _cyclic(config: Schedule, step: int, steps: int) -> float:
+    # In whole numbers: in floats a restart may come out as the end of the cycle before it.
+    cycle = step * config.cycles // steps
+    start, end = (-(-number * steps // config.cycles) for number in (cycle, cycle + 1))
+    return _cosine(config, step - start, end - start)
 
 
-_SHAPES: dict[str, Callable[[Schedule, float], float]] = {
+_SHAPES: dict[str, Callable[[Schedule, int, int], float]] = {
     "constant": _constant,
     "cosine": _cosine,
     "cyclic": _cyclic,
@@ -33,9 +36,11 @@ _SHAPES: dict[str, Callable[[Schedule, float], float]] = {
 def lr_factor(config: Schedule, step: int, steps: int) -> float:
     """Factor on the learning rate for one optimizer step.
 
-    A linear warm-up over the first ``warmup`` share of the steps, then the named shape over the
-    rest: ``constant``; ``cosine`` from 1 to ``floor``; ``cyclic``: ``cycles`` cosines with warm
-    restarts (Loshchilov and Hutter, SGDR, ICLR 2017, https://arxiv.org/abs/1608.03983, eq. 5).
+    A linear warm-up over the first ``warmup`` share of the steps (never all of them), then the
+    named shape over the rest: ``constant``; ``cosine`` from 1 to ``floor``; ``cyclic``: ``cycles``
+    cosines with warm restarts, as nearly equal in length as whole steps allow (Loshchilov and
+    Hutter, SGDR, ICLR 2017, https://arxiv.org/abs/1608.03983, eq. 5). The last step of a cosine
+    has the floor; one of 0 would come one step later.
 
     Args:
         config: The schedule section.
@@ -43,9 +48,9 @@ def lr_factor(config: Schedule, step: int, steps: int) -> float:
         steps: Number of steps of the whole run.
 
     Returns:
-        A factor in (0, 1]: never 0 before the last step, so that no step is without effect.
+        A factor in (0, 1]: never 0, so that no step is without effect.
     """
-    warm = round(config.warmup * steps)
+    warm = min(round(config.warmup * steps), steps - 1)
     if step < warm:
         return (step + 1) / (warm + 1)
-    return _SHAPES[config.name](config, (step - warm) / max(1, steps - warm))
+    return _SHAPES[config.name](config, step - warm, steps - warm)
