@@ -215,6 +215,18 @@ def test_lists_of_file_names(tmp_path: Path) -> None:
     assert (fold.train, fold.val, fold.test) == (("s0", "s1"), ("s2", "s3"), ("s4", "s5"))
 
 
+@pytest.mark.parametrize("name", ["image", "ID", "name", "file"])
+def test_a_source_called_like_a_header_is_no_header(tmp_path: Path, name: str) -> None:
+    sources = [replace(source, id=name) if source.id == "s0" else source for source in pairs(3)]
+    for head in ("", "name\n", f"{name}\n"):
+        write_lists(tmp_path, train=f"{head}{name}\ns1\n", val="s2\ns3\n", test="s4\ns5\n")
+        (fold,) = by_fold(sources, 1, predefined=tmp_path)
+        assert fold.train == (name, "s1"), repr(head)
+    write_lists(tmp_path, train=f"s1\n{name}\n", val="id\ns2\ns3\n", test="s4\ns5\n")
+    (fold,) = by_fold(sources, 1, predefined=tmp_path)
+    assert (fold.train, fold.val) == ((name, "s1"), ("s2", "s3"))
+
+
 @pytest.mark.parametrize(
     ("lists", "text"),
     [

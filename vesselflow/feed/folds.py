@@ -311,7 +311,8 @@ def _official(
 
 def _predefined(path: Path, sources: Sequence[SourceInfo], folds: int) -> list[Fold]:
     if path.is_dir():
-        lists = [{part: _read_list(path / f"{part}.csv") for part in PARTS}]
+        known = {source.id for source in sources}
+        lists = [{part: _read_list(path / f"{part}.csv", known) for part in PARTS}]
     else:
         lists = _read_json(path)
     if len(lists) != folds:
@@ -378,7 +379,7 @@ def _check_parts(fold: Fold, sources: Sequence[SourceInfo], where: str) -> None:
                 )
 
 
-def _read_list(path: Path) -> list[str]:
+def _read_list(path: Path, known: set[str]) -> list[str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             cells = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
@@ -390,7 +391,10 @@ def _read_list(path: Path) -> list[str]:
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot be read as a list: {error}", where=str(path)) from None
-    return cells[1:] if cells and cells[0].lower() in _HEADERS else cells
+    if not cells or cells[0].lower() not in _HEADERS:
+        return cells
+    # A source may be called like a header; it is one only where its name comes again.
+    return cells if cells[0] in known and cells[0] not in cells[1:] else cells[1:]
 
 
 def _read_json(path: Path) -> list[dict[str, list[str]]]:
