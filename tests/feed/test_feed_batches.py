@@ -67,7 +67,7 @@ def test_statistics_are_of_the_unit_image_inside_the_fov(noise: Path) -> None:
         np.testing.assert_allclose(whole.scale, pixels.std(axis=1), atol=1e-6)
 
 
-@pytest.mark.parametrize("scope", ["patch", "none"])
+@pytest.mark.parametrize("scope", ["dataset", "patch", "none"])
 def test_scopes_without_statistics_of_the_source(noise: Path, scope: str) -> None:
     whole = load_images(noise, replace(FULL, scope=scope))[0]
     assert whole.centre.tolist() == [0, 0, 0]

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from vesselflow.errors import UserError
-from vesselflow.stores.statistics import METHODS, centre_scale
+from vesselflow.stores.statistics import METHODS, centre_scale, intensities, pooled_centre_scale
 
 
 def test_golden_by_hand() -> None:
@@ -98,3 +98,72 @@ def test_constant_and_empty() -> None:
 def test_unknown_method() -> None:
     with pytest.raises(UserError, match="unknown method 'mean'; allowed: standard"):
         centre_scale(np.zeros((2, 2, 1), np.uint8), None, "mean")
+
+
+# -- pooled over images ------------------------------------------------------------------------
+
+
+def test_pooled_by_hand() -> None:
+    # Two constant images of 3 and 1 pixels: the spread lies between them alone.
+    counts = [intensities(np.full((1, 3, 1), 51, np.uint8), np.ones((1, 3)))]
+    counts.append(intensities(np.full((1, 1, 1), 255, np.uint8), np.ones((1, 1))))
+    # 0.2 0.2 0.2 1: mean 0.4, variance (3 * 0.04 + 0.36) / 4 = 0.12
+    centre, scale = pooled_centre_scale(counts, "standard")
+    assert centre == pytest.approx([0.4])
+    assert scale == pytest.approx([0.12**0.5])
+    # Linear percentiles at 0.03 and 2.97 of ranks 0..3: 0.2 and 0.2 + 0.97 * 0.8 = 0.976
+    centre, scale = pooled_centre_scale(counts, "percentile")
+    assert centre == pytest.approx([0.588])
+    assert scale == pytest.approx([0.388])
+
+
+def test_pooled_keeps_the_variance_between_images() -> None:
+    # Two photographs of mean 60 and 180: half of their distance is the least possible deviation.
+    random = np.random.default_rng(2)
+    images = [random.normal(mean, 10, (50, 60, 1)).round().astype(np.uint8) for mean in (60, 180)]
+    counts = [intensities(image, np.ones(image.shape[:2])) for image in images]
+    centre, scale = pooled_centre_scale(counts, "standard")
+    assert centre[0] * 255 == pytest.approx(120, abs=1)
+    assert scale[0] * 255 == pytest.approx(np.concatenate(images).std(), rel=1e-6)
+    assert scale[0] == pytest.approx(0.239, abs=1e-3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
+    channels=st.integers(1, 3),
+    levels=st.sampled_from([1, 2, 256]),
+    method=st.sampled_from(METHODS),
+    per_channel=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_pooled_equals_all_pixels_in_one_image(
+    sizes: list[tuple[int, int]],
+    channels: int,
+    levels: int,
+    method: str,
+    per_channel: bool,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    images = [random.integers(0, levels, (*size, channels), dtype=np.uint8) for size in sizes]
+    fovs = [(random.random(size) < 0.7).astype(np.uint8) for size in sizes]
+    counts = [intensities(image, fov) for image, fov in zip(images, fovs, strict=True)]
+    rows = np.concatenate([image.reshape(-1, channels) for image in images])[:, None, :]
+    inside = np.concatenate([fov.ravel() for fov in fovs])[:, None]
+    for found, expected in zip(
+        pooled_centre_scale(counts, method, per_channel),
+        centre_scale(rows, inside, method, per_channel),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert found.dtype == np.float32
+
+
+def test_pooled_of_nothing_and_of_an_unknown_method() -> None:
+    empty = intensities(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))
+    for method in METHODS:
+        centre, scale = pooled_centre_scale([empty], method)
+        assert (centre.tolist(), scale.tolist()) == ([0.0] * 3, [1.0] * 3)
+    with pytest.raises(UserError, match="unknown method 'mean'; allowed: standard"):
+        pooled_centre_scale([empty], "mean")

@@ -14,6 +14,8 @@ import vesselflow.inference.whole as whole_module
 import vesselflow.training.step as step_module
 from vesselflow.errors import UserError
 from vesselflow.evaluation.parts import part_id, part_path, read_part
+from vesselflow.feed.batches import load_images
+from vesselflow.orchestration.runs import view_of
 from vesselflow.orchestration.worker import LocalData, Reports, Result, execute
 from vesselflow.records.checkpoints import Checkpoints
 from vesselflow.records.runs import RunRecord, RunState
@@ -147,6 +149,28 @@ def test_a_fold_without_training_samples_says_so(stores, tmp_path):
 def test_accepted_record_counts_skipped_steps(after_a):
     accepted = json.loads((after_a[0] / "runs/bbbb/accepted.json").read_text())
     assert accepted["summary"] == {"skipped_steps": 0, "steps": 6}
+
+
+def test_dataset_statistics_are_those_of_all_training_pixels(stores, tmp_path, monkeypatch):
+    spec = cases.run_a(cases.tiny_domains(stores, "b"))
+    seen = []
+
+    def spy(settings, image, fov, centre, scale, known):
+        seen.append(known)
+        return cases._normalise_by(settings, image, fov, centre, scale, known)
+
+    monkeypatch.setattr(step_module, "normalise_by", spy)
+    monkeypatch.setattr(whole_module, "normalise_by", spy)
+    assert execute(spec, tmp_path, LocalData(stores)).state == "finished"
+    images = load_images(stores["a"], view_of(spec.experiment))
+    pixels = np.concatenate(
+        [images[n].image[:, images[n].fov_working > 0] for n in spec.train], axis=1
+    )
+    assert pixels.shape[1] > 1000
+    for centre, scale in seen:
+        np.testing.assert_allclose(centre, pixels.mean(axis=1) / 255, rtol=1e-6)
+        np.testing.assert_allclose(scale, pixels.std(axis=1) / 255, rtol=1e-6)
+    assert len(seen) > 4
 
 
 def test_a_full_disk_is_told_and_waited_for(stores, tmp_path, monkeypatch):

@@ -263,7 +263,7 @@ def store_frames(store: Store, view: View) -> list[Frame]:
 
 def _statistics(image: np.ndarray, fov: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
     """Centre and scale (C,) of a source's planes; 0 and 1 for scopes that need nothing of it."""
-    if view.scope in ("patch", "none"):
+    if view.scope != "source":
         return np.zeros(len(image), dtype=np.float32), np.ones(len(image), dtype=np.float32)
     return centre_scale(np.moveaxis(image, 0, 2), fov, view.method, view.per_channel)
 

@@ -35,7 +35,7 @@ class View:
         stride: Distance of neighbouring patches in px; None: the patch's side.
         min_fov: A patch is kept when at least this share of it, in [0, 1], lies in the fov.
         divisor: Heights and widths are multiples of it (the model's down-sampling).
-        scope: Over what the image is normalised; "source" and "dataset" carry statistics along.
+        scope: Over what the image is normalised; "source" carries statistics along.
         method: How centre and scale are measured.
         per_channel: One centre and scale for each channel, or one for all.
 

@@ -39,6 +39,7 @@ from vesselflow.feed.batches import Batch, Samples, WholeImages
 from vesselflow.feed.view import View
 from vesselflow.orchestration.runs import RunSpec, view_of
 from vesselflow.records.runs import Attempt, RunRecord, RunState
+from vesselflow.stores.statistics import intensities, pooled_centre_scale
 from vesselflow.training.group import Group, Solo
 from vesselflow.training.loop import (
     BatchSource,
@@ -329,18 +330,17 @@ class _Job:
         return np.flatnonzero(np.isin(samples.source, np.asarray(self.spec.train)))
 
     def _dataset_statistics(self) -> DatasetStatistics | None:
-        """Mean over the training sources (each once, in store order) of centre and scale."""
+        """Centre and scale of all pixels of the training sources together, inside their fovs."""
         experiment = self.spec.experiment
-        if experiment.normalise.scope != "dataset":
+        scheme = experiment.normalise
+        if scheme.scope != "dataset":
             return None
-        samples = self.data.samples(experiment.data.train, self.view)
-        rows = self._rows(samples)
-        _, first = np.unique(samples.source[rows], return_index=True)
-        batch = samples.gather(rows[np.sort(first)])
-        return (
-            batch.centre.astype(np.float64).mean(axis=0).astype(np.float32),
-            batch.scale.astype(np.float64).mean(axis=0).astype(np.float32),
-        )
+        images = self.data.images(experiment.data.train, self.view)
+        counts = [
+            intensities(np.moveaxis(whole.image, 0, 2), whole.fov_working)
+            for whole in (images[index] for index in self.spec.train)
+        ]
+        return pooled_centre_scale(counts, scheme.method, scheme.per_channel)
 
     def _score_validation(self, model: nn.Module, epoch: int, step: int) -> dict[str, float]:
         began = time.perf_counter()

@@ -1,8 +1,9 @@
-"""Centre and scale of an image's intensities inside its field of view."""
+"""Centre and scale of intensities inside the field of view, of one image or of several pooled."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,7 @@ def centre_scale(
     Raises:
         UserError: unknown method.
     """
-    if method not in METHODS:
-        raise UserError(f"unknown method {method!r}", allowed=", ".join(METHODS))
+    _check(method)
     channels = image.shape[2]
     pixels = image.reshape(-1, channels) if fov is None else image[fov.astype(bool)]
     if np.issubdtype(image.dtype, np.integer):
@@ -58,12 +58,93 @@ def centre_scale(
         # An all-NaN channel warns; it is mended below.
         warnings.simplefilter("ignore", RuntimeWarning)
         centre, scale = _moments(pixels, method)
+    return _usable(centre, scale, channels)
+
+
+def intensities(image: NDArray[np.uint8], fov: NDArray[Any]) -> NDArray[np.int64]:
+    """Pixels inside the fov by channel and intensity: all that pooled statistics need; they add up.
+
+    Args:
+        image: uint8 (H, W, C).
+        fov: (H, W); pixels that are 0 have no effect.
+
+    Returns:
+        int64 (C, 256).
+    """
+    inside = image[fov.astype(bool)]
+    counts = [np.bincount(inside[:, channel], minlength=256) for channel in range(image.shape[2])]
+    return np.stack(counts).astype(np.int64, copy=False)
+
+
+def pooled_centre_scale(
+    counts: Sequence[NDArray[np.int64]], method: str, per_channel: bool = True
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centre and scale of the pixels of several images together.
+
+    Args:
+        counts: `intensities` of each image.
+        method: As in `centre_scale`.
+        per_channel: Likewise.
+
+    Returns:
+        What `centre_scale` gives for one image that holds the pixels of all.
+
+    Raises:
+        UserError: unknown method.
+    """
+    _check(method)
+    total = np.sum(counts, axis=0)
+    channels = len(total)
+    if not per_channel:
+        total = total.sum(axis=0, keepdims=True)
+    pairs = [_counted(np.arange(256) / 255, row, method) for row in total]
+    centre, scale = (np.array(part) for part in zip(*pairs, strict=True))
+    return _usable(centre, scale, channels)
+
+
+def _check(method: str) -> None:
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}", allowed=", ".join(METHODS))
+
+
+def _usable(
+    centre: NDArray[np.float64], scale: NDArray[np.float64], channels: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     centre = np.where(np.isfinite(centre), centre, 0.0)
     scale = np.where(np.isfinite(scale) & (scale >= MIN_SCALE), scale, 1.0)
     return (
         np.broadcast_to(centre, (channels,)).astype(np.float32),
         np.broadcast_to(scale, (channels,)).astype(np.float32),
     )
+
+
+def _counted(
+    values: NDArray[np.float64], counts: NDArray[np.int64], method: str
+) -> tuple[float, float]:
+    """Centre and scale of values that occur so often; NaN where none does."""
+    n = int(counts.sum())
+    if not n:
+        return np.nan, np.nan
+    if method == "standard":
+        mean = float(values @ counts) / n
+        return mean, float(np.sqrt((values - mean) ** 2 @ counts / n))
+    if method == "percentile":
+        low, high = (_quantile(values, counts, percent / 100) for percent in PERCENTILES)
+        return (low + high) / 2, (high - low) / 2
+    middle = _quantile(values, counts, 0.5)
+    away = np.abs(values - middle)
+    order = np.argsort(away, kind="stable")
+    return middle, MAD_TO_STD * _quantile(away[order], counts[order], 0.5)
+
+
+def _quantile(values: NDArray[np.float64], counts: NDArray[np.int64], q: float) -> float:
+    """Interpolated linearly between ranks, as `numpy.percentile` does; values in rising order."""
+    upto = np.cumsum(counts)
+    position = q * (int(upto[-1]) - 1)
+    below = int(position)
+    ranks = np.minimum([below, below + 1], upto[-1] - 1)
+    low, high = values[np.searchsorted(upto, ranks, side="right")]
+    return float(low + (position - below) * (high - low))
 
 
 def _moments(
