@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, settings
 
 # Before anything imports torch, ray or matplotlib; processes that tests start inherit them.
 os.environ.update(
-    # One and two threads give different bits in a convolution's backward pass.
-    OMP_NUM_THREADS="1",
-    MKL_NUM_THREADS="1",
+    # One and two threads give different bits in a convolution's backward pass. Which of them must
+    # not matter to any test: VESSELFLOW_TEST_THREADS=2 tries the other.
+    OMP_NUM_THREADS=os.environ.get("VESSELFLOW_TEST_THREADS", "1"),
+    MKL_NUM_THREADS=os.environ.get("VESSELFLOW_TEST_THREADS", "1"),
     MPLBACKEND="Agg",
     # No token in the home folder, no statistics sent, no warning about zero GPUs.
     RAY_AUTH_MODE="disabled",

@@ -44,22 +44,22 @@ def test_cyclic_restarts():
     assert lr_factor(schedule, 24, 100) < 0.01
 
 
-@pytest.mark.parametrize("cycles", range(1, 61))
 @pytest.mark.parametrize("steps", [60, 217, 1000])
 @pytest.mark.parametrize("floor", [0.0, 0.2])
-def test_every_cycle_falls_from_the_top_to_the_floor(cycles, steps, floor):
+def test_every_cycle_falls_from_the_top_to_the_floor(steps, floor):
     # In float64 the start of a cycle came out as the end of the one before from 22 cycles on.
-    schedule = Schedule(name="cyclic", cycles=cycles, warmup=0.0, floor=floor)
-    factors = [lr_factor(schedule, step, steps) for step in range(steps)]
-    starts = [step for step in range(steps) if factors[step] == 1.0]
-    assert len(starts) == cycles
-    assert starts[0] == 0
-    for start, end in zip(starts, [*starts[1:], steps], strict=True):
-        assert end - start in (steps // cycles, steps // cycles + 1)
-        cycle = factors[start:end]
-        assert cycle == sorted(cycle, reverse=True)
-        if floor and len(cycle) > 1:
-            assert cycle[-1] == pytest.approx(floor)
+    for cycles in range(1, 61):
+        schedule = Schedule(name="cyclic", cycles=cycles, warmup=0.0, floor=floor)
+        factors = [lr_factor(schedule, step, steps) for step in range(steps)]
+        starts = [step for step in range(steps) if factors[step] == 1.0]
+        assert len(starts) == cycles
+        assert starts[0] == 0
+        for start, end in zip(starts, [*starts[1:], steps], strict=True):
+            assert end - start in (steps // cycles, steps // cycles + 1)
+            cycle = factors[start:end]
+            assert cycle == sorted(cycle, reverse=True)
+            if floor and len(cycle) > 1:
+                assert cycle[-1] == pytest.approx(floor)
 
 
 def test_more_cycles_than_steps_stay_at_the_top():
