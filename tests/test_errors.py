@@ -7,7 +7,15 @@ import pickle
 
 import pytest
 
-from vesselflow.errors import ShapeError, UserError, VesselflowError, closest
+from vesselflow.errors import (
+    MAX_LINES,
+    Faults,
+    ShapeError,
+    UserError,
+    UserErrors,
+    VesselflowError,
+    closest,
+)
 from vesselflow.records.atomic import Torn
 
 
@@ -44,6 +52,43 @@ def test_a_round_trip_keeps_type_fields_and_text(error: UserError, protocol: int
     )
     assert str(back) == str(error)
     assert str(copy.copy(error)) == str(error)
+
+
+def test_several_errors_have_a_line_each() -> None:
+    several = UserErrors([UserErrors([_full(), UserError("a\nb")]), UserError("c", where="d")])
+    assert several.lines() == [str(_full()), "a b", "d: c"]
+    assert str(several) == "\n".join(several.lines())
+    # Whoever knows of one place only keeps the first.
+    assert (several.what, several.where) == (_full().what, _full().where)
+    many = UserErrors(UserError(f"no {number}") for number in range(MAX_LINES + 2))
+    assert many.lines() == [*(f"no {number}" for number in range(MAX_LINES)), "... and 2 more"]
+    assert len(UserErrors(many.errors[:MAX_LINES]).lines()) == MAX_LINES
+
+
+def test_several_errors_make_the_round_trip_too() -> None:
+    several = UserErrors([_full(), _Special("bare")])
+    back = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(several))))
+    assert type(back) is UserErrors
+    assert [type(error) for error in back.errors] == [UserError, _Special]
+    assert str(back) == str(several)
+
+
+def test_what_is_gathered_is_told_once() -> None:
+    faults = Faults()
+    faults.tell()
+    assert not faults
+    for _ in range(2):
+        with faults.gathered():
+            raise _full()
+    with pytest.raises(UserError) as caught:
+        faults.tell()
+    assert type(caught.value) is UserError
+    faults.add(UserErrors([_full(), UserError("other")]))
+    with pytest.raises(UserErrors) as both:
+        faults.tell()
+    assert [error.what for error in both.value.errors] == [_full().what, "other"]
+    with pytest.raises(ZeroDivisionError), faults.gathered():
+        raise ZeroDivisionError
 
 
 class _Special(UserError):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+#: Lines of `UserErrors` that are shown; the rest is counted.
+MAX_LINES = 20
 
 
 class VesselflowError(Exception):
@@ -37,6 +41,90 @@ class UserError(VesselflowError):
         """Pickle by fields, so that type, fields and text are kept across processes."""
         return (_rebuild, (type(self), self.what, self.where, self.allowed, self.hint))
 
+    def at(self, where: str) -> UserError:
+        """The same error with another place."""
+        return UserError(self.what, where=where, allowed=self.allowed, hint=self.hint)
+
+    def each(self) -> tuple[UserError, ...]:
+        """The single errors: itself, or those that `UserErrors` holds."""
+        return (self,)
+
+    def lines(self) -> list[str]:
+        """The lines that the user sees."""
+        return [str(error) for error in self.each()]
+
+
+class UserErrors(UserError):
+    """Several things that are wrong, told at once: a line each.
+
+    The fields are those of the first one, for whoever knows of one place only.
+
+    Args:
+        errors: One or more, in the order in which they are shown.
+    """
+
+    def __init__(self, errors: Iterable[UserError]) -> None:
+        self.errors = tuple(single for error in errors for single in error.each())
+        first = self.errors[0]
+        super().__init__(first.what, where=first.where, allowed=first.allowed, hint=first.hint)
+
+    def __str__(self) -> str:
+        """Return the lines, joined."""
+        return "\n".join(self.lines())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by the single errors."""
+        return (type(self), (self.errors,))
+
+    def each(self) -> tuple[UserError, ...]:
+        """The single errors."""
+        return self.errors
+
+    def lines(self) -> list[str]:
+        """The first `MAX_LINES` lines, and how many more there are."""
+        lines = [str(error) for error in self.errors]
+        more = len(lines) - MAX_LINES
+        return lines if more <= 0 else [*lines[:MAX_LINES], f"... and {more} more"]
+
+
+class Faults:
+    """Gathers errors, so that a user reads all of them at once.
+
+    Attributes:
+        errors: In the order of arrival; of those that say the same of one place, the first.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+        self._known: set[tuple[str, str]] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.errors)
+
+    def add(self, error: UserError) -> None:
+        """Take an error, or each that it holds."""
+        for single in error.each():
+            if (single.where, single.what) not in self._known:
+                self._known.add((single.where, single.what))
+                self.errors.append(single)
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Take the UserError that ends the block, if one does."""
+        try:
+            yield
+        except UserError as error:
+            self.add(error)
+
+    def joined(self) -> UserError:
+        """What was gathered (one error or more): one as itself, more as `UserErrors`."""
+        return self.errors[0] if len(self.errors) == 1 else UserErrors(self.errors)
+
+    def tell(self) -> None:
+        """Raise what was gathered, if anything was."""
+        if self.errors:
+            raise self.joined()
+
 
 def _rebuild(kind: type[UserError], what: str, where: str, allowed: str, hint: str) -> UserError:
     return kind(what, where=where, allowed=allowed, hint=hint)
@@ -48,5 +136,11 @@ class ShapeError(VesselflowError, ValueError):
 
 def closest(name: object, names: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the nearest of `names`, or "" when none is near."""
+    near = closest_name(name, names)
+    return f"did you mean '{near}'?" if near else ""
+
+
+def closest_name(name: object, names: Iterable[str]) -> str:
+    """The nearest of `names`, or "" when none is near."""
     matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.6)
-    return f"did you mean '{matches[0]}'?" if matches else ""
+    return matches[0] if matches else ""

@@ -13,7 +13,7 @@ import pytest
 
 from vesselflow import __version__
 from vesselflow.cli import main as entry
-from vesselflow.errors import UserError
+from vesselflow.errors import UserError, UserErrors
 
 
 @pytest.fixture
@@ -84,6 +84,15 @@ def test_a_user_error_is_one_line_on_stderr_and_2(command, capsys) -> None:
     shown = capsys.readouterr()
     assert shown.err == "vesselflow: a.yaml: there is no such file; check the name\n"
     assert shown.out == ""
+
+
+def test_several_user_errors_are_a_line_each(command, capsys) -> None:
+    def run(args) -> int:
+        raise UserErrors([UserError("one", where="a.yaml"), UserError("two", hint="do")])
+
+    command(run)
+    assert entry.main(["probe"]) == 2
+    assert capsys.readouterr().err == "vesselflow: a.yaml: one\nvesselflow: two; do\n"
 
 
 def test_a_fault_of_ours_is_not_hidden(command) -> None:

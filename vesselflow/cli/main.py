@@ -25,7 +25,7 @@ COMMANDS = {
 EXIT_CODES = """exit codes:
   0    done
   1    the sweep ended, but runs failed (or: the check found a fault)
-  2    something given is wrong: one line says what, where, what is allowed, what to do
+  2    something given is wrong: a line for each says what, where, what is allowed, what to do
   130  stopped by Ctrl-C; the same command carries on"""
 
 
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(command).parse_args(words)
         return int(args.run(args) or 0)
     except UserError as error:
-        print(f"vesselflow: {error}", file=sys.stderr)
+        for line in error.lines():
+            print(f"vesselflow: {line}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

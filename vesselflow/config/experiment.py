@@ -20,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from vesselflow.config.registry import Registry, first_error, shown
-from vesselflow.errors import UserError
+from vesselflow.config.registry import Registry, all_errors, carried, shown
+from vesselflow.errors import Faults, UserError
 
 Registries = Mapping[str, Registry]
 
@@ -146,7 +146,9 @@ class Train(Section):
 class Every(Section):
     """Every n-th epoch."""
 
-    every: int = Field(ge=1, description="Distance between scored epochs; the last one is scored")
+    every: int = Field(
+        ge=1, description="Distance between scored epochs; the last one is always scored"
+    )
 
 
 class Score(Section):
@@ -203,99 +205,131 @@ class Experiment(Section):
     @classmethod
     def _augment(cls, value: Any, info: ValidationInfo) -> dict[str, Any]:
         if not isinstance(value, dict | None):
-            raise UserError(
-                f"{shown(value)} is not allowed",
-                where="augment",
-                allowed="a mapping: name -> arguments",
+            raise carried(
+                UserError(
+                    f"{shown(value)} is not allowed",
+                    where="augment",
+                    allowed="a mapping: name -> arguments",
+                )
             )
         registry = _registry(info, "augment")
+        faults = Faults()
         found: dict[str, Any] = {}
         for name, arguments in (value or {}).items():
-            registry.part(name, where=f"augment.{name}")
-            if arguments is None:
-                continue
-            if not isinstance(arguments, dict):
-                raise UserError(
-                    f"{shown(arguments)} is not allowed",
-                    where=f"augment.{name}",
-                    allowed="a mapping of arguments, {} for the defaults, null for none",
-                )
-            if "name" in arguments:  # would silently name another part
-                raise UserError("unknown key 'name'", where=f"augment.{name}.name")
-            filled = registry.validate({"name": name, **arguments}, where=f"augment.{name}")
-            found[name] = {key: entry for key, entry in filled.items() if key != "name"}
+            with faults.gathered():
+                found[name] = _augmentation(registry, name, arguments)
+        if faults:
+            raise carried(faults.joined())
         # The registry's order is the order of application, so that the file's cannot matter.
-        return {name: found[name] for name in registry.names() if name in found}
+        return {name: found[name] for name in registry.names() if found.get(name) is not None}
 
     @field_validator("model", "loss", mode="before")
     @classmethod
     def _part(cls, value: Any, info: ValidationInfo) -> dict[str, Any]:
         section = str(info.field_name)
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{shown(value)} is not allowed",
-                where=section,
-                allowed=f"a mapping such as {{name: {PARTS[section]}}}",
-            )
-        spec = {"name": PARTS[section], **value}
-        return _registry(info, section).validate(spec, where=section)
+        try:
+            if not isinstance(value, dict):
+                raise UserError(
+                    f"{shown(value)} is not allowed",
+                    where=section,
+                    allowed=f"a mapping such as {{name: {PARTS[section]}}}",
+                )
+            spec = {"name": PARTS[section], **value}
+            return _registry(info, section).validate(spec, where=section)
+        except UserError as error:
+            raise carried(error) from None
 
     @model_validator(mode="after")
-    def _fit(self) -> Experiment:
+    def _fit(self, info: ValidationInfo) -> Experiment:
         """What no section can check by itself."""
-        data, train = self.data, self.train
-        if data.train in data.ood:
-            raise UserError(
-                f"'{data.train}' is trained on as well",
-                where="data.ood",
-                allowed="stores other than data.train",
-            )
-        if len(set(data.ood)) < len(data.ood):
-            raise UserError("a store is named twice", where="data.ood", allowed="each store once")
-        if isinstance(data.patch, int):
-            if data.working_size_px is not None and data.patch > data.working_size_px:
-                raise UserError(
-                    f"{data.patch} is not allowed",
-                    where="data.patch",
-                    allowed=f"at most data.working_size_px, which is {data.working_size_px}",
-                )
-            if data.stride is not None and data.stride > data.patch:
-                raise UserError(
-                    f"{data.stride} is not allowed",
-                    where="data.stride",
-                    allowed=f"at most data.patch, which is {data.patch}",
-                    hint="a larger stride would leave pixels out",
-                )
-        elif data.stride is not None:
-            raise UserError(
-                f"{data.stride} has no meaning when data.patch is full",
-                where="data.stride",
-                allowed="null, or a number beside a data.patch in px",
-            )
-        if self.split.test == "fold" and self.split.folds < 2:
-            raise UserError(
-                f"{self.split.folds} is not allowed",
-                where="split.folds",
-                allowed="2 or more when split.test is fold",
-            )
-        epochs = self.score.epochs
-        late = epochs.every if isinstance(epochs, Every) else 0
-        late = max(epochs) if isinstance(epochs, tuple) else late
-        if late > train.epochs:
-            raise UserError(
-                f"{late} is not allowed",
-                where="score.epochs",
-                allowed=f"1 to train.epochs, which is {train.epochs}",
-            )
-        if isinstance(epochs, tuple) and len(set(epochs)) < len(epochs):
-            raise UserError(
-                "an epoch is named twice", where="score.epochs", allowed="each epoch once"
-            )
+        faults = Faults()
+        if (info.context or {}).get("fit", True):
+            for check in (_fit_ood, _fit_patch, _fit_folds, _fit_scoring):
+                with faults.gathered():
+                    check(self)
+        if faults:
+            raise carried(faults.joined())
         return self
 
     def plain(self) -> dict[str, Any]:
         """All sections as plain data; `load_experiment` reads an equal experiment back."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def _augmentation(registry: Registry, name: str, arguments: Any) -> dict[str, Any] | None:
+    """One augmentation's arguments, filled in; None for one that is switched off."""
+    registry.part(name, where=f"augment.{name}")
+    if arguments is None:
+        return None
+    if not isinstance(arguments, dict):
+        raise UserError(
+            f"{shown(arguments)} is not allowed",
+            where=f"augment.{name}",
+            allowed="a mapping of arguments, {} for the defaults, null for none",
+        )
+    if "name" in arguments:  # would silently name another part
+        raise UserError("unknown key 'name'", where=f"augment.{name}.name")
+    filled = registry.validate({"name": name, **arguments}, where=f"augment.{name}")
+    return {key: entry for key, entry in filled.items() if key != "name"}
+
+
+def _fit_ood(experiment: Experiment) -> None:
+    data = experiment.data
+    if data.train in data.ood:
+        raise UserError(
+            f"'{data.train}' is trained on as well",
+            where="data.ood",
+            allowed="stores other than data.train",
+        )
+    if len(set(data.ood)) < len(data.ood):
+        raise UserError("a store is named twice", where="data.ood", allowed="each store once")
+
+
+def _fit_patch(experiment: Experiment) -> None:
+    data = experiment.data
+    if isinstance(data.patch, int):
+        if data.working_size_px is not None and data.patch > data.working_size_px:
+            raise UserError(
+                f"{data.patch} is not allowed",
+                where="data.patch",
+                allowed=f"at most data.working_size_px, which is {data.working_size_px}",
+            )
+        if data.stride is not None and data.stride > data.patch:
+            raise UserError(
+                f"{data.stride} is not allowed",
+                where="data.stride",
+                allowed=f"at most data.patch, which is {data.patch}",
+                hint="a larger stride would leave pixels out",
+            )
+    elif data.stride is not None:
+        raise UserError(
+            f"{data.stride} has no meaning when data.patch is full",
+            where="data.stride",
+            allowed="null, or a number beside a data.patch in px",
+        )
+
+
+def _fit_folds(experiment: Experiment) -> None:
+    if experiment.split.test == "fold" and experiment.split.folds < 2:
+        raise UserError(
+            f"{experiment.split.folds} is not allowed",
+            where="split.folds",
+            allowed="2 or more when split.test is fold",
+        )
+
+
+def _fit_scoring(experiment: Experiment) -> None:
+    epochs, count = experiment.score.epochs, experiment.train.epochs
+    late = epochs.every if isinstance(epochs, Every) else 0
+    late = max(epochs) if isinstance(epochs, tuple) else late
+    if late > count:
+        raise UserError(
+            f"{late} is not allowed",
+            where="score.epochs",
+            allowed=f"1 to train.epochs, which is {count}",
+        )
+    if isinstance(epochs, tuple) and len(set(epochs)) < len(epochs):
+        raise UserError("an epoch is named twice", where="score.epochs", allowed="each epoch once")
 
 
 def _registry(info: ValidationInfo, section: str) -> Registry:
@@ -305,20 +339,25 @@ def _registry(info: ValidationInfo, section: str) -> Registry:
     return registries[section]
 
 
-def load_experiment(data: Mapping[str, Any], *, registries: Registries) -> Experiment:
+def load_experiment(
+    data: Mapping[str, Any], *, registries: Registries, fit: bool = True
+) -> Experiment:
     """Validate plain data as an experiment.
 
     Args:
         data: Sections, as in YAML; those left out take their defaults (`data.train` has none).
         registries: The parts that `augment`, `model` and `loss` may name, by section.
+        fit: Whether the sections have to fit each other too.
 
     Raises:
-        UserError: names the key (no file), the value and what is allowed.
+        UserError: names the key (no file), the value and what is allowed; `UserErrors` where
+            several things are wrong.
     """
+    context = {"registries": registries, "fit": fit}
     try:
-        return Experiment.model_validate(dict(data), context={"registries": registries})
+        return Experiment.model_validate(dict(data), context=context)
     except ValidationError as error:
-        raise first_error(error, Experiment) from None
+        raise all_errors(error, Experiment) from None
 
 
 #: Sections that are models of their own (the others name registered parts).

@@ -27,10 +27,13 @@ from vesselflow.config.experiment import (
 from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.config.overrides import assign, look_up, overlap
 from vesselflow.config.registry import shown
-from vesselflow.errors import UserError
+from vesselflow.errors import Faults, UserError
 
 #: Combinations that a grid may have; more is a typing error, or needs `search.sampler: random`.
 MAX_POINTS = 100_000
+
+#: Points that are refused before no more are looked at: they mostly say the same.
+MAX_BAD_POINTS = 1000
 
 #: Longest name of a point; run folders and tables carry it.
 MAX_NAME = 100
@@ -233,6 +236,8 @@ class Axes:
         registries: Parts by section.
         check: Called with each experiment; raises UserError (key in `where`) when it does not fit
             the rest of the space.
+        unsure: Given where something is known to be wrong already: top-level keys of which nothing
+            can be said any more. What several keys have to agree on is then not looked at.
     """
 
     grid: Mapping[str, Axis]
@@ -241,29 +246,42 @@ class Axes:
     search: Search
     registries: Registries
     check: Callable[[Experiment], None]
+    unsure: frozenset[str] | None = None
 
     def expand(self) -> Expansion:
         """Validate every combination and merge those with equal experiments.
 
         Raises:
             UserError: the value at a point is not allowed (`where` begins with "grid."), two axes
-                set one key, or there are more than `MAX_POINTS` combinations.
+                set one key, or there are more than `MAX_POINTS` combinations; `UserErrors` with
+                all that is wrong at the points, each thing once.
         """
         points: list[Point] = []
         seen: set[str] = set()
         names: set[str] = set()
         used: set[str] = set()
         duplicates = 0
-        combinations = self._draws() if self.search.sampler == "random" else self._all()
-        for count, chosen in enumerate(combinations, start=1):
+        faults, bad = Faults(), 0
+        for count, chosen in enumerate(self._combinations(faults), start=1):
             if count > MAX_POINTS:
-                raise _too_many(count)
+                faults.add(_too_many(count))
+                break
             used.update(chosen)
-            assigned, sources = self._assigned(chosen)
-            for key, fixed in self.fixed.items():
-                if self._holds(fixed.when, chosen):
-                    assigned[key] = fixed.value
-            experiment = self._experiment(assigned, sources)
+            sources: dict[str, str] = {}
+            try:
+                assigned, sources = self._assigned(chosen)
+                for key, fixed in self.fixed.items():
+                    if self._holds(fixed.when, chosen):
+                        assigned[key] = fixed.value
+                experiment = self._experiment(assigned)
+            except UserError as error:
+                for single in error.each():
+                    if self._is_sure(single):
+                        faults.add(self._placed(single, sources))
+                bad += 1
+                if bad == MAX_BAD_POINTS:
+                    break
+                continue
             identity = canonical_json(experiment.plain())
             if identity in seen:
                 duplicates += 1
@@ -275,6 +293,7 @@ class Axes:
                 name = f"{name[: MAX_NAME - 9]}~{digest(params, 8)}"
             names.add(name.lower())
             points.append(Point(len(points), name, params, experiment))
+        faults.tell()
         idle = tuple(axis for axis in self.grid if axis not in used)
         repeated = sum(axis.repeated for axis in self.grid.values())
         return Expansion(tuple(points), duplicates, repeated, idle)
@@ -288,6 +307,14 @@ class Axes:
         if any(overlap(key, mover) for mover in movers):
             return None
         return [self._value(key, {})]
+
+    def _combinations(self, faults: Faults) -> Iterator[dict[str, Any]]:
+        """What is chosen at each point; an error on the way there ends them."""
+        try:
+            yield from self._draws() if self.search.sampler == "random" else self._all()
+        except UserError as error:
+            for single in filter(self._is_sure, error.each()):
+                faults.add(single)
 
     def _all(self) -> Iterator[dict[str, Any]]:
         count = math.prod(len(axis.choices) for axis in self.grid.values() if axis.when is None)
@@ -365,19 +392,23 @@ class Axes:
                 places[name] = f"grid.{name}" if settings is None else f"grid.{key}.{name}"
         return values, places
 
-    def _experiment(self, assigned: dict[str, Any], places: dict[str, str]) -> Experiment:
-        try:
-            experiment = load_experiment(assign(self.base, assigned), registries=self.registries)
+    def _experiment(self, assigned: dict[str, Any]) -> Experiment:
+        data, whole = assign(self.base, assigned), self.unsure is None
+        experiment = load_experiment(data, registries=self.registries, fit=whole)
+        if whole:
             self.check(experiment)
-        except UserError as error:
-            place = next((key for key in places if overlap(key, error.where)), None)
-            if place is None or place in self.fixed:
-                raise
-            inner = error.where[len(place) :] if error.where.startswith(place) else ""
-            raise UserError(
-                error.what, where=places[place] + inner, allowed=error.allowed, hint=error.hint
-            ) from None
         return experiment
+
+    def _is_sure(self, error: UserError) -> bool:
+        return error.where.partition(".")[0] not in (self.unsure or ())
+
+    def _placed(self, error: UserError, places: Mapping[str, str]) -> UserError:
+        """An error with the axis that its value comes from as its place, where it is one's."""
+        place = next((key for key in places if overlap(key, error.where)), None)
+        if place is None or place in self.fixed:
+            return error
+        inner = error.where[len(place) :] if error.where.startswith(place) else ""
+        return error.at(places[place] + inner)
 
     def _param(self, key: str, choice: Any, experiment: Experiment) -> Any:
         """The value as the experiment holds it, so that 0 and 0.0 give one table entry."""

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
 from vesselflow.config.registry import allowed_values, shown
-from vesselflow.errors import UserError, closest
+from vesselflow.errors import UserError, closest, closest_name
 
 
 class KeyDoc(NamedTuple):
@@ -64,6 +64,15 @@ def check_key(key: str, tree: Mapping[str, Any], *, where: str) -> None:
         node = node[step]
         if not node:
             return
+
+
+def nearest_key(key: str, tree: Mapping[str, Any]) -> str:
+    """The accepted key that is nearest to `key`: itself, one that is spelt alike, or ""."""
+    try:
+        check_key(key, tree, where="")
+    except UserError:
+        return closest_name(key, _leaves(tree))
+    return key
 
 
 def describe_keys(registries: Registries | None = None) -> list[KeyDoc]:

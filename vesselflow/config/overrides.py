@@ -21,7 +21,7 @@ from typing import Any
 
 from vesselflow.config.experiment import PARTS
 from vesselflow.config.yaml_files import parse_yaml
-from vesselflow.errors import UserError
+from vesselflow.errors import Faults, UserError
 
 #: Keys whose change drops the other keys of the mapping that they stand in, inside a part.
 _DISCRIMINATORS = ("name", "schedule")
@@ -118,23 +118,23 @@ def look_up(data: Any, key: str) -> tuple[bool, Any]:
     return True, data
 
 
-def parse_set(texts: Sequence[str]) -> dict[str, Any]:
+def parse_set(texts: Sequence[str], faults: Faults) -> dict[str, Any]:
     """``("loss.beta=0.5", ...)`` as dotted key -> value read as YAML; a later one wins.
 
-    Raises:
-        UserError: no "=", an empty key, or a value that is not YAML.
+    No "=", an empty key, and a value that is not YAML are added to `faults` and left out.
     """
     found: dict[str, Any] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals or not key or not all(key.split(".")):
-            raise UserError(
-                f"'{text}' is not allowed", where="--set", allowed="key.path=value",
-                hint="for instance --set train.epochs=2",
-            )  # fmt: skip
-        found.pop(key, None)
-        found[key] = parse_yaml(value, where=f"--set {key}")
+        with faults.gathered():
+            key, equals, value = text.partition("=")
+            key = key.strip()
+            if not equals or not key or not all(key.split(".")):
+                raise UserError(
+                    f"'{text}' is not allowed", where="--set", allowed="key.path=value",
+                    hint="for instance --set train.epochs=2",
+                )  # fmt: skip
+            found.pop(key, None)
+            found[key] = parse_yaml(value, where=f"--set {key}")
     return found
 
 
@@ -175,6 +175,36 @@ class Layers:
                 if _given(data, steps[:length]):
                     return f"{file}: {key}"
         return f"{self.file}: {key}" if key else self.file
+
+    def position(self, where: str) -> tuple[int, ...]:
+        """Sorts places that `where` gave: the own file from top to bottom, what it extends, --set.
+
+        A place that is not in the data (a key that is missing) comes last in what is around it.
+        """
+        if where.startswith("--set"):
+            key = where.removeprefix("--set").strip()
+            given = [overlap(key, name) for name in self.sets] if key else []
+            return len(self.files), given.index(True) if True in given else -1
+        name, _, key = where.partition(": ")
+        for rank, (file, data) in enumerate(reversed(self.files)):
+            if file == name:
+                return rank, *_position(data, key.split(".") if key else [])
+        return (-1,)
+
+
+def _position(data: Any, steps: Sequence[str]) -> tuple[int, ...]:
+    if not steps:
+        return ()
+    if isinstance(data, list) and steps[0].isdigit():
+        index = int(steps[0])
+        return index, *_position(data[index] if index < len(data) else None, steps[1:])
+    if not isinstance(data, Mapping):
+        return ()
+    for count in range(1, len(steps) + 1):
+        key = ".".join(steps[:count])
+        if key in data:
+            return list(data).index(key), *_position(data[key], steps[count:])
+    return (len(data),)
 
 
 def _given(data: Mapping[str, Any], steps: Sequence[str]) -> bool:

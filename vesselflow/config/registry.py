@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
-from vesselflow.errors import UserError, closest
+from vesselflow.errors import Faults, UserError, closest, closest_name
 
 
 class Arguments(BaseModel):
@@ -89,7 +90,7 @@ class Registry:
         try:
             return part.arguments.model_validate(dict(values))
         except ValidationError as error:
-            raise first_error(error, part.arguments, where=where) from None
+            raise all_errors(error, part.arguments, where=where) from None
 
     def validate(self, spec: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
         """``{name, **arguments}`` with all defaults filled in, as plain data."""
@@ -117,59 +118,115 @@ class Registry:
         return self.part(spec.get("name")).load()(**values, **runtime)
 
 
-def first_error(
-    error: ValidationError, model: type[BaseModel], *, where: str = "", file: str = ""
-) -> UserError:
-    """Turn pydantic's most telling complaint into our one line.
+def all_errors(error: ValidationError, model: type[BaseModel], *, where: str = "") -> UserError:
+    """Turn pydantic's complaints into our lines, one for each thing that is wrong.
 
-    Of the errors at the first complained key, a typo beats a bad value, which beats a missing
-    key, which beats "not of this type" (the other branches of a union complain so as well).
+    Of the complaints about one value (the branches of a union each have one), a typo beats a bad
+    value, which beats a missing key, which beats "not of this type". A required key whose name was
+    mistyped is not said to be missing as well.
 
     Args:
         error: What pydantic raised.
         model: The model that was validated; its annotations say what is allowed.
         where: Key of the model itself, put before the keys inside it.
-        file: Name of the file, put before the key.
+
+    Returns:
+        The one error, or `UserErrors` with all of them.
     """
-    located = [
-        (entry, *_walk(model, entry["loc"], entry["type"] == "extra_forbidden"))
-        for entry in error.errors(include_url=False)
-    ]
-    heads = [path[:1] for _, path, _ in located]
-    same = [item for item, head in zip(located, heads, strict=True) if head == heads[0]]
-    first, path, hint_of = min(same, key=lambda item: _rank(item[0]["type"], len(item[1])))
-    key = ".".join([part for part in (where, *path) if part])
-    place = f"{file}: {key}" if file and key else (file or key)
-    if first["type"] == "extra_forbidden":
-        names = [name for option in _models(hint_of) for name in _keys(option)]
+    rivals: dict[tuple[str, ...], list[_Complaint]] = {}
+    faults = Faults()
+    for entry in error.errors(include_url=False):
+        if entry["type"] == _CARRIED:
+            for single in entry["ctx"]["error"].each():
+                faults.add(single.at(".".join(part for part in (where, single.where) if part)))
+            continue
+        path, hint_of, value = _walk(model, entry["loc"], entry["type"] == "extra_forbidden")
+        rivals.setdefault(tuple(value), []).append(_Complaint(entry, path, hint_of))
+    told = [min(group, key=_Complaint.rank) for group in rivals.values()]
+    meant = {
+        (*complaint.path[:-1], closest_name(complaint.path[-1], complaint.names()))
+        for complaint in told
+        if complaint.type == "extra_forbidden"
+    }
+    inside = {tuple(complaint.path[:-1]) for complaint in told}
+    for complaint in told:
+        place = tuple(complaint.path)
+        # A list counts as too short without the entries that are wrong themselves.
+        if (complaint.type == "missing" and place in meant) or (
+            complaint.type == "too_short" and place in inside
+        ):
+            continue
+        faults.add(complaint.told(where))
+    return faults.joined()
+
+
+def carried(error: UserError) -> PydanticCustomError:
+    """A UserError for a validator to raise: a plain one would hide what else is wrong.
+
+    Its `where` is the key, counted from the model that `all_errors` is told.
+    """
+    return PydanticCustomError(_CARRIED, "{error}", {"error": error})
+
+
+_CARRIED = "user_error"
+
+
+@dataclass(frozen=True)
+class _Complaint:
+    """One complaint of pydantic: its entry, the key that it is about, what this key takes."""
+
+    entry: Any
+    path: list[str]
+    hint_of: Any
+
+    @property
+    def type(self) -> str:
+        return str(self.entry["type"])
+
+    def names(self) -> list[str]:
+        return [name for option in _models(self.hint_of) for name in _keys(option)]
+
+    def rank(self) -> tuple[int, int]:
+        depth = -len(self.path)
+        if self.type == "extra_forbidden":
+            return 0, depth
+        if self.type == "missing":
+            return 2, depth
+        return (3 if _mismatch(self.type) and self.type != "literal_error" else 1), depth
+
+    def told(self, where: str) -> UserError:
+        first, path, hint_of = self.entry, self.path, self.hint_of
+        place = ".".join([part for part in (where, *path) if part])
+        if first["type"] == "extra_forbidden":
+            names = self.names()
+            return UserError(
+                f"unknown key '{path[-1]}'",
+                where=place,
+                allowed=", ".join(names) or "no keys here",
+                hint=closest(path[-1], names),
+            )
+        if first["type"] == "missing":
+            return UserError("this key is required", where=place, allowed=allowed_values(hint_of))
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if first["type"] in ("value_error", "assertion_error"):
+            if isinstance(first.get("input"), Mapping | BaseModel):
+                # A check of several keys together: its message names them.
+                return UserError(message, where=place)
+            return UserError(
+                f"{shown(first.get('input'))} is not allowed", where=place, allowed=message
+            )
+        value = first.get("input")
+        if first["type"] not in _LIMITS and not _mismatch(first["type"]):
+            # A check of the part's own: it says best what it expects.
+            expected = str((first.get("ctx") or {}).get("expected", message))
+            return UserError(f"{shown(value)} is not allowed", where=place, allowed=expected)
+        choices = _choices(hint_of)
         return UserError(
-            f"unknown key '{path[-1]}'",
+            f"{shown(value)} is not allowed",
             where=place,
-            allowed=", ".join(names) or "no keys here",
-            hint=closest(path[-1], names),
+            allowed=allowed_values(hint_of) or message,
+            hint=closest(value, choices) if isinstance(value, str) else "",
         )
-    if first["type"] == "missing":
-        return UserError("this key is required", where=place, allowed=allowed_values(hint_of))
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if first["type"] in ("value_error", "assertion_error"):
-        if isinstance(first.get("input"), Mapping | BaseModel):
-            # A check of several keys together: its message names them.
-            return UserError(message, where=place)
-        return UserError(
-            f"{shown(first.get('input'))} is not allowed", where=place, allowed=message
-        )
-    value = first.get("input")
-    if first["type"] not in _LIMITS and not _mismatch(first["type"]):
-        # A check of the part's own: it says best what it expects.
-        expected = str((first.get("ctx") or {}).get("expected", message))
-        return UserError(f"{shown(value)} is not allowed", where=place, allowed=expected)
-    choices = _choices(hint_of)
-    return UserError(
-        f"{shown(value)} is not allowed",
-        where=place,
-        allowed=allowed_values(hint_of) or message,
-        hint=closest(value, choices) if isinstance(value, str) else "",
-    )
 
 
 def shown(value: Any) -> str:
@@ -284,9 +341,16 @@ def _choices(annotation: Any) -> list[str]:
     ]
 
 
-def _walk(model: type[BaseModel], loc: Sequence[Any], extra: bool) -> tuple[list[str], Any]:
-    """The key that `loc` means, without pydantic's names for branches of unions, and its type."""
+def _walk(
+    model: type[BaseModel], loc: Sequence[Any], extra: bool
+) -> tuple[list[str], Any, list[str]]:
+    """The key that `loc` means, its type, and the outermost value that complaints are rivals about.
+
+    Pydantic's names for the branches of a union are no part of the key; a value behind one of them
+    is complained of by each branch.
+    """
     path: list[str] = []
+    value: list[str] | None = None
     current: Any = model
     for position, step in enumerate(loc):
         fields = {
@@ -315,20 +379,15 @@ def _walk(model: type[BaseModel], loc: Sequence[Any], extra: bool) -> tuple[list
                 for kind, _ in _options(current)
                 if get_origin(kind) is dict and len(get_args(kind)) == 2
             ]
-            if named:
-                current = named[0]
-            elif mappings:
+            if mappings and not named:
                 path.append(str(step))
                 current = mappings[0]
-    return path, current
-
-
-def _rank(kind: str, depth: int) -> tuple[int, int]:
-    if kind == "extra_forbidden":
-        return 0, -depth
-    if kind == "missing":
-        return 2, -depth
-    return (3 if _mismatch(kind) and kind != "literal_error" else 1), -depth
+                continue
+            if value is None:
+                value = list(path)
+            if named:
+                current = named[0]
+    return path, current, path if value is None else value
 
 
 #: Pydantic's complaints about a bound, which `allowed_values` puts into words.

@@ -25,11 +25,11 @@ from pydantic import (
 
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries, Section
 from vesselflow.config.grid import Axes, Axis, Expansion, Fixed, Search, Setting, comparable
-from vesselflow.config.keys import check_key, key_tree
+from vesselflow.config.keys import check_key, key_tree, nearest_key
 from vesselflow.config.overrides import Layers, assign, merge, overlap, parse_set
-from vesselflow.config.registry import first_error, shown
+from vesselflow.config.registry import all_errors, carried, shown
 from vesselflow.config.yaml_files import load_yaml, parse_yaml
-from vesselflow.errors import UserError, closest
+from vesselflow.errors import Faults, UserError, closest, closest_name
 
 #: Keys of a file that are gone once it is loaded, as (key, type, default, text).
 FILE_KEYS = (
@@ -196,32 +196,41 @@ class Space(BaseModel):
 
     @model_validator(mode="after")
     def _sampler(self) -> Space:
+        faults = Faults()
         if self.search.sampler == "grid":
             if self.search.samples is not None:
-                raise UserError(
-                    f"{self.search.samples} has no meaning for the grid",
-                    where="search.samples",
-                    allowed="null",
-                    hint="set search.sampler: random",
+                faults.add(
+                    UserError(
+                        f"{self.search.samples} has no meaning for the grid",
+                        where="search.samples",
+                        allowed="null",
+                        hint="set search.sampler: random",
+                    )
                 )
             for key, axis in self.grid.items():
                 if axis.ranged:
-                    raise UserError(
-                        "a range needs the random sampler",
-                        where=f"grid.{key}",
-                        allowed="a list of values",
-                        hint="set search: {sampler: random, samples: ...}",
+                    faults.add(
+                        UserError(
+                            "a range needs the random sampler",
+                            where=f"grid.{key}",
+                            allowed="a list of values",
+                            hint="set search: {sampler: random, samples: ...}",
+                        )
                     )
         elif self.search.samples is None:
-            raise UserError(
-                "this key is required when search.sampler is random",
-                where="search.samples",
-                allowed="a whole number, 1 or more",
+            faults.add(
+                UserError(
+                    "this key is required when search.sampler is random",
+                    where="search.samples",
+                    allowed="a whole number, 1 or more",
+                )
             )
         elif not self.grid:
-            raise UserError(
-                "there are no axes to draw from", where="search.sampler", allowed="grid"
+            faults.add(
+                UserError("there are no axes to draw from", where="search.sampler", allowed="grid")
             )
+        if faults:
+            raise carried(faults.joined())
         return self
 
     def expand(self) -> Expansion:
@@ -290,7 +299,7 @@ class Space(BaseModel):
             keys += [key for setting in axis.settings or () for key in setting.assign]
         return keys + list(self.fixed)
 
-    def _axes(self) -> Axes:
+    def _axes(self, unsure: frozenset[str] | None = None) -> Axes:
         return Axes(
             grid=self.grid,
             fixed=self.fixed,
@@ -298,29 +307,37 @@ class Space(BaseModel):
             search=self.search,
             registries=self._registries,
             check=self._check,
+            unsure=unsure,
         )
 
     def _check(self, experiment: Experiment) -> None:
-        names = ", ".join(self.stores)
-        for key, given in (
-            ("data.train", (experiment.data.train,)),
-            ("data.ood", experiment.data.ood),
-        ):
-            for name in given:
-                if name not in self.stores:
-                    raise UserError(
-                        f"unknown store '{name}'",
-                        where=key,
-                        allowed=names,
-                        hint=closest(name, self.stores),
-                    )
+        faults = Faults()
+        _check_stores(experiment.data.train, experiment.data.ood, self.stores, faults)
         count = experiment.split.folds
         if self.folds is not None and max(self.folds) >= count:
-            raise UserError(
-                f"fold {max(self.folds)} does not exist",
-                where="folds",
-                allowed=f"0 to {count - 1} (split.folds is {count})",
+            faults.add(
+                UserError(
+                    f"fold {max(self.folds)} does not exist",
+                    where="folds",
+                    allowed=f"0 to {count - 1} (split.folds is {count})",
+                )
             )
+        faults.tell()
+
+
+def _check_stores(train: Any, ood: Any, stores: Mapping[str, Any], faults: Faults) -> None:
+    """Refuse names of stores that are not given; what is no name is left to its own check."""
+    for key, names in (("data.train", [train]), ("data.ood", ood)):
+        for name in names if isinstance(names, list | tuple) else ():
+            if isinstance(name, str) and name not in stores:
+                faults.add(
+                    UserError(
+                        f"unknown store '{name}'",
+                        where=key,
+                        allowed=", ".join(stores),
+                        hint=closest(name, stores),
+                    )
+                )
 
 
 def _plain_axis(axis: Axis) -> Any:
@@ -354,7 +371,8 @@ def load_space(
         UserError: one line with file, key, value, what is allowed and the next step.
     """
     path = Path(path)
-    files = _read(path, ())
+    faults, unsure = Faults(), set[str]()
+    files = _read(path, (), faults)
     raw: dict[str, Any] = {}
     for source, data in files:
         # A name is of one file: two spaces that extend one base must not share their results.
@@ -362,14 +380,17 @@ def load_space(
         raw = merge(raw, {k: v for k, v in inherited.items() if k != "profiles"})
     tree = key_tree(registries, Space)
     del tree["base"]
-    profiles = _profiles(files, tree)
+    profiles = _profiles(files, tree, faults, unsure)
     if profile is not None and profile not in profiles:
-        raise UserError(
-            f"unknown profile '{profile}'",
-            where=path.name,
-            allowed=", ".join(profiles) or "none, the file has no profiles",
-            hint=closest(profile, profiles),
+        faults.add(
+            UserError(
+                f"unknown profile '{profile}'",
+                where=path.name,
+                allowed=", ".join(profiles) or "none, the file has no profiles",
+                hint=closest(profile, profiles),
+            )
         )
+        faults.tell()
     chosen = profiles.get(profile, []) if profile is not None else []
     for _, data in chosen:
         raw = merge(raw, data)
@@ -377,17 +398,23 @@ def load_space(
         file=path.name,
         files=tuple((source.name, data) for source, data in files),
         profiles=tuple((source.name, str(profile), data) for source, data in chosen),
-        sets=_sets(overrides, tree, raw.get("grid")),
+        sets=_sets(overrides, tree, raw.get("grid"), faults, unsure),
     )
-    try:
-        return _build(raw, layers, path, registries, tree)
-    except UserError as error:
-        where = layers.where(error.where)
-        raise UserError(error.what, where=where, allowed=error.allowed, hint=error.hint) from None
+    known = {key: value for key, value in raw.items() if key in tree}
+    space, inner = _build(known, layers, path, registries, tree, unsure if faults else None)
+    for single in inner.errors:
+        faults.add(single.at(layers.where(single.where)))
+    faults.errors.sort(key=lambda single: layers.position(single.where))
+    faults.tell()
+    assert space is not None
+    return space
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
-    """The files that `path` extends, lowest first, then itself; paths made absolute."""
+def _read(path: Path, above: tuple[Path, ...], faults: Faults) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that `path` extends, lowest first, then itself; paths made absolute.
+
+    What cannot be read is raised: it leaves too little to say what else is wrong.
+    """
     here = path.resolve()
     if here in above:
         chain = " -> ".join(entry.name for entry in (*above[above.index(here) :], here))
@@ -406,12 +433,14 @@ def _read(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any
         base = Path(_expand(name, f"{path.name}: extends"))
         known = {source for source, _ in files}
         files += [
-            entry for entry in _read(path.parent / base, (*above, here)) if entry[0] not in known
+            entry
+            for entry in _read(path.parent / base, (*above, here), faults)
+            if entry[0] not in known
         ]
-    data = _short_forms(data, path.name, here.parent)
+    data = _short_forms(data, path.name, here.parent, faults)
     for name, entry in _mapping(data.get("profiles"), f"{path.name}: profiles").items():
         where = f"{path.name}: profiles.{name}"
-        data["profiles"][name] = _short_forms(_mapping(entry, where), where, here.parent)
+        data["profiles"][name] = _short_forms(_mapping(entry, where), where, here.parent, faults)
     return [*files, (path, data)]
 
 
@@ -423,7 +452,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _short_forms(data: dict[str, Any], where: str, folder: Path) -> dict[str, Any]:
+def _short_forms(data: dict[str, Any], where: str, folder: Path, faults: Faults) -> dict[str, Any]:
     """Write out short forms, so that layers merge, and bind relative paths to their file's folder.
 
     Variables are expanded later, in what is left after merging: a profile that is not taken may
@@ -431,10 +460,11 @@ def _short_forms(data: dict[str, Any], where: str, folder: Path) -> dict[str, An
     """
     result = dict(data)
     if isinstance(result.get("stores"), dict):
-        result["stores"] = {
-            name: _store(entry, f"{where}: stores.{name}", folder)
-            for name, entry in result["stores"].items()
-        }
+        result["stores"] = dict(result["stores"])
+        for name, entry in result["stores"].items():
+            result["stores"][name] = _STAND_IN
+            with faults.gathered():
+                result["stores"][name] = _store(entry, f"{where}: stores.{name}", folder)
     if isinstance(result.get("grid"), dict):
         result["grid"] = {
             key: {"values": axis} if isinstance(axis, list) else axis
@@ -444,6 +474,10 @@ def _short_forms(data: dict[str, Any], where: str, folder: Path) -> dict[str, An
     if isinstance(split, dict) and isinstance(split.get("file"), str):
         result["split"] = {**split, "file": _bound(split["file"], folder)}
     return result
+
+
+#: In the place of a store with an error, so that its name is still known.
+_STAND_IN: dict[str, Any] = {"synth": {}}
 
 
 def _store(entry: Any, where: str, folder: Path) -> Any:
@@ -493,116 +527,256 @@ def _expand(text: str, where: str) -> str:
 
 
 def _profiles(
-    files: Sequence[tuple[Path, dict[str, Any]]], tree: Mapping[str, Any]
+    files: Sequence[tuple[Path, dict[str, Any]]],
+    tree: Mapping[str, Any],
+    faults: Faults,
+    unsure: set[str],
 ) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
     """Profile -> its data in each file that has it, lowest first; unknown keys are errors."""
     found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+
+    def top_key(key: str, known: list[str], where: str) -> None:
+        if key not in known:
+            faults.add(
+                UserError(
+                    f"unknown key '{key}'",
+                    where=where,
+                    allowed=", ".join(known),
+                    hint=closest(key, known),
+                )
+            )
+            unsure.update(_meant(key, tree))
+
     for source, data in files:
         for key in data:
             if key != "profiles":
-                _top_key(key, [*tree, "extends", "profiles"], source.name)
+                top_key(key, [*tree, "extends", "profiles"], f"{source.name}: {key}")
         for name, entry in (data.get("profiles") or {}).items():
             if not _NAME.fullmatch(name):  # it becomes part of a folder's name
-                raise UserError(
-                    f"{shown(name)} cannot name a profile",
-                    where=f"{source.name}: profiles",
-                    allowed="lower-case letters, digits, _ and -",
+                faults.add(
+                    UserError(
+                        f"{shown(name)} cannot name a profile",
+                        where=f"{source.name}: profiles",
+                        allowed="lower-case letters, digits, _ and -",
+                    )
                 )
             for key in entry:
-                _top_key(key, list(tree), f"{source.name}: profiles.{name}", "")
+                top_key(key, list(tree), f"{source.name}: profiles.{name}.{key}")
             found.setdefault(name, []).append((source, entry))
     return found
 
 
-def _top_key(key: str, known: list[str], where: str, colon: str = ":") -> None:
-    if key not in known:
-        place = f"{where}: {key}" if colon else f"{where}.{key}"
-        raise UserError(
-            f"unknown key '{key}'", where=place, allowed=", ".join(known), hint=closest(key, known)
-        )
+def _meant(key: str, tree: Mapping[str, Any]) -> set[str]:
+    """The top-level keys that a refused key may have been meant for: their content is not known."""
+    section = key.partition(".")[0]
+    near = section if section in tree else closest_name(section, tree)
+    return {near} if near and near != "grid" else set(tree)
 
 
-def _sets(overrides: Sequence[str], tree: dict[str, Any], grid: Any) -> dict[str, Any]:
-    sets = parse_set(overrides)
+def _sets(
+    overrides: Sequence[str], tree: dict[str, Any], grid: Any, faults: Faults, unsure: set[str]
+) -> dict[str, Any]:
+    sets = parse_set(overrides, faults)
     joint = [key for key in (grid if isinstance(grid, dict) else {}) if _settings(grid[key])]
-    for key in sets:
-        check_key(key, tree | {name: {} for name in joint}, where="--set")
+    for key in list(sets):
+        try:
+            check_key(key, tree | {name: {} for name in joint}, where="--set")
+        except UserError as error:
+            faults.add(error)
+            del sets[key]
+    refused = {text.partition("=")[0].strip() for text in overrides} - set(sets) - set(joint)
+    unsure.update(_moved_by(sorted(refused), tree))
     return sets
 
 
 def _build(
-    raw: dict[str, Any], layers: Layers, path: Path, registries: Registries, tree: Mapping[str, Any]
-) -> Space:
+    raw: dict[str, Any],
+    layers: Layers,
+    path: Path,
+    registries: Registries,
+    tree: Mapping[str, Any],
+    unsure: set[str] | None,
+) -> tuple[Space | None, Faults]:
+    """The space, or all that is wrong with it; places are keys without a file.
+
+    Args:
+        raw: The layers below ``--set``, merged; known top-level keys only.
+        layers: Where values come from.
+        path: The space's own file.
+        registries: The parts.
+        tree: The keys that are accepted.
+        unsure: None; or, where something is known to be wrong already, the top-level keys of which
+            nothing can be said any more.
+    """
+    faults, whole = Faults(), unsure is None
+    unsure = set(unsure or ())
     sections = tuple(Experiment.model_fields)
     raw = dict(raw)
-    fixed = dict(_mapping(raw.pop("fixed", None), "fixed"))
-    if (
-        "grid" in raw
-        and not raw["grid"]
-        and not (isinstance(raw["grid"], dict) and layers.profiles)
-    ):
-        raise UserError(
-            "the grid is empty",
-            where="grid",
-            allowed="one axis or more, such as loss.beta: [0, 0.5, 1]",
-            hint="leave the key out for a single point",
-        )
-    grid = dict(_mapping(raw.pop("grid", None), "grid"))
-    raw = _override(raw, grid, fixed, layers.sets)
-    base = {key: raw.pop(key) for key in sections if key in raw}
-    for section, value in list(base.items()):
-        base[section] = _mapping(value, section)
-    stores = _mapping(raw.pop("stores", None), "stores")
+    fixed, grid = {}, {}
+    with faults.gathered():
+        fixed = dict(_mapping(raw.pop("fixed", None), "fixed"))
+    with faults.gathered():
+        grid = _grid(raw, layers)
+    if faults:
+        unsure.update(sections)
+    raw = _override(raw, grid, fixed, layers.sets, faults)
+    base = {}
+    for section in sections:
+        try:
+            if section in raw:
+                base[section] = _mapping(raw.pop(section), section)
+        except UserError as error:
+            faults.add(error)
+            unsure.add(section)
+    stores = _stores(raw.pop("stores", None), path, faults if "stores" not in unsure else Faults())
     if not stores:
-        raise UserError(
-            "no store is given", where="stores", allowed="name: FILE.h5, or name: synth:fundus"
-        )
-    stores = {name: _expanded(entry, f"stores.{name}", path) for name, entry in stores.items()}
-    if len(stores) == 1 and (base.get("data") or {}).get("train") is None:
+        unsure.add("stores")
+    elif len(stores) == 1 and (base.get("data") or {}).get("train") is None:
         base["data"] = {**base.get("data", {}), "train": next(iter(stores))}
     split_file = base.get("split", {}).get("file")
     if isinstance(split_file, str):
-        base["split"]["file"] = str(path.resolve().parent / _expand(split_file, "split.file"))
-    for name, axis in grid.items():
-        _check_axis(name, axis, tree, sections)
+        with faults.gathered():
+            file = str(path.resolve().parent / _expand(split_file, "split.file"))
+            base["split"] = {**base["split"], "file": file}
+    for name in list(grid):
+        try:
+            _check_axis(name, grid[name], tree, sections)
+            _check_order(name, grid)
+        except UserError as error:
+            faults.add(error)
+            unsure |= {"grid", *_moved_by(_settings(grid.pop(name)) or [name], tree)}
     empty = {key for key, value in raw.items() if value is None and key != "folds"}
     values = {key: value for key, value in raw.items() if key not in empty}
-    values |= {"stores": stores, "base": base, "grid": grid, "fixed": fixed}
+    values |= {"stores": stores or {"none": _STAND_IN}, "base": base, "grid": grid, "fixed": fixed}
     values.setdefault("name", path.stem)
-    try:
-        space = Space.model_validate(values)
-    except ValidationError as error:
-        raise first_error(error, Space) from None
+    space = _validated(values, faults, unsure, tree)
     for section, model in SECTIONS.items():
         # Where data.train is an axis, the fixed part has none.
         stand_in = {"train": ""} if "data.train" in grid else {}
         try:
             model.model_validate((stand_in if section == "data" else {}) | base.get(section, {}))
         except ValidationError as error:
-            raise first_error(error, model, where=section) from None
+            if section not in unsure:
+                faults.add(all_errors(error, model, where=section))
+    if space is None:
+        return None, faults
     for name, store in space.stores.items():
         if store.importer is not None and "importer" in registries:
-            where, layouts = f"stores.{name}.import", registries["importer"]
-            layouts.part(store.importer.layout, where=f"{where}.layout")
-            extra = store.importer.model_extra or {}
-            layouts.arguments(store.importer.layout, extra, where=where)
+            with faults.gathered():
+                where, layouts = f"stores.{name}.import", registries["importer"]
+                layouts.part(store.importer.layout, where=f"{where}.layout")
+                extra = store.importer.model_extra or {}
+                layouts.arguments(store.importer.layout, extra, where=where)
     space._registries = registries
-    return _without_idle(space, layers)
+    with faults.gathered():
+        if whole and not faults:
+            return _without_idle(space, layers), faults
+        if "stores" not in unsure:
+            data = base.get("data", {})
+            _check_stores(data.get("train"), data.get("ood"), stores, faults)
+        space._axes(frozenset(unsure)).expand()
+    return None, faults
+
+
+def _grid(raw: dict[str, Any], layers: Layers) -> dict[str, Any]:
+    """The axes as given; taken out of `raw`."""
+    there, given = "grid" in raw, raw.pop("grid", None)
+    if there and not given and not (isinstance(given, dict) and layers.profiles):
+        raise UserError(
+            "the grid is empty",
+            where="grid",
+            allowed="one axis or more, such as loss.beta: [0, 0.5, 1]",
+            hint="leave the key out for a single point",
+        )
+    return dict(_mapping(given, "grid"))
+
+
+def _stores(given: Any, path: Path, faults: Faults) -> dict[str, Any]:
+    """Name -> store with its paths made absolute, a stand-in for each that is wrong."""
+    stores: dict[str, Any] = {}
+    with faults.gathered():
+        for name, entry in _mapping(given, "stores").items():
+            stores[name] = _STAND_IN
+            with faults.gathered():
+                stores[name] = _expanded(entry, f"stores.{name}", path)
+        if not stores:
+            raise UserError(
+                "no store is given", where="stores", allowed="name: FILE.h5, or name: synth:fundus"
+            )
+    return stores
+
+
+def _check_order(name: str, grid: Mapping[str, Any]) -> None:
+    """Refuse a condition on an axis that comes later."""
+    earlier = list(grid)[: list(grid).index(name)]
+    when = grid[name].get("when")
+    for key in when if isinstance(when, dict) else {}:
+        if key in grid and key not in earlier:
+            raise UserError(
+                f"'{key}' is not an earlier axis",
+                where=f"grid.{name}.when",
+                allowed=", ".join(earlier) or "keys that are no axes",
+                hint=f"move {key} above {name}",
+            )
+
+
+def _moved_by(keys: Sequence[str], tree: Mapping[str, Any]) -> set[str]:
+    """Of what nothing can be said when the values of these keys (or misspellings) are not known.
+
+    Without the name of a part, the arguments around it would be held against another one.
+    """
+    found: set[str] = set()
+    for key in keys:
+        meant = nearest_key(key, tree)
+        section = meant.partition(".")[0]
+        if section in PARTS and meant in (section, f"{section}.name"):
+            found.add(section)
+        elif meant in ("data", "data.train"):
+            found.add("data")
+        elif section in ("grid", "stores") or not meant:
+            found.update(tree)
+    return found
+
+
+def _validated(
+    values: dict[str, Any], faults: Faults, unsure: set[str], tree: Mapping[str, Any]
+) -> Space | None:
+    """The space; what is wrong is gathered and left out, so that the rest can be looked at.
+
+    What is left then serves to look at the points only, and is no space that anybody gets.
+    """
+    try:
+        return Space.model_validate(values)
+    except ValidationError as error:
+        faults.add(all_errors(error, Space))
+        places = [entry["loc"] for entry in error.errors(include_url=False)]
+    rest = dict(values)
+    for top, *inner in (place or ("search",) for place in places):
+        if top == "stores":
+            rest["stores"] = (
+                rest["stores"] | {inner[0]: _STAND_IN} if inner else {"none": _STAND_IN}
+            )
+        elif top in ("grid", "fixed") and inner:
+            axis = rest[top].get(inner[0])
+            rest[top] = {key: entry for key, entry in rest[top].items() if key != inner[0]}
+            unsure |= {"grid", *_moved_by(_settings(axis) or [str(inner[0])], tree)}
+        elif top == "name":
+            rest["name"] = "space"
+        else:
+            rest.pop(str(top), None)
+    ranged = any(isinstance(axis, dict) and "low" in axis for axis in rest["grid"].values())
+    if ranged and "search" not in rest:
+        rest["search"] = {"sampler": "random", "samples": 20}
+    try:
+        return Space.model_validate(rest)
+    except ValidationError:
+        return None
 
 
 def _without_idle(space: Space, layers: Layers) -> Space:
     """Expand; an axis whose `when` cannot hold is an error, unless ``--set`` is the reason."""
     axes = space._axes()
-    for key, axis in space.grid.items():
-        earlier = list(space.grid)[: list(space.grid).index(key)]
-        for name in axis.when or {}:
-            if name in space.grid and name not in earlier:
-                raise UserError(
-                    f"'{name}' is not an earlier axis",
-                    where=f"grid.{key}.when",
-                    allowed=", ".join(earlier) or "keys that are no axes",
-                    hint=f"move {name} above {key}",
-                )
+    faults = Faults()
     idle = []
     for key in space.expand().idle:
         when = space.grid[key].when or {}
@@ -619,11 +793,14 @@ def _without_idle(space: Space, layers: Layers) -> Space:
             idle.append(key)
             continue
         name = next(iter(never or when))
-        raise UserError(
-            f"this condition never holds: {name} is never {_listed(when[name])}",
-            where=f"grid.{key}.when",
-            allowed=f"{name}: {never[name]}" if name in never else "values that occur together",
+        faults.add(
+            UserError(
+                f"this condition never holds: {name} is never {_listed(when[name])}",
+                where=f"grid.{key}.when",
+                allowed=f"{name}: {never[name]}" if name in never else "values that occur together",
+            )
         )
+    faults.tell()
     if not idle:
         return space
     grid = {key: axis for key, axis in space.grid.items() if key not in idle}
@@ -638,35 +815,40 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _override(
-    raw: dict[str, Any], grid: dict[str, Any], fixed: dict[str, Any], sets: Mapping[str, Any]
+    raw: dict[str, Any],
+    grid: dict[str, Any],
+    fixed: dict[str, Any],
+    sets: Mapping[str, Any],
+    faults: Faults,
 ) -> dict[str, Any]:
     """Lay ``--set`` over everything; `grid` and `fixed` are changed in place."""
     plain: dict[str, Any] = {}
     for key, value in sets.items():
-        if key == "grid" or key.startswith("grid."):
-            axes = _mapping(value, "--set grid") if key == "grid" else {key[5:]: value}
-            kept = {} if key == "grid" else dict(grid)
-            new = _short_forms({"grid": axes}, "--set", Path.cwd())
-            grid.clear()
-            grid.update(merge({"grid": kept}, new)["grid"])
-            continue
-        if _settings(grid.get(key)):
-            _pick_setting(grid[key], key, value)
-            continue
-        if key == "stores" or key.startswith("stores."):
-            _set_store(raw, key, value)
-            continue
-        axis = grid.pop(key, None)
-        when = axis.get("when") if isinstance(axis, dict) else None
-        moving = [name for name, entry in grid.items() if not _settings(entry)]
-        moving += [name for entry in grid.values() for name in _settings(entry)]
-        section = key.split(".")[0]
-        renamed = section in PARTS and any(overlap(name, f"{section}.name") for name in moving)
-        if when is not None or renamed or any(overlap(key, name) for name in moving):
-            fixed[key] = {"value": value} | ({"when": when} if when is not None else {})
-        else:
-            fixed.pop(key, None)
-            plain[key] = value
+        with faults.gathered():
+            if key == "grid" or key.startswith("grid."):
+                axes = _mapping(value, "--set grid") if key == "grid" else {key[5:]: value}
+                kept = {} if key == "grid" else dict(grid)
+                new = _short_forms({"grid": axes}, "--set", Path.cwd(), faults)
+                grid.clear()
+                grid.update(merge({"grid": kept}, new)["grid"])
+                continue
+            if _settings(grid.get(key)):
+                _pick_setting(grid[key], key, value)
+                continue
+            if key == "stores" or key.startswith("stores."):
+                _set_store(raw, key, value)
+                continue
+            axis = grid.pop(key, None)
+            when = axis.get("when") if isinstance(axis, dict) else None
+            moving = [name for name, entry in grid.items() if not _settings(entry)]
+            moving += [name for entry in grid.values() for name in _settings(entry)]
+            section = key.split(".")[0]
+            renamed = section in PARTS and any(overlap(name, f"{section}.name") for name in moving)
+            if when is not None or renamed or any(overlap(key, name) for name in moving):
+                fixed[key] = {"value": value} | ({"when": when} if when is not None else {})
+            else:
+                fixed.pop(key, None)
+                plain[key] = value
     return assign(raw, plain)
 
 

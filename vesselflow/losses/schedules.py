@@ -209,7 +209,7 @@ def _number(value: Any) -> float | None:
 def _refusal(value: Any, expected: str, *path: str) -> ValidationError:
     # Pydantic keeps the path of a ValidationError raised inside a validator and puts the field's
     # own in front, so the user reads "loss.beta.to". A value_error's text is what is allowed
-    # (`first_error`).
+    # (`all_errors`).
     fault = PydanticCustomError("value_error", "{expected}", {"expected": expected})
     details = InitErrorDetails(type=fault, loc=path, input=value)
     return ValidationError.from_exception_data("scalar", [details])
