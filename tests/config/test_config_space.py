@@ -201,6 +201,11 @@ def test_score_epochs() -> None:
     assert Score.model_validate({"epochs": [4, 1]}).at(5) == (1, 4)
 
 
+def test_every_takes_what_fits_and_the_last_epoch(tmp_path: Path) -> None:
+    text = STORES + "train: {epochs: 2}\nscore: {epochs: {every: 4}}\n"
+    assert only(load(tmp_path, text)).score.at(2) == (2,)
+
+
 def test_empty_sections_say_nothing(tmp_path: Path) -> None:
     assert load(tmp_path, STORES + "train:\naugment:\nloss:\nquestion:\nfolds:\n").resolved() == (
         load(tmp_path, STORES).resolved()

@@ -319,16 +319,17 @@ def _fit_folds(experiment: Experiment) -> None:
 
 
 def _fit_scoring(experiment: Experiment) -> None:
+    # {every: n} takes what fits: the last epoch is always scored.
     epochs, count = experiment.score.epochs, experiment.train.epochs
-    late = epochs.every if isinstance(epochs, Every) else 0
-    late = max(epochs) if isinstance(epochs, tuple) else late
-    if late > count:
+    if not isinstance(epochs, tuple):
+        return
+    if max(epochs) > count:
         raise UserError(
-            f"{late} is not allowed",
+            f"{max(epochs)} is not allowed",
             where="score.epochs",
             allowed=f"1 to train.epochs, which is {count}",
         )
-    if isinstance(epochs, tuple) and len(set(epochs)) < len(epochs):
+    if len(set(epochs)) < len(epochs):
         raise UserError("an epoch is named twice", where="score.epochs", allowed="each epoch once")
 
 
