@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesselflow.config.grid import Axis
+from vesselflow.config.yaml_files import dump_yaml
+from vesselflow.errors import UserError
 
 
 def test_last_axis_varies_fastest(tmp_path: Path) -> None:
@@ -80,6 +82,26 @@ def test_joint_settings_and_axes_over_any_field(tmp_path: Path) -> None:
     assert [p.name for p in points][1] == "train=a,loss=fuzzy-0.1-1,size=x"
     assert points[3].experiment.data.train == "b"
     assert points[3].experiment.model == {"name": "unet", "width": 8}
+
+
+def test_a_setting_without_a_label_is_named_by_its_values(tmp_path: Path) -> None:
+    text = STORES + (
+        "grid: {size: {settings: [{set: {train.epochs: 2, model.name: unet}}, "
+        "{label: big, set: {train.epochs: 9}}, {label: null, set: {data.ood: [b], train.ema: 0.5}}"
+        ", {set: {loss: {name: bce, pos_weight: 2}}}]}}\n"
+    )
+    labels = ["epochs-2+name-unet", "big", "ood-b+ema-0.5", "loss-bce-2"]
+    assert names(load(tmp_path, text)) == [f"size={label}" for label in labels]
+    for label in labels:
+        assert names(load(tmp_path, text, overrides=[f"size={label}"])) == [f"size={label}"]
+    again = load(tmp_path, dump_yaml(load(tmp_path, text).resolved()), name="again.yaml")
+    assert names(again) == names(load(tmp_path, text))
+
+
+def test_settings_whose_labels_would_be_equal_are_refused(tmp_path: Path) -> None:
+    text = STORES + "grid: {size: {settings: [{set: {loss.beta: 1}}, {set: {loss.beta: 1.0}}]}}\n"
+    with pytest.raises(UserError, match=r"grid\.size: two settings have the same label; allowed: "):
+        load(tmp_path, text)
 
 
 def test_names_are_short_unique_and_safe(tmp_path: Path) -> None:

@@ -42,8 +42,19 @@ MAX_NAME = 100
 class Setting(Section):
     """One joint setting of several keys."""
 
-    label: str = Field(description="Name of the setting in tables: letters, digits and _ . + -")
+    label: str = Field(
+        "",
+        description="Name of the setting in tables: letters, digits and _ . + -; left out, it is "
+        "made of what is set",
+    )
     assign: dict[str, Any] = Field(alias="set", description="Dotted key -> value")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labelled(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("set"), Mapping):
+            return {**data, "label": label_of(data)}
+        return data
 
     @field_validator("label")
     @classmethod
@@ -51,6 +62,19 @@ class Setting(Section):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", value):
             raise ValueError("letters, digits and _ . + -, a letter or digit first")
         return value
+
+
+def label_of(setting: Mapping[str, Any]) -> Any:
+    """A setting's own label, or one made of what it sets: "epochs-2+name-unet"."""
+    if setting.get("label") is not None:
+        return setting["label"]
+    values = setting["set"]
+    last = [key.rpartition(".")[2] for key in values]
+    parts = [
+        f"{short if last.count(short) == 1 else key}-{_text(value)}"
+        for short, (key, value) in zip(last, values.items(), strict=True)
+    ]
+    return "+".join(parts) or "none"
 
 
 When = dict[str, Annotated[tuple[Any, ...], Field(strict=False)]]
@@ -105,11 +129,11 @@ class Axis(Section):
                 raise ValueError("log, step and integer belong to a range with low and high")
             if not (self.values or self.settings):
                 raise ValueError("an axis without values; allowed: one value or more")
+            if any(not setting.assign for setting in self.settings or ()):
+                raise ValueError("a setting sets nothing; allowed: set: {key: value}")
             labels = [setting.label for setting in self.settings or ()]
             if len(set(labels)) < len(labels):
                 raise ValueError("two settings have the same label; allowed: each label once")
-            if any(not setting.assign for setting in self.settings or ()):
-                raise ValueError("a setting sets nothing; allowed: set: {key: value}")
             return self
         if self.low is None or self.high is None or self.low > self.high:
             raise ValueError(

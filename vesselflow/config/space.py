@@ -24,7 +24,16 @@ from pydantic import (
 )
 
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries, Section
-from vesselflow.config.grid import Axes, Axis, Expansion, Fixed, Search, Setting, comparable
+from vesselflow.config.grid import (
+    Axes,
+    Axis,
+    Expansion,
+    Fixed,
+    Search,
+    Setting,
+    comparable,
+    label_of,
+)
 from vesselflow.config.keys import check_key, key_tree, nearest_key
 from vesselflow.config.overrides import Layers, assign, merge, overlap, parse_set
 from vesselflow.config.registry import all_errors, carried, shown
@@ -854,7 +863,11 @@ def _override(
 
 def _pick_setting(axis: dict[str, Any], key: str, label: Any) -> None:
     """Leave the one joint setting of an axis that has this label."""
-    labels = [entry.get("label") for entry in axis["settings"] if isinstance(entry, dict)]
+    labels = [
+        label_of(entry) if isinstance(entry.get("set"), dict) else entry.get("label")
+        for entry in axis["settings"]
+        if isinstance(entry, dict)
+    ]
     if label not in labels:
         raise UserError(
             f"unknown setting {shown(label)}",
