@@ -44,8 +44,8 @@ class Setting(Section):
 
     label: str = Field(
         "",
-        description="Name of the setting in tables: letters, digits and _ . + -; left out, it is "
-        "made of what is set",
+        description="Name of the setting in tables: letters, digits and _ . + -",
+        json_schema_extra={"default": "made of what is set"},
     )
     assign: dict[str, Any] = Field(alias="set", description="Dotted key -> value")
 

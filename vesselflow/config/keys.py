@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import functools
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
-from vesselflow.config.registry import allowed_values, shown
+from vesselflow.config.registry import Part, allowed_values, models_in, shown
 from vesselflow.errors import UserError, closest, closest_name
 
 
@@ -20,6 +27,22 @@ class KeyDoc(NamedTuple):
     type: str
     default: str
     text: str
+
+
+class Chapter(NamedTuple):
+    """One table of the reference.
+
+    Attributes:
+        name: "train", "loss.fuzzy", "stores.import": what a user asks for.
+        text: What it is, in a line.
+        keys: Its keys, by their names inside it.
+        prefix: What stands before its keys in the whole file: "train.", "loss[fuzzy].".
+    """
+
+    name: str
+    text: str
+    keys: tuple[KeyDoc, ...]
+    prefix: str
 
 
 #: A node below which any key is left to a later check.
@@ -76,59 +99,155 @@ def nearest_key(key: str, tree: Mapping[str, Any]) -> str:
 
 
 def describe_keys(registries: Registries | None = None) -> list[KeyDoc]:
-    """Every accepted key of a space file with type, default and meaning, in the file's order.
+    """Every accepted key of a space file with type, default and meaning.
 
     Args:
         registries: Given, the arguments of every registered part are listed too, under
             ``loss[fuzzy].beta`` and alike.
     """
+    return [
+        key._replace(key=f"{chapter.prefix}{key.key}")
+        for chapter in reference(registries or {})
+        for key in chapter.keys
+    ]
+
+
+def reference(registries: Registries) -> list[Chapter]:
+    """Everything that a space may hold, in chapters.
+
+    Args:
+        registries: The parts by section, and the importers under "importer".
+    """
     from vesselflow.config.space import FILE_KEYS, Space
 
-    docs: list[KeyDoc] = [KeyDoc(*entry) for entry in FILE_KEYS]
-    for name, field in Space.model_fields.items():
+    top = [KeyDoc(*entry) for entry in FILE_KEYS]
+    for name in Space.model_fields:
         if name == "base":
-            for section in Experiment.model_fields:
-                docs += _section(section, registries)
-            continue
-        found = _fields(Space, "", only=name)
-        docs += [found[0]._replace(default="stem of the file")] if name == "name" else found
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            docs += _fields(inner, f"{name}.")
-    for key, model in Space.nested().items():
-        docs += _fields(model, f"{key}.")
-    return docs
+            top += _fields(Experiment)
+        else:
+            top += _fields(Space, only=name)
+    chapters = [Chapter("space", "The top level of a file", tuple(top), "")]
+    nested = Space.nested()
+    for key in [key for key in nested if key.startswith("stores.")]:
+        chapters.append(_chapter(key, nested.pop(key)))
+    for part in registries.get("importer", ()):
+        text = f"Keys of `import` for `layout: {part.name}`: {_summary_of(part)}"
+        keys = tuple(_fields(part.arguments))
+        prefix = f"stores.<name>.import[{part.name}]."
+        chapters.append(Chapter(f"stores.{part.name}", text, keys, prefix))
+    for section in Experiment.model_fields:
+        if section in SECTIONS:
+            chapters.append(_chapter(section, SECTIONS[section]))
+        else:
+            chapters += _part_chapters(section, registries.get(section, ()))
+    chapters += [_chapter(key, model) for key, model in nested.items()]
+    for name in ("fixed", "search", "resources", "estimate"):
+        (model,) = models_in(Space.model_fields[name])
+        chapters.append(_chapter("fixed.<key>" if name == "fixed" else name, model))
+    return chapters
 
 
-def _section(section: str, registries: Registries | None) -> list[KeyDoc]:
-    if section in SECTIONS:
-        return _fields(SECTIONS[section], f"{section}.")
-    docs = _fields(Experiment, "", only=section)
+def _chapter(key: str, model: type[BaseModel]) -> Chapter:
+    name = re.sub(r"\.<\w+>|\[\]", "", key)
+    return Chapter(name, _first_line(model.__doc__), tuple(_fields(model)), f"{key}.")
+
+
+def _part_chapters(section: str, parts: Iterable[Part]) -> Iterator[Chapter]:
+    text = Experiment.model_fields[section].description or ""
+    names = [part.name for part in parts]
     if section in PARTS:
-        docs = [
-            KeyDoc(section, "a mapping", f"{{name: {PARTS[section]}}}", docs[0].text),
-            KeyDoc(f"{section}.name", "text", PARTS[section], f"Which {section}"),
-        ]
-    for part in (registries or {}).get(section, ()):
-        docs += _fields(part.arguments, f"{section}[{part.name}].")
-    return docs
+        what = f"Which {section}; its arguments stand beside it"
+        keys = [KeyDoc("name", ", ".join(names) or "text", PARTS[section], what)]
+    else:
+        given = "its arguments, {}, or null"
+        keys = [KeyDoc(part.name, given, "null", _summary_of(part)) for part in parts]
+    yield Chapter(section, text, tuple(keys), f"{section}.")
+    inner: dict[str, type[BaseModel]] = {}
+    for part in parts:
+        keys = _fields(part.arguments)
+        prefix = f"{section}[{part.name}]."
+        yield Chapter(f"{section}.{part.name}", _summary_of(part), tuple(keys), prefix)
+        for field in part.arguments.model_fields.values():
+            inner |= {model.__name__.lower(): model for model in models_in(field)}
+    for name, model in inner.items():
+        text = _first_line(model.__doc__)
+        yield Chapter(f"{section}.{name}", text, tuple(_fields(model)), f"{section}[{name}].")
 
 
-def _fields(model: type[BaseModel], prefix: str, only: str = "") -> list[KeyDoc]:
+def _fields(model: type[BaseModel], only: str = "") -> list[KeyDoc]:
+    texts = _attribute_texts(model)
     docs = []
     for name, field in model.model_fields.items():
-        if only and name != only:
-            continue
-        if field.is_required():
-            default = "required"
-        elif field.default is not PydanticUndefined:
-            value = field.default
-            default = shown(list(value) if isinstance(value, tuple) else value).strip("'")
-        else:
-            default = "{}" if "mapping" in allowed_values(field) else "[]"
-        text = field.description or ""
-        docs.append(KeyDoc(f"{prefix}{field.alias or name}", allowed_values(field), default, text))
+        if only in ("", name):
+            text = (field.description or texts.get(name, "")).rstrip(".")
+            text = text[:1].upper() + text[1:]
+            allowed = allowed_values(field) or "anything"
+            docs.append(KeyDoc(field.alias or name, allowed, _default(field), text))
     return docs
+
+
+def _default(field: FieldInfo) -> str:
+    """A field's default as in YAML, or its own words for one that depends on other keys."""
+    extra = field.json_schema_extra
+    if isinstance(extra, Mapping) and "default" in extra:
+        return str(extra["default"])
+    if field.is_required():
+        return "required"
+    if field.default is PydanticUndefined:
+        return "{}" if "mapping" in allowed_values(field) else "[]"
+    value = field.default
+    return shown(list(value) if isinstance(value, tuple) else value).strip("'")
+
+
+def _attribute_texts(model: type[BaseModel]) -> dict[str, str]:
+    """Field -> what the docstring of its class says under ``Attributes:``."""
+    found: dict[str, str] = {}
+    for kind in reversed(model.__mro__):
+        doc = inspect.cleandoc(vars(kind).get("__doc__") or "")
+        block = re.search(r"^Attributes:\n((?:[ ]+.*\n?|\n)*)", doc, re.MULTILINE)
+        entries = re.split(r"^    (?=\w+:)", block[1], flags=re.MULTILINE) if block else []
+        for entry in filter(str.strip, entries):
+            name, _, text = entry.partition(":")
+            found[name.strip()] = _plain(text)
+    return found
+
+
+def _summary_of(part: Part) -> str:
+    """What a part is, in a line: from its arguments, its target, or the function it stands for."""
+    text = _first_line(part.arguments.__doc__)
+    if text and not text.startswith(("Arguments of", "Base of")):
+        return text
+    module, _, name = part.target.partition(":")
+    docs = _docstrings(module)
+    text = _first_line(docs.get(name))
+    stands_for = re.match(r"`(\w+)` with its arguments", text)
+    return _first_line(docs.get(stands_for[1])) if stands_for else text
+
+
+@functools.cache
+def _docstrings(module: str) -> dict[str, str]:
+    """Name -> docstring of a module's classes and functions, read without importing it."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return {}
+    if spec is None or spec.origin is None:
+        return {}
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return {
+        node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, kinds)
+    }
+
+
+def _first_line(doc: str | None) -> str:
+    lines = inspect.cleandoc(doc or "").splitlines()
+    return _plain(lines[0]).rstrip(".") if lines else ""
+
+
+def _plain(text: str) -> str:
+    """A docstring's text as a user of YAML reads it."""
+    return re.sub(r"\bNone\b", "null", " ".join(text.split()).replace("``", "`"))
 
 
 def _names(model: type[BaseModel]) -> list[str]:

@@ -248,6 +248,9 @@ def allowed_values(annotation: Any) -> str:
     """
     words: list[str] = []
     for kind, metadata in _options(annotation):
+        own = next((entry.allowed for entry in metadata if hasattr(entry, "allowed")), None)
+        if own is not None:  # an annotation that says best what it takes
+            return str(own)
         text = _words(kind, metadata)
         if text and text not in words:
             words.append(text)
@@ -274,7 +277,9 @@ def _words(kind: Any, metadata: Sequence[Any]) -> str:
         return "text"
     if origin in (list, tuple, set, frozenset):
         inner = allowed_values(arguments[0]) if arguments else ""
-        return f"a list ({inner})" if inner else "a list"
+        fixed = origin is tuple and Ellipsis not in arguments
+        words = f"a list of {len(arguments)}" if fixed else "a list"
+        return f"{words} ({inner})" if inner else words
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return f"a mapping ({', '.join(_keys(kind))})"
     if kind is dict or origin is dict or (origin and issubclass(origin, Mapping)):
@@ -318,6 +323,17 @@ def _options(annotation: Any) -> list[tuple[Any, list[Any]]]:
     if origin in (Union, types.UnionType):
         return [option for branch in get_args(annotation) for option in _options(branch)]
     return [(annotation, [])]
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the branches of a FieldInfo or a type annotation, mappings' values too."""
+    found = []
+    for kind, _ in _options(annotation):
+        if get_origin(kind) is dict:
+            found += models_in(get_args(kind)[1])
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            found.append(kind)
+    return found
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -138,7 +138,10 @@ class Space(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, strict=True, populate_by_name=True
     )
 
-    name: str = Field(description="Names results/<name>; a-z, 0-9, _ and -; default: file's stem")
+    name: str = Field(
+        description="Names results/<name>; a-z, 0-9, _ and -",
+        json_schema_extra={"default": "stem of the file"},
+    )
     question: str = Field("", description="The question that the space answers")
     description: str = Field("", description="Whatever a reader should know")
     stores: dict[str, StoreSpec] = Field(description="Name -> store")

@@ -90,9 +90,9 @@ class Schedule(Arguments):
 
     schedule: Kind
     from_: float = Field(alias="from")
-    to: float
+    to: float = Field(json_schema_extra={"default": "required, but for constant"})
     start: float = Field(default=0.0, ge=0.0, le=1.0)
-    end: float = Field(ge=0.0, le=1.0)
+    end: float = Field(ge=0.0, le=1.0, json_schema_extra={"default": "1; 0.1 for warmup"})
 
     @model_validator(mode="before")
     @classmethod
@@ -167,6 +167,12 @@ class Range:
         if math.isinf(self.high):
             return f"a number {'above' if self.open_low else 'of at least'} {self.low:g}"
         return f"a number in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
+
+    @property
+    def allowed(self) -> str:
+        """All that is taken, in words, for the reference of keys."""
+        others = ["null" if other is None else other for other in self.others]
+        return ", ".join([self.interval, *others, "or a schedule"])
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
