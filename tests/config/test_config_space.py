@@ -206,6 +206,11 @@ def test_every_takes_what_fits_and_the_last_epoch(tmp_path: Path) -> None:
     assert only(load(tmp_path, text)).score.at(2) == (2,)
 
 
+def test_a_split_that_is_given_may_be_a_single_one(tmp_path: Path) -> None:
+    text = STORES + "split: {folds: 1, file: lists}\n"
+    assert [fold for _, fold, _ in load(tmp_path, text).runs()] == [0]
+
+
 def test_empty_sections_say_nothing(tmp_path: Path) -> None:
     assert load(tmp_path, STORES + "train:\naugment:\nloss:\nquestion:\nfolds:\n").resolved() == (
         load(tmp_path, STORES).resolved()

@@ -310,9 +310,11 @@ def _fit_patch(experiment: Experiment) -> None:
 
 
 def _fit_folds(experiment: Experiment) -> None:
-    if experiment.split.test == "fold" and experiment.split.folds < 2:
+    split = experiment.split
+    # A split that is given says itself what is tested, and may be a single one.
+    if split.test == "fold" and split.folds < 2 and split.file is None:
         raise UserError(
-            f"{experiment.split.folds} is not allowed",
+            f"{split.folds} is not allowed",
             where="split.folds",
             allowed="2 or more when split.test is fold",
         )
