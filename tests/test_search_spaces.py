@@ -1,0 +1,110 @@
+"""Every space that is shipped, and every example that the grammar of spaces shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vesselflow.cli.keys import BEGIN, END, markdown
+from vesselflow.config.keys import check_key, key_tree, reference
+from vesselflow.config.space import Space, load_space
+from vesselflow.config.yaml_files import dump_yaml, load_yaml, parse_yaml
+from vesselflow.orchestration.parts import REGISTRIES
+
+FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
+PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+SHIPPED = [
+    (path, profile)
+    for path in sorted(FOLDER.rglob("*.yaml"))
+    for profile in (None, *load_yaml(path).get("profiles", {}))
+]
+
+
+def example(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Space:
+    """An example in the place of what has the same keys in the first one, as the page says."""
+    monkeypatch.setenv("STORES", "/stores")
+    (folder / "which_loss.yaml").write_text(EXAMPLES[0])
+    data = parse_yaml(text, where="the example")
+    if "extends" not in data:
+        data = parse_yaml(EXAMPLES[0], where="the first example") | data
+    (folder / "example.yaml").write_text(dump_yaml(data))
+    return load_space(folder / "example.yaml", registries=REGISTRIES, **options)
+
+
+def shows(text: str) -> str:
+    """The example that holds a piece of text."""
+    (found,) = [one for one in EXAMPLES if text in one]
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_every_example_loads(number: int, tmp_path: Path, monkeypatch) -> None:
+    space = example(tmp_path, EXAMPLES[number], monkeypatch)
+    assert space.expand().points
+
+
+@pytest.mark.parametrize(
+    ("piece", "runs", "points"),
+    [
+        ("name: which_loss", 12, 3),
+        ("# whole sections", 120, 30),
+        ("budget:", 12, 3),
+        ("sampler: random", 48, 12),
+        ("schedule: cosine", 8, 2),
+        ("value: 0.3", 8, 2),
+        ("splits/mine", 6, 3),
+    ],
+)
+def test_the_examples_give_the_points_that_they_say(
+    piece: str, runs: int, points: int, tmp_path: Path, monkeypatch
+) -> None:
+    space = example(tmp_path, shows(piece), monkeypatch)
+    assert len(space.expand().points) == points
+    assert len(list(space.runs())) == runs
+
+
+def test_what_the_page_says_of_set_and_profiles(tmp_path: Path, monkeypatch) -> None:
+    quick = example(tmp_path, shows("quick:"), monkeypatch, profile="quick")
+    assert [point.name for point in quick.expand().points] == ["name=bce", "name=dice"]
+    options = {
+        ("train.epochs=4", "which_loss"): 3,
+        ("loss.beta=0.5", "which_loss"): 1,
+        ("budget=short", "budget:"): 2,
+        ("grid.loss.beta=[0, 1]", "which_loss"): 2,
+    }
+    for (text, piece), points in options.items():
+        assert f"--set {text}" in PAGE or f"--set '{text}'" in PAGE
+        space = example(
+            tmp_path,
+            shows(f"name: {piece}" if piece == "which_loss" else piece),
+            monkeypatch,
+            overrides=[text],
+        )
+        assert len(space.expand().points) == points, text
+    labels = example(tmp_path, shows("budget:"), monkeypatch).expand().points
+    assert {point.params["budget"] for point in labels} == {"short", "epochs-60+lr-0.001"}
+
+
+def test_the_reference_on_the_page_is_that_of_the_code() -> None:
+    between = PAGE.partition(BEGIN)[2].partition(END)[0]
+    assert between == f"\n\n{markdown(reference(REGISTRIES))}\n", (
+        "run: vesselflow keys --into search_spaces/README.md"
+    )
+
+
+def test_every_key_that_the_page_names_is_one() -> None:
+    text = PAGE.partition("## All keys")[0]
+    sections = "|".join(key_tree(REGISTRIES))
+    found = [key for key in re.findall(rf"`((?:{sections})\.\w+)`", text) if ".csv" not in key]
+    assert len(found) >= 3
+    for key in found:
+        check_key(key, key_tree(REGISTRIES), where="the page")
+
+
+@pytest.mark.parametrize(("path", "profile"), SHIPPED, ids=lambda value: str(value or "-"))
+def test_every_shipped_space_loads(path: Path, profile: str | None) -> None:
+    assert load_space(path, profile=profile, registries=REGISTRIES).expand().points
