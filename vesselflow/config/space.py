@@ -640,11 +640,12 @@ def _build(
         except UserError as error:
             faults.add(error)
             unsure.add(section)
+    base.setdefault("data", {})  # its one required key is then what is missing
     stores = _stores(raw.pop("stores", None), path, faults if "stores" not in unsure else Faults())
     if not stores:
         unsure.add("stores")
-    elif len(stores) == 1 and (base.get("data") or {}).get("train") is None:
-        base["data"] = {**base.get("data", {}), "train": next(iter(stores))}
+    elif len(stores) == 1 and base["data"].get("train") is None:
+        base["data"] = {**base["data"], "train": next(iter(stores))}
     split_file = base.get("split", {}).get("file")
     if isinstance(split_file, str):
         with faults.gathered():
@@ -684,8 +685,7 @@ def _build(
         if whole and not faults:
             return _without_idle(space, layers), faults
         if "stores" not in unsure:
-            data = base.get("data", {})
-            _check_stores(data.get("train"), data.get("ood"), stores, faults)
+            _check_stores(base["data"].get("train"), base["data"].get("ood"), stores, faults)
         space._axes(frozenset(unsure)).expand()
     return None, faults
 
