@@ -439,7 +439,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "no-images-folder": (
         lambda raw: shutil.rmtree(raw / "images"),
         "raw/images: no such folder",
-        ("check the name",),
+        ("SOURCE holds masks: --images names one of them",),
     ),
     "no-images": (
         no_images,
@@ -459,17 +459,17 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "mask-not-binary": (
         grey_mask,
         "raw/masks/i1.png: the mask is not binary, it also holds 7, 100, 254",
-        (BINARY, "threshold it first"),
+        (BINARY, "--threshold 128 takes values of 128 or more as vessel"),
     ),
     "mask-as-jpeg": (
         mask_as_jpeg,
         "raw/masks/i1.jpg: the mask is not binary, it also holds ",
-        (BINARY, "JPEG does not keep a mask's values: use PNG"),
+        (BINARY, "JPEG compression leaves grey values, in a later PNG too: --threshold 128"),
     ),
     "palette-mask": (
         palette_mask,
         "raw/masks/i1.png: the mask is a palette image ((0, 0, 0), (200, 30, 30))",
-        (BINARY, "save it as one grey channel"),
+        (BINARY, "--values names the indices that are vessel (in use: 0, 1): --values 1"),
     ),
     "truncated-jpeg": (
         truncated_jpeg,

@@ -129,15 +129,46 @@ def test_import_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert vesselflow("import", "folder", root, out, *options, "--domain", "clinic") == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{out}: 2 sources, digest ")
-    assert printed.err == "note: no fov mask: every pixel counts in 2 source(s)\n"
+    assert printed.err == ("note: no fov mask: every pixel counts in 2 source(s)\n")
     with Store.open(out) as made:
         assert made.domain == "clinic"
         assert {s.group for s in made.sources} == {"k1"}
         assert made.importer["mask_suffix"] == "_v"
     assert vesselflow("import", "folder", root, tmp_path / "x.h5", "--masks", "none") == 2
-    assert capsys.readouterr().err == f"vesselflow: {root}/none: no such folder; check the name\n"
+    assert capsys.readouterr().err == (
+        f"vesselflow: {root}/none: no such folder; "
+        "SOURCE holds images, vessels: --masks names one of them\n"
+    )
     assert vesselflow("import", "chase", root, tmp_path / "x.h5", "--observer", "5") == 2
     assert "vesselflow: --observer: '5' is not allowed; allowed: " in capsys.readouterr().err
+
+
+def test_import_options_of_other_types_than_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "mine", tmp_path / "mine.h5"
+    for folder in ("images/left", "masks/left"):
+        (root / folder).mkdir(parents=True)
+    deep = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
+    Image.fromarray(deep).save(root / "images" / "left" / "a.png")
+    labels = (np.arange(1200).reshape(30, 40) % 3).astype(np.uint8)
+    Image.fromarray(labels).save(root / "masks" / "left" / "a.png")
+    options = ["--recursive", "--window", "0,4095", "--values", "1"]
+    assert vesselflow("import", "folder", root, out, *options) == 0
+    assert capsys.readouterr().err == (
+        "note: values 0 to 4095 became 0 to 255 in 1 image(s)\n"
+        "note: values taken for vessel in 1 mask(s): 1; for background: 0, 2\n"
+        "note: no fov mask: every pixel counts in 1 source(s)\n"
+    )
+    with Store.open(out) as made:
+        assert made.sources[0].id == "left_a"
+        assert made.importer["recursive"] is True
+        assert made.importer["ignore_case"] is False
+    assert vesselflow("import", "folder", root, out, "--window", "4095") == 2
+    assert capsys.readouterr().err == (
+        "vesselflow: --window: '4095' is not allowed; allowed: LOW,HIGH: two numbers, the first "
+        "below the second: 0,4095\n"
+    )
 
 
 def test_options_of_every_layout_have_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +178,7 @@ def test_options_of_every_layout_have_help(capsys: pytest.CaptureFixture[str]) -
         assert caught.value.code == 0
         text = capsys.readouterr().out
         assert "None" not in text
+        assert "default False" not in text
         assert "SOURCE OUT.h5" in text
 
 

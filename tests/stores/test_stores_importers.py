@@ -95,9 +95,33 @@ def test_split_by_csv(data: Path) -> None:
     refused(data, r"split\.csv: line 2: no image is called 'p9'", split="split.csv")
     table.write_text("id,split\np1_a,dev\n")
     refused(data, "split 'dev' is not allowed; allowed: train, test", split="split.csv")
-    table.write_text("name\np1_a\n")
-    refused(data, "needs the columns id and split", split="split.csv")
+    table.write_text("id;split\np1_a;train\n")
+    refused(
+        data,
+        r"split\.csv: needs the columns id and split, its first line is id;split; "
+        "the first line names the columns, with commas between: id,split",
+        split="split.csv",
+    )
+    table.write_text("")
+    refused(data, "needs the columns id and split, it is empty", split="split.csv")
+    table.write_text("id,split\n")
+    refused(data, "has no line below the header", split="split.csv")
     refused(data, "cannot be read", split="none.csv")
+
+
+def test_a_source_named_twice_in_the_split_is_refused(data: Path) -> None:
+    table = data / "split.csv"
+    table.write_text("id,split\np1_a,train\np1_b,\n\np1_a.png,test\n")
+    refused(
+        data,
+        r"split\.csv: 'p1_a' is named twice, as train in line 2 and as test in line 5; "
+        "keep one of the two lines",
+        split="split.csv",
+    )
+    table.write_text("id, split\np1_b,\np1_b,\n")
+    refused(data, "as empty in line 2 and as empty in line 3", split="split.csv")
+    table.write_text("id,split\n ,train\n")
+    refused(data, "line 2: no image is called ''", split="split.csv")
 
 
 def test_suffixes_tell_files_of_one_folder_apart(tmp_path: Path) -> None:
@@ -136,7 +160,12 @@ def test_progress_counts_up(data: Path) -> None:
 def test_missing_files_are_named(data: Path) -> None:
     (data / "masks" / "p1_b.png").unlink()
     refused(data, r"masks: image p1_b\.png has no mask \(p1_b\.\*\)")
-    refused(data, "no such folder", fov="fov")
+    mask(data / "masks" / "p1_b.png")
+    refused(data, "fov: no such folder; SOURCE holds images, masks: --fov names one", fov="fov")
+    refused(
+        data / "images",
+        r"images/images: no such folder; --images \. takes the files of SOURCE itself",
+    )
     refused(data / "none", "no such folder")
     refused(data / "images" / "p1_a.png", "is a file, not a folder")
     for path in (data / "images").iterdir():
@@ -200,16 +229,17 @@ def test_binary_masks_of_every_kind_are_taken(data: Path, save: Callable[[Path],
         (set_mask(list(range(40))), r"it also holds 1, 2, 3, 4, 5, 6, 7, 8, \.\.\."),
         (
             lambda path: save_palette(path, [0, 0, 0, 128, 0, 0]),
-            r"a palette image \(\(0, 0, 0\), \(128, 0, 0\)\).*save it as one grey channel",
+            r"a palette image \(\(0, 0, 0\), \(128, 0, 0\)\); allowed: a binary mask: 0 and 255, "
+            r"or 0 and 1; --values names the indices that are vessel \(in use: 0, 1\): --values 1$",
         ),
         (
             lambda path: save_palette(path, [0, 0, 0, 9, 9, 9]),
-            "palette mask is not binary.*holds 9",
+            "palette mask is not binary.*holds 9; .*--values 1$",
         ),
         (lambda path: picture(path), r"the mask is coloured \(.*, \.\.\.\)"),
         (
             lambda path: Image.fromarray(np.full(SIZE, 65535, np.uint16)).save(path),
-            "it also holds 65535",
+            "it also holds 65535; .*--values 65535 takes this value as vessel, --threshold 32768 ",
         ),
     ],
     ids=["7", "0/1/255", "many", "palette", "grey palette", "colour", "16-bit"],
@@ -219,10 +249,22 @@ def test_other_masks_are_refused(data: Path, save: Callable[[Path], None], match
     refused(data, match)
 
 
-def test_a_jpeg_mask_is_told_to_be_png(data: Path) -> None:
+def test_a_jpeg_mask_is_told_its_threshold(data: Path) -> None:
+    """Saving it as PNG would keep the grey values that the JPEG has."""
     (data / "masks" / "p1_a.png").unlink()
     mask(data / "masks" / "p1_a.jpg")
-    refused(data, "not binary.*JPEG does not keep")
+    refused(
+        data,
+        "not binary.*JPEG compression leaves grey values, in a later PNG too: --threshold 128 "
+        "takes values of 128 or more as vessel$",
+    )
+    with run(data, threshold="128") as store:
+        assert store.target(0).sum() == 5 * 17
+        assert store.sources[0].lineage["threshold"] == 128
+        assert "threshold" not in store.sources[1].lineage
+        assert store.importer["threshold"] == 128
+    made = import_store("folder", data, data.parent / "s.h5", {"threshold": 128})
+    assert "values of 128 or more are vessel in 1 mask(s), 2 binary already" in made.notes
 
 
 def test_corrupt_pictures_are_named(data: Path) -> None:
@@ -243,15 +285,52 @@ def test_corrupt_pictures_are_named(data: Path) -> None:
 
 def test_images_that_would_mislead_are_refused(data: Path) -> None:
     path = data / "images" / "p1_b.png"
-    Image.fromarray(np.full(SIZE, 9000, np.uint16)).save(path)
-    refused(data, "pixels of type I;16 are not supported.*8 bits per channel")
     Image.new("RGBA", SIZE[::-1], (9, 9, 9, 100)).save(path)
     refused(data, "transparent pixels")
+    Image.new("CMYK", SIZE[::-1]).save(path.with_suffix(".tif"))
     path.unlink()
+    refused(data, "pixels of type CMYK are not supported")
+
+
+@pytest.mark.parametrize("folder", ["images", "masks", "fov"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_files_stored_turned_are_refused(data: Path, folder: str, suffix: str) -> None:
+    """Masks as well as images; and TIFF files, which Pillow turns without being asked."""
+    for name in ("p1_a", "p1_b", "p2_a"):
+        mask(data / "fov" / f"{name}.png")
+    path = data / folder / "p1_b.png"
     exif = Image.Exif()
     exif[274] = 6
-    Image.new("RGB", SIZE[::-1]).save(path.with_suffix(".jpg"), exif=exif)
-    refused(data, "stored turned .EXIF orientation 6")
+    with Image.open(path) as plain:
+        plain.load()
+    path.unlink()
+    plain.save(path.with_suffix(suffix), exif=exif)
+    refused(
+        data,
+        rf"{folder}/p1_b\{suffix}: is stored turned \(EXIF orientation 6\); save it upright",
+        fov="fov",
+    )
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".png", ".webp"])
+def test_files_with_several_pictures_are_refused(data: Path, folder: str, suffix: str) -> None:
+    (data / folder / "p1_b.png").unlink()
+    first, *more = (Image.new("RGB", SIZE[::-1], (k, 90, 80)) for k in (10, 120, 200))
+    first.save(data / folder / f"p1_b{suffix}", save_all=True, append_images=more, lossless=True)
+    refused(data, rf"p1_b\{suffix}: the file holds 3 pictures; allowed: one picture per file")
+
+
+def test_a_preview_is_no_second_picture(data: Path) -> None:
+    pixels = picture(data / "images" / "p1_b.png", 7)
+    (data / "images" / "p1_b.png").unlink()
+    preview = Image.new("RGB", (8, 8))
+    preview.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(pixels).save(
+        data / "images" / "p1_b.tif", save_all=True, append_images=[preview]
+    )
+    with run(data) as store:
+        np.testing.assert_array_equal(store.image(1), pixels)
 
 
 def test_opaque_alpha_and_grey_images(data: Path) -> None:

@@ -54,13 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         layout.add_argument("--domain", metavar="NAME", help="name of the data set in all tables")
         layout.add_argument("--overwrite", action="store_true", help="replace a store that exists")
         for name, field in part.arguments.model_fields.items():
+            option, dest = f"--{name.replace('_', '-')}", f"layout_{name}"
+            text = str(field.description).replace("%", "%%")
+            if field.annotation is bool:
+                layout.add_argument(option, dest=dest, action="store_const", const=True, help=text)
+                continue
             default = "" if field.default in (None, "") else f" (default {field.default})"
-            layout.add_argument(
-                f"--{name.replace('_', '-')}",
-                dest=f"layout_{name}",
-                metavar=name.upper(),
-                help=f"{field.description}{default}".replace("%", "%%"),
-            )
+            metavar = name.upper()
+            layout.add_argument(option, dest=dest, metavar=metavar, help=f"{text}{default}")
 
     text = "show what a store holds"
     action = actions.add_parser("inspect", help=text, description=text)

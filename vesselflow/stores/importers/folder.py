@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vesselflow.errors import UserError
 from vesselflow.stores.importers.listing import (
+    Conversion,
     Item,
     Listing,
+    PassedOver,
+    entries,
     few,
     folder_of,
     images_by_stem,
+    is_image,
     missing,
     no_images,
+    passed_over,
     stem_of,
 )
+from vesselflow.stores.importers.pairing import Wanted, hint, option
+
+#: Names under which people keep fov masks beside another folder of vessel masks.
+_FOV_NAMES = frozenset({"fov", "fovs", "fov_mask", "fov_masks", "mask_fov", "masks_fov", "mask"})
 
 
 def folder(
@@ -29,9 +42,14 @@ def folder(
     image_suffix: str,
     mask_suffix: str,
     fov_suffix: str,
+    ignore_case: bool,
+    recursive: bool,
     group: str | None,
     split: str | None,
     missing_fov: Literal["full", "estimate"],
+    window: tuple[float, float] | None,
+    threshold: float | None,
+    values: tuple[int, ...] | None,
 ) -> Listing:
     """List images and the masks of the same stem.
 
@@ -47,50 +65,186 @@ def folder(
         image_suffix: End of the images' stems that is not part of the id.
         mask_suffix: The same of the masks.
         fov_suffix: The same of the fov masks.
+        ignore_case: IMG1.png and img1.PNG belong together; the id is the image's.
+        recursive: Read subfolders too; ``left/1.png`` is "left_1", and so is its mask.
         group: Regular expression, searched in the id; its one group (or the one named "group") is
             the source's group. None: each source is a group of its own.
         split: CSV with the columns id and split ("train", "test" or empty), or None.
         missing_fov: Without `fov`: "full" counts every pixel, "estimate" finds the bright disc.
+        window: See `Conversion`; passed on, like the next two.
+        threshold: See `Conversion`.
+        values: See `Conversion`.
 
     Returns:
-        One item per image. Masks without image are passed over and counted in a note.
+        One item per image. Notes say what was passed over (files in subfolders, broken links,
+        other formats, masks without image) and whether a folder of fov masks was left unused.
 
     Raises:
         UserError: no images, an image without mask or fov mask, an id the expression does not
             match, a split file that does not fit.
     """
     folder_of(source)
-    image_folder, mask_folder = source / images, source / masks
-    pictures = images_by_stem(image_folder, suffix=image_suffix)
-    targets = images_by_stem(mask_folder, suffix=mask_suffix)
-    fovs = {} if fov is None else images_by_stem(source / fov, suffix=fov_suffix)
-    others = {path for path in targets.values() if mask_suffix != image_suffix}
-    others |= {path for path in fovs.values() if fov_suffix != image_suffix}
+    wanted = [("images", images, image_suffix), ("masks", masks, mask_suffix)]
+    wanted += [("fov", fov, fov_suffix)] if fov is not None else []
+    places = [
+        _Place(name, label, suffix, _inside(source, name, label)) for name, label, suffix in wanted
+    ]
+    _tell_apart(places)
+    search = _Search(places, recursive=recursive, ignore_case=ignore_case)
+    pictures, *partners = [search.files(place) for place in places]
+    others = {
+        path
+        for place, found in zip(places[1:], partners, strict=True)
+        if place.suffix != image_suffix
+        for path in found.values()
+    }
     pictures = {key: path for key, path in pictures.items() if path not in others}
     if not pictures:
         end = f" whose name ends in {image_suffix}" if image_suffix else ""
-        raise no_images(image_folder, f"png, jpg, tif, bmp, gif, ppm, pgm, webp{end}")
-    splits = {} if split is None else _read_splits(source / split, pictures)
-    items = []
-    for key, image in pictures.items():
-        if key not in targets:
-            raise missing(image, f"mask ({key}{mask_suffix}.*)", mask_folder)
-        if fov is not None and key not in fovs:
-            raise missing(image, f"fov mask ({key}{fov_suffix}.*)", source / fov)
-        items.append(
-            Item(
-                id=key,
-                group=key if group is None else _group(group, key),
-                image=image,
-                target=targets[key],
-                fov=fovs.get(key),
-                split=splits.get(key, ""),
-                missing_fov=missing_fov,
-            )
+        expected = f"png, jpg, tif, bmp, gif, ppm, pgm, webp{end}"
+        raise no_images(places[0].path, expected, search.passed_over(places[0]))
+    targets, *fovs = [
+        search.partners(place, found, pictures)
+        for place, found in zip(places[1:], partners, strict=True)
+    ]
+    splits = {} if split is None else _read_splits(source / split, places[0].path, pictures)
+    items = tuple(
+        Item(
+            id=key,
+            group=key if group is None else _group(group, key),
+            image=image,
+            target=targets[key],
+            fov=fovs[0][key] if fovs else None,
+            split=splits.get(key, ""),
+            missing_fov=missing_fov,
         )
-    spare = [path.name for key, path in targets.items() if key not in pictures]
-    notes = [f"{len(spare)} mask(s) without image passed over: {few(spare)}"] if spare else []
-    return Listing(tuple(items), tuple(notes))
+        for key, image in pictures.items()
+    )
+    notes = search.notes({path for i in items for path in (i.image, i.target, i.fov) if path})
+    if fov is None:
+        notes += _unused_fov(source, places)
+    return Listing(items, tuple(notes), Conversion(window, threshold, values))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One of the folders: its option, its name as given, what its files' names end in."""
+
+    option: str
+    label: str
+    suffix: str
+    path: Path
+
+    @property
+    def what(self) -> str:
+        return {"images": "image", "masks": "mask", "fov": "fov mask"}[self.option]
+
+
+class _Search:
+    """Finds the files of each folder, and says what it passed over."""
+
+    def __init__(self, places: Sequence[_Place], *, recursive: bool, ignore_case: bool) -> None:
+        self.places, self.recursive, self.ignore_case = places, recursive, ignore_case
+
+    def files(self, place: _Place) -> dict[str, Path]:
+        return images_by_stem(
+            place.path,
+            suffix=place.suffix,
+            recursive=self.recursive,
+            ignore_case=self.ignore_case,
+            skip=self._elsewhere(place),
+        )
+
+    def passed_over(self, place: _Place) -> PassedOver:
+        skip = self._elsewhere(place)
+        return passed_over(place.path, recursive=self.recursive, skip=skip)
+
+    def _elsewhere(self, place: _Place) -> set[Path]:
+        # With images in "." and masks in "masks", the masks are no images of a subfolder.
+        return {other.path.resolve() for other in self.places} - {place.path.resolve()}
+
+    def partners(
+        self, place: _Place, found: Mapping[str, Path], pictures: Mapping[str, Path]
+    ) -> dict[str, Path]:
+        """The mask of each image; UserError for the first image without one."""
+        fold = str.casefold if self.ignore_case else str
+        by_name = {fold(key): path for key, path in found.items()}
+        for key, image in pictures.items():
+            if fold(key) not in by_name:
+                kind = "mask" if place.option == "masks" else "fov"
+                wanted = Wanted(key, place.suffix, place.path, place.label, kind)
+                near = hint(wanted, pictures, self.places[0].suffix)
+                raise missing(image, f"{place.what} ({key}{place.suffix}.*)", place.path, near)
+        return {key: by_name[fold(key)] for key in pictures}
+
+    def notes(self, used: Collection[Path]) -> list[str]:
+        """What was passed over, folder by folder; `used` are the files that were not."""
+        notes = []
+        kinds: dict[Path, list[_Place]] = {}
+        for place in self.places:
+            kinds.setdefault(place.path.resolve(), []).append(place)
+        for here in kinds.values():
+            first = here[0]
+            passed = self.passed_over(first)
+            where = "" if first.label in ("", ".") else f"{first.label.rstrip('/')}/"
+            for phrase in passed.phrases():
+                notes.append(f"{where or 'SOURCE'}: passed over {phrase}")
+            if passed.subfolders:
+                one = option(first.option, where + next(iter(passed.subfolders)))
+                at = len(notes) - len(passed.phrases())
+                notes[at] += f" (--recursive reads them all, {one} the first)"
+            everything = entries(first.path, recursive=self.recursive, skip=self._elsewhere(first))
+            spare = [path.name for path in everything if is_image(path) and path not in used]
+            if not spare:
+                continue
+            if len(here) > 1:
+                notes.append(f"{len(spare)} file(s) of no image passed over: {few(spare)}")
+            elif first.option == "images":
+                why = f"images whose names do not end in {first.suffix}"
+                notes.append(f"{len(spare)} {why} passed over: {few(spare)}")
+            else:
+                notes.append(
+                    f"{len(spare)} {first.what}(s) without image passed over: {few(spare)}"
+                )
+        return notes
+
+
+def _inside(source: Path, name: str, label: str) -> Path:
+    """The folder that an option names; UserError with those that are there."""
+    path = source / label
+    if path.exists():
+        return folder_of(path)
+    there = [entry.name for entry in entries(source) if entry.is_dir() and entry.name[0] != "."]
+    itself = f"--{name} . takes the files of SOURCE itself"
+    near = f"SOURCE holds {few(there, 8)}: --{name} names one of them" if there else itself
+    raise UserError("no such folder", where=str(path), hint=near)
+
+
+def _tell_apart(places: Sequence[_Place]) -> None:
+    """UserError when one file would be image and mask, or mask and fov mask."""
+    taken: dict[tuple[Path, str], _Place] = {}
+    for place in places:
+        other = taken.setdefault((place.path.resolve(), place.suffix), place)
+        if other is not place:
+            raise UserError(
+                f"{other.what} and {place.what} would be the same files",
+                where=str(place.path),
+                hint=f"--{place.option} names another folder, "
+                f"--{place.what.split()[0]}-suffix what tells its files apart",
+            )
+
+
+def _unused_fov(source: Path, places: Sequence[_Place]) -> list[str]:
+    """A note for each folder beside the others that is called like one of fov masks."""
+    used = {place.path.resolve() for place in places}
+    return [
+        f"{path.name}/ is not used: {option('fov', path.name)} reads it as field-of-view masks"
+        for path in entries(source)
+        if path.name.lower() in _FOV_NAMES
+        and path.is_dir()
+        and path.resolve() not in used
+        and any(is_image(inside) for inside in entries(path))
+    ]
 
 
 def _group(pattern: str, key: str) -> str:
@@ -101,28 +255,53 @@ def _group(pattern: str, key: str) -> str:
     return found
 
 
-def _read_splits(path: Path, pictures: dict[str, Path]) -> dict[str, str]:
-    """Ids (or file names) to splits, as a CSV gives them."""
+def _read_splits(path: Path, images: Path, pictures: Mapping[str, Path]) -> dict[str, str]:
+    """Ids (or file names, with `recursive` from the folder of images on) to splits."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot be read: {reason}", where=str(path)) from error
-    if not rows or not {"id", "split"} <= set(rows[0]):
-        raise UserError("needs the columns id and split", where=str(path))
-    by_stem = {stem_of(image): key for key, image in pictures.items()}
+    if not {"id", "split"} <= set(header):
+        shown = f"its first line is {', '.join(header)}" if header else "it is empty"
+        raise UserError(
+            f"needs the columns id and split, {shown}",
+            where=str(path),
+            hint="the first line names the columns, with commas between: id,split",
+        )
+    if not rows:
+        raise UserError("has no line below the header", where=str(path))
+    times = Counter(stem_of(image) for image in pictures.values())
+    names = {stem_of(i): key for key, i in pictures.items() if times[stem_of(i)] == 1}
+    for key, image in pictures.items():
+        inside = image.relative_to(images).parent.parts
+        folders = [unicodedata.normalize("NFC", part) for part in inside]
+        names["/".join([*folders, stem_of(image)])] = key
     splits: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        name, value = (row["id"] or "").strip(), (row["split"] or "").strip()
-        key = name if name in pictures else by_stem.get(stem_of(Path(name)))
-        if key is None:
+    lines: dict[str, int] = {}
+    for number, row in rows:
+        name = unicodedata.normalize("NFC", (row["id"] or "").strip())
+        value = (row["split"] or "").strip()
+        above, slash, last = name.rpartition("/")
+        key = name if name in pictures else names.get(f"{above}{slash}{stem_of(Path(last))}", "")
+        if not key:
             raise UserError(f"no image is called '{name}'", where=f"{path}: line {number}")
+        if key in lines:
+            raise UserError(
+                f"'{key}' is named twice, as {splits[key] or 'empty'} in line {lines[key]} "
+                f"and as {value or 'empty'} in line {number}",
+                where=str(path),
+                hint="keep one of the two lines",
+            )
         if value not in ("train", "test", ""):
             raise UserError(
                 f"split '{value}' is not allowed",
                 where=f"{path}: line {number}",
                 allowed="train, test or empty",
             )
-        splits[key] = value
+        splits[key], lines[key] = value, number
     return splits

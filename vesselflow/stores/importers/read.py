@@ -7,7 +7,8 @@ import hashlib
 import io
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,21 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from vesselflow.errors import UserError
-from vesselflow.stores.importers.listing import Item, Listing
+from vesselflow.stores.importers.deep import bits_of, deep_values, scaled, window_option
+from vesselflow.stores.importers.listing import Conversion, Item, Listing
 from vesselflow.stores.schema import Bytes, Source
 
 #: Called after each source: done, total, name of the source.
 Progress = Callable[[int, int, str], None]
 
-_EXIF_ORIENTATION = 274
+_EXIF_ORIENTATION, _TIFF_SUBFILE = 274, 254
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: What is decoded, whatever the file is called: of other formats the depth would not be known.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
+_BINARY = "a binary mask: 0 and 255, or 0 and 1"
+_GREY_HINT = "save it as one grey channel with vessel 255 and background 0"
+#: How many values of a mask a message lists; a mask with more is no label image.
+_SHOWN = 8
 #: How far from the background to the retina's brightness the edge of the estimated fov lies.
 _FOV_LEVEL = 0.15
 
@@ -35,31 +44,35 @@ def read_sources(listing: Listing, progress: Progress | None = None) -> Iterator
         UserError: a file that cannot be decoded, sizes that differ, a mask that is not binary.
     """
     for number, item in enumerate(listing.items, start=1):
-        yield read_source(item)
+        yield read_source(item, listing.conversion)
         if progress is not None:
             progress(number, len(listing.items), item.id)
 
 
-def read_source(item: Item) -> Source:
+def read_source(item: Item, conversion: Conversion) -> Source:
     """Read one source: image uint8 (H, W, C), target and fov uint8 (H, W), 0 or 1.
+
+    The lineage names the files with their sha256, says how the fov was found ("mask", "estimated",
+    "full"), and where they were used the window with the share of values it clipped, the threshold,
+    and the values taken for vessel with those taken for background.
 
     Raises:
         UserError: as `read_sources`.
     """
-    image, image_hash = _decode(item.image)
-    pixels = _image_array(image, item.image)
-    mask, target_hash = _decode(item.target)
-    target = _mask_array(mask, item.target)
+    picture = _decode(item.image)
+    pixels, scaling = _image_array(picture, conversion.window)
+    drawn = _decode(item.target)
+    target, rule = _mask_array(drawn, conversion, vessels=True)
     _same_size(item.image, pixels, item.target, target)
     files = {
-        "image": {"name": item.image.name, "sha256": image_hash},
-        "target": {"name": item.target.name, "sha256": target_hash},
+        "image": {"name": item.image.name, "sha256": picture.sha256},
+        "target": {"name": item.target.name, "sha256": drawn.sha256},
     }
     if item.fov is not None:
-        mask, fov_hash = _decode(item.fov)
-        fov = _mask_array(mask, item.fov)
+        drawn = _decode(item.fov)
+        fov, _ = _mask_array(drawn, conversion, vessels=False)
         _same_size(item.image, pixels, item.fov, fov)
-        files["fov"] = {"name": item.fov.name, "sha256": fov_hash}
+        files["fov"] = {"name": item.fov.name, "sha256": drawn.sha256}
         if not fov.any():
             raise UserError(
                 "the fov mask is empty",
@@ -78,7 +91,7 @@ def read_source(item: Item) -> Source:
         image=pixels,
         target=target,
         fov=fov,
-        lineage={"files": files, "fov": kind},
+        lineage={"files": files, "fov": kind, **scaling, **rule},
     )
 
 
@@ -114,8 +127,25 @@ def estimate_fov(image: Bytes) -> Bytes:
     return np.asarray(ndimage.binary_fill_holes(parts == sizes.argmax()), np.uint8)
 
 
-def _decode(path: Path) -> tuple[Image.Image, str]:
-    """Decode a picture completely; also the sha256 of its file."""
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded file.
+
+    Attributes:
+        path: Where it was read.
+        sha256: Hash of the file.
+        image: As Pillow decodes it.
+        deep: The full values (H, W, C) where the file has more than 8 bits a channel, else None.
+    """
+
+    path: Path
+    sha256: str
+    image: Image.Image
+    deep: NDArray[Any] | None
+
+
+def _decode(path: Path) -> _Picture:
+    """Decode a picture completely; refuse what holds several, or is stored turned."""
     where = str(path)
     try:
         data = path.read_bytes()
@@ -130,11 +160,18 @@ def _decode(path: Path) -> tuple[Image.Image, str]:
         with warnings.catch_warnings():
             # Pillow warns about odd metadata; what matters here are the pixels.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
-            image.load()
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            pages = _pages(image)
+            # Before decoding: Pillow turns TIFF files as it decodes them.
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            if pages == 1 and orientation == 1:
+                image.load()
     except UnidentifiedImageError:
+        tiff = content[:4] in _TIFF_HEADS
         raise UserError(
-            "not an image that can be read", where=where, hint="fetch the file again"
+            "this kind of TIFF file cannot be read" if tiff else "not an image that can be read",
+            where=where,
+            hint="save it as PNG, 8 or 16 bits per channel" if tiff else "fetch the file again",
         ) from None
     except Image.DecompressionBombError:
         raise UserError(
@@ -148,20 +185,61 @@ def _decode(path: Path) -> tuple[Image.Image, str]:
             where=where,
             hint="fetch the file again",
         ) from error
-    return image, hashlib.sha256(data).hexdigest()
-
-
-def _image_array(image: Image.Image, path: Path) -> Bytes:
-    """Pixels as uint8 (H, W, 3) for colour, (H, W, 1) for grey."""
-    where = str(path)
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if pages != 1:
+        raise UserError(
+            f"the file holds {pages} pictures",
+            where=where,
+            allowed="one picture per file",
+            hint="save each as a file of its own, or only the one that is meant",
+        )
     if orientation != 1:
         # Which way the mask was drawn cannot be known: before or after turning.
         raise UserError(
-            f"the image is stored turned (EXIF orientation {orientation})",
+            f"is stored turned (EXIF orientation {orientation})",
             where=where,
             hint="save it upright, without the EXIF tag",
         )
+    deep = deep_values(image, content, path) if bits_of(image, content) > 8 else None
+    return _Picture(path, hashlib.sha256(data).hexdigest(), image, deep)
+
+
+def _pages(image: Image.Image) -> int:
+    """How many pictures a file holds, previews of reduced size left out.
+
+    The further pictures of a JPEG file (MPO) are previews or depth maps of the first, by its
+    standard.
+    """
+    count = int(getattr(image, "n_frames", 1))
+    if count == 1 or image.format in ("JPEG", "MPO"):
+        return 1
+    if image.format != "TIFF":
+        return count
+    reduced = []
+    for page in range(count):
+        image.seek(page)
+        reduced.append(bool(getattr(image, "tag_v2", {}).get(_TIFF_SUBFILE, 0) & 1))
+    image.seek(0)
+    return 1 if not reduced[0] and all(reduced[1:]) else count
+
+
+def _image_array(
+    picture: _Picture, window: tuple[float, float] | None
+) -> tuple[Bytes, dict[str, Any]]:
+    """Pixels as uint8 (H, W, 3) for colour, (H, W, 1) for grey; what was done, for the lineage."""
+    image, where = picture.image, str(picture.path)
+    if picture.deep is not None:
+        values = picture.deep
+        if window is None:
+            kind = "16 bits" if values.dtype == np.uint16 else str(values.dtype)
+            raise UserError(
+                f"has {kind} per channel, values {values.min():g} to {values.max():g}",
+                where=where,
+                allowed="8 bits per channel",
+                hint="--window LOW,HIGH scales such images (one window for all), for example "
+                + window_option(values),
+            )
+        pixels, clipped = scaled(values, window)
+        return pixels, {"window": list(window), "clipped_share": clipped}
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         with_alpha = image.convert("RGBA")
         if np.asarray(with_alpha.getchannel("A")).min() < 255:
@@ -173,61 +251,142 @@ def _image_array(image: Image.Image, path: Path) -> Bytes:
     if image.mode == "P":
         image = image.convert("RGB")
     if image.mode in ("L", "1"):
-        return np.asarray(image.convert("L"))[:, :, None]
+        return np.asarray(image.convert("L"))[:, :, None], {}
     if image.mode != "RGB":
         raise UserError(
             f"pixels of type {image.mode} are not supported",
             where=where,
-            allowed="8-bit RGB or grey",
-            hint="convert the image to 8 bits per channel",
+            allowed="RGB or grey",
+            hint="save it as RGB, 8 bits per channel",
         )
-    return np.asarray(image)
+    return np.asarray(image), {}
 
 
-def _mask_array(mask: Image.Image, path: Path) -> Bytes:
-    """A binary mask as uint8 (H, W), 0 or 1.
+def _mask_array(
+    picture: _Picture, conversion: Conversion, *, vessels: bool
+) -> tuple[Bytes, dict[str, Any]]:
+    """A mask as uint8 (H, W), 0 or 1, and by which rule where one was needed.
 
-    Grey values 0/255 and 0/1, 1-bit images, and colour images whose channels are equal are taken.
-    A palette is taken only when the colours in use are the greys 0/255 or 0/1 (DRIVE's GIFs): the
-    index of any other colour says nothing about vessels.
+    Without a rule grey values 0/255 and 0/1, 1-bit images, and colour images whose channels are
+    equal are taken, and a palette only when the colours in use are the greys 0/255 or 0/1 (DRIVE's
+    GIFs): the index of any other colour says nothing about vessels. `Conversion.threshold` takes
+    further grey masks, `Conversion.values` makes all vessel masks label images.
     """
-    where = str(path)
-    binary = "a binary mask: 0 and 255, or 0 and 1"
+    path, mask = picture.path, picture.image
     palette = mask.mode in ("P", "PA")
-    if palette or mask.mode in ("RGB", "RGBA", "LA"):
+    labels = conversion.values if vessels else None
+    if conversion.threshold is not None and not palette:
+        labels = None
+    values = _indices(mask) if palette and labels else _grey_values(picture, vessels=vessels)
+    found = np.unique(values)
+    if labels is not None:
+        if not palette and values.dtype != np.bool_ and found.tolist() == [0, 255]:
+            _refuse_plain(path, labels)
+        vessel = [value for value in found.tolist() if value in labels]
+        others = [value for value in found.tolist() if value not in labels]
+        rule = {"vessel_values": vessel, "background_values": others[: 2 * _SHOWN]}
+        return np.isin(values, labels).astype(np.uint8), rule
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8), {}
+    for high in (1, 255):
+        if np.isin(found, (0, high)).all():
+            return (values == high).astype(np.uint8), {}
+    if conversion.threshold is not None:
+        chosen = (values >= conversion.threshold).astype(np.uint8)
+        return chosen, {"threshold": conversion.threshold} if vessels else {}
+    odd = [value for value in found.tolist() if value not in (0, 255)]
+    shown = ", ".join(f"{value:g}" for value in odd[:_SHOWN])
+    more = ", ..." if len(odd) > _SHOWN else ""
+    raise UserError(
+        f"the {'palette ' if palette else ''}mask is not binary, it also holds {shown}{more}",
+        where=str(path),
+        allowed=_BINARY,
+        hint=_mask_hint(mask, values, found, vessels=vessels),
+    )
+
+
+def _refuse_plain(path: Path, labels: Collection[int]) -> None:
+    """UserError for a plain mask among label images, unless its values are named."""
+    if not {0, 255} & set(labels):
+        named = ",".join(map(str, labels))
+        raise UserError(
+            f"the mask holds 0 and 255, of which --values {named} names none",
+            where=str(path),
+            hint=f"--values {named},255 takes 255 too; with --threshold 128 beside it, --values is "
+            "for palette images only",
+        )
+
+
+def _indices(mask: Image.Image) -> NDArray[Any]:
+    """The indices of a palette image (H, W)."""
+    return np.asarray(mask.getchannel(0) if mask.mode == "PA" else mask)
+
+
+def _mask_hint(
+    mask: Image.Image, values: NDArray[Any], found: NDArray[Any], *, vessels: bool
+) -> str:
+    """Which option takes a mask of these grey values."""
+    highest = found[-1].item()
+    eight_bits = values.dtype == np.uint8 and highest >= 128
+    half = 128 if eight_bits else highest / 2 if values.dtype.kind == "f" else (highest + 1) // 2
+    threshold = f"--threshold {half:g} takes values of {half:g} or more as "
+    threshold += "vessel" if vessels else "inside"
+    if mask.format in ("JPEG", "MPO"):
+        return f"JPEG compression leaves grey values, in a later PNG too: {threshold}"
+    if not vessels or len(found) > _SHOWN:
+        return threshold
+    if mask.mode in ("P", "PA"):
+        return _palette_hint(mask)
+    named = ",".join(f"{value:g}" for value in found.tolist() if value)
+    labels = f"--values {named} takes {'this value' if ',' not in named else 'these values'}"
+    return f"{labels} as vessel, {threshold}"
+
+
+def _palette_hint(mask: Image.Image) -> str:
+    indices = np.unique(_indices(mask)).tolist()
+    shown = ", ".join(map(str, indices[:_SHOWN])) + (", ..." if len(indices) > _SHOWN else "")
+    example = next((index for index in indices if index), 0)
+    return f"--values names the indices that are vessel (in use: {shown}): --values {example}"
+
+
+def _grey_values(picture: _Picture, *, vessels: bool) -> NDArray[Any]:
+    """The values of a mask (H, W), at full depth; UserError for one with colours."""
+    mask, where = picture.image, str(picture.path)
+    if picture.deep is not None:
+        values = picture.deep
+        if (values != values[:, :, :1]).any():
+            raise UserError("the mask is coloured", where=where, allowed=_BINARY, hint=_GREY_HINT)
+        return values[:, :, 0]
+    if mask.mode in ("P", "PA", "RGB", "RGBA", "LA"):
         alpha = mask.mode in ("RGBA", "LA", "PA") or "transparency" in mask.info
         if alpha and np.asarray(mask.convert("RGBA").getchannel("A")).min() < 255:
-            raise UserError("the mask has transparent pixels", where=where, allowed=binary)
+            raise UserError(
+                "the mask has transparent pixels",
+                where=where,
+                allowed=_BINARY,
+                hint=_palette_hint(mask) if vessels and mask.mode in ("P", "PA") else _GREY_HINT,
+            )
         colours = np.asarray(mask.convert("RGB"))
         if (colours != colours[:, :, :1]).any():
             used = np.unique(colours.reshape(-1, 3), axis=0)
             shown = ", ".join(str(tuple(int(v) for v in colour)) for colour in used[:4])
             more = ", ..." if len(used) > 4 else ""
+            palette = mask.mode in ("P", "PA")
             raise UserError(
                 f"the mask is {'a palette image' if palette else 'coloured'} ({shown}{more})",
                 where=where,
-                allowed=binary,
-                hint="save it as one grey channel with vessel 255 and background 0",
+                allowed=_BINARY,
+                hint=_palette_hint(mask) if palette and vessels else _GREY_HINT,
             )
-        values: NDArray[Any] = colours[:, :, 0]
-    else:
-        values = np.asarray(mask)
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    found = np.unique(values)
-    for high in (1, 255):
-        if np.isin(found, (0, high)).all():
-            return (values == high).astype(np.uint8)
-    odd = [value for value in found.tolist() if value not in (0, 255)]
-    shown = ", ".join(f"{value:g}" for value in odd[:8]) + (", ..." if len(odd) > 8 else "")
-    lossy = path.suffix.lower() in (".jpg", ".jpeg")
-    hint = "JPEG does not keep a mask's values: use PNG" if lossy else "threshold it first"
-    raise UserError(
-        f"the {'palette ' if palette else ''}mask is not binary, it also holds {shown}",
-        where=where,
-        allowed=binary,
-        hint=hint,
-    )
+        return colours[:, :, 0]
+    if mask.mode not in ("1", "L"):
+        raise UserError(
+            f"pixels of type {mask.mode} are not supported",
+            where=where,
+            allowed=_BINARY,
+            hint=_GREY_HINT,
+        )
+    return np.asarray(mask)
 
 
 def _same_size(image: Path, pixels: Bytes, other: Path, mask: Bytes) -> None:

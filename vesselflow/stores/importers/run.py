@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vesselflow.stores.importers import IMPORTERS
-from vesselflow.stores.importers.listing import Listing
+from vesselflow.stores.importers.listing import Conversion, Listing, few
 from vesselflow.stores.importers.read import Progress, read_sources
 from vesselflow.stores.schema import Source
 from vesselflow.stores.writer import write_store
+
+#: A window that clips more of an image than this is worth a note; hot pixels are less.
+CLIPPED_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Imported:
     Attributes:
         digest: Logical digest of the store.
         sources: How many.
-        notes: What the user should know: files passed over, how fovs were found.
+        notes: What the user should know: files passed over, how values became pixels and masks,
+            how fovs were found.
     """
 
     digest: str
@@ -58,11 +62,11 @@ def import_store(
     spec = IMPORTERS.validate({"name": layout, **(arguments or {})})
     folder = Path(source)
     listing: Listing = IMPORTERS.build(spec, source=folder)
-    kinds: Counter[str] = Counter()
+    lineages: dict[str, Mapping[str, Any]] = {}
 
     def counted() -> Iterator[Source]:
         for item in read_sources(listing, progress):
-            kinds[item.lineage["fov"]] += 1
+            lineages[item.id] = item.lineage
             yield item
 
     default = folder.resolve().name if layout == "folder" else layout
@@ -73,12 +77,51 @@ def import_store(
         importer=_without_paths(spec),
         overwrite=overwrite,
     )
-    notes = list(listing.notes)
+    notes = [*listing.notes, *_conversion_notes(listing.conversion, lineages)]
+    kinds = Counter(lineage["fov"] for lineage in lineages.values())
     if kinds["estimated"]:
         notes.append(f"no fov mask: estimated from the image for {kinds['estimated']} source(s)")
     if kinds["full"]:
         notes.append(f"no fov mask: every pixel counts in {kinds['full']} source(s)")
     return Imported(digest, len(listing.items), tuple(notes))
+
+
+def _conversion_notes(
+    conversion: Conversion, lineages: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """To how many sources each rule applied, and what it left out."""
+    total = len(lineages)
+    if conversion.window is not None:
+        deep = {name: entry for name, entry in lineages.items() if "window" in entry}
+        low, high = conversion.window
+        stay = f", {total - len(deep)} of 8 bits kept as they are" if len(deep) < total else ""
+        yield f"values {low:g} to {high:g} became 0 to 255 in {len(deep)} image(s){stay}"
+        clipped = [name for name, entry in deep.items() if entry["clipped_share"] > CLIPPED_SHARE]
+        if clipped:
+            most = max(float(deep[name]["clipped_share"]) for name in clipped)
+            yield (
+                f"{len(clipped)} image(s) have values beyond {low:g} to {high:g}, clipped in up to "
+                f"{100 * most:.0f} % of their pixels: {few(clipped)}"
+            )
+    if conversion.threshold is not None:
+        count = sum("threshold" in entry for entry in lineages.values())
+        labels = sum("vessel_values" in entry for entry in lineages.values())
+        plain = total - count - labels
+        stay = f", {plain} binary already" if plain else ""
+        yield f"values of {conversion.threshold:g} or more are vessel in {count} mask(s){stay}"
+    if conversion.values is not None:
+        named = ", ".join(f"{value}" for value in conversion.values)
+        rules = [entry for entry in lineages.values() if "vessel_values" in entry]
+        others = {value for entry in rules for value in entry["background_values"]}
+        shown = few((f"{value:g}" for value in sorted(others)), 8)
+        yield (
+            f"values taken for vessel in {len(rules)} mask(s): {named}; "
+            f"for background: {shown or 'none'}"
+        )
+        seen = {value for entry in rules for value in entry["vessel_values"]}
+        absent = [value for value in conversion.values if value not in seen]
+        if absent:
+            yield f"no mask holds the value(s) {', '.join(map(str, absent))}"
 
 
 def _without_paths(spec: Mapping[str, Any]) -> dict[str, Any]:
