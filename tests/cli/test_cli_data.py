@@ -13,7 +13,7 @@ from PIL import Image
 
 from vesselflow.cli import data as command
 from vesselflow.cli.main import main
-from vesselflow.stores.store import Store
+from vesselflow.stores.store import Source, Store, write_store
 
 
 def vesselflow(*words: str | Path) -> int:
@@ -129,7 +129,12 @@ def test_import_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert vesselflow("import", "folder", root, out, *options, "--domain", "clinic") == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{out}: 2 sources, digest ")
-    assert printed.err == ("note: no fov mask: every pixel counts in 2 source(s)\n")
+    assert printed.err == (
+        "note: no fov mask: every pixel counts in 2 source(s)\n"
+        "note: suspicious: the mask is vessel in all of the fov in 2 of 2 source(s): k1_L, k1_R\n"
+        "note: suspicious: the image is the same everywhere in the fov in 2 of 2 source(s): "
+        "k1_L, k1_R\n"
+    )
     with Store.open(out) as made:
         assert made.domain == "clinic"
         assert {s.group for s in made.sources} == {"k1"}
@@ -169,6 +174,73 @@ def test_import_options_of_other_types_than_text(
         "vesselflow: --window: '4095' is not allowed; allowed: LOW,HIGH: two numbers, the first "
         "below the second: 0,4095\n"
     )
+
+
+@pytest.fixture(scope="module")
+def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound store of four sources: one good, one inverted, one black, one empty and constant."""
+    path = tmp_path_factory.mktemp("doubt") / "d.h5"
+    pixels = np.random.default_rng(0).integers(60, 200, (60, 80, 3)).astype(np.uint8)
+    target = np.zeros((60, 80), np.uint8)
+    target[20:24] = 1
+    kinds = {
+        "good": (pixels, target),
+        "inverted": (pixels, 1 - target),
+        "dark": (pixels // 16, target),
+        "flat": (np.full_like(pixels, 90), 0 * target),
+    }
+    fov = np.ones_like(target)
+    sources = [Source(name, name, image, mask, fov) for name, (image, mask) in kinds.items()]
+    write_store(path, sources, domain="d", importer={"name": "test"})
+    return path
+
+
+def test_verify_warns_of_suspicions_and_calls_the_store_sound(
+    doubtful: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vesselflow("verify", doubtful) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{doubtful}: sound, 4 sources, digest ")
+    start = f"{doubtful}: warning, suspicious: "
+    assert rest == [
+        f"{start}the mask has no vessel inside the fov in 1 of 4 source(s): flat",
+        f"{start}the mask may be inverted, more than 70 % of the fov is vessel in 1 of 4 "
+        "source(s): inverted",
+        f"{start}the image is nearly black (99 % of the fov below 16 of 255) in 1 of 4 "
+        "source(s): dark",
+        f"{start}the image is the same everywhere in the fov in 1 of 4 source(s): flat",
+    ]
+
+
+def test_inspect_shows_suspicions(
+    store: Path, doubtful: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vesselflow("inspect", doubtful) == 0
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if line.strip().startswith("flat"))
+    assert row.rstrip().endswith("mask empty, image constant")
+    assert "suspicious" in text
+    assert "mask inverted: the mask may be inverted, more than 70 % of the fov is vessel" in text
+    assert vesselflow("inspect", doubtful, "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert {row["id"]: row["suspicions"] for row in values["sources"]} == {
+        "good": [],
+        "inverted": ["mask inverted"],
+        "dark": ["image black"],
+        "flat": ["mask empty", "image constant"],
+    }
+    assert vesselflow("inspect", store) == 0
+    assert "suspicious" not in capsys.readouterr().out
+
+
+def test_the_contact_sheet_marks_suspicious_sources(store: Path, doubtful: Path) -> None:
+    def red(path: Path) -> int:
+        with Store.open(path) as opened:
+            pixels = np.asarray(command.contact_sheet(opened))
+        return int((pixels == command.DOUBT_COLOUR).all(axis=2).sum())
+
+    assert red(store) == 0
+    assert red(doubtful) > 3 * 2 * 3 * 500  # three frames, two long lines each, 3 px wide
 
 
 def test_options_of_every_layout_have_help(capsys: pytest.CaptureFixture[str]) -> None:

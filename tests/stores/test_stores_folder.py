@@ -421,3 +421,23 @@ def test_a_soft_mask_and_a_soft_fov_mask(tmp_path: Path) -> None:
 def test_bad_arguments(tmp_path: Path, arguments: dict[str, object], line: str) -> None:
     root = files(tmp_path / "x", "images/a.png", "masks/a.png")
     assert refusal(root, **arguments).startswith(line)
+
+
+# What looks wrong.
+
+
+def test_the_import_says_what_looks_wrong(tmp_path: Path) -> None:
+    root = files(tmp_path / "x", "images/a.png images/b.png images/c.png", "masks/a.png")
+    with Image.open(root / "masks" / "a.png") as picture:
+        save(root / "masks" / "b.png", 255 - np.asarray(picture))
+    save(root / "masks" / "c.png", np.zeros(SIZE, np.uint8))
+    save(root / "images" / "c.png", np.full((*SIZE, 3), 3, np.uint8))
+    made, _ = take(root)
+    assert list(made.notes) == [
+        FULL.format(3),
+        "suspicious: the mask has no vessel inside the fov in 1 of 3 source(s): c",
+        "suspicious: the mask may be inverted, more than 70 % of the fov is vessel in 1 of 3 "
+        "source(s): b",
+        "suspicious: the image is nearly black (99 % of the fov below 16 of 255) in 1 of 3 "
+        "source(s): c",
+    ]

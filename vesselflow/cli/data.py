@@ -29,6 +29,8 @@ QUIET_S = 2.0
 SHEET_PX = 1600
 SHEET_COLUMNS = 3
 SHEET_SOURCES = 60
+#: Frame and caption of a source with suspicions.
+DOUBT_COLOUR = (205, 30, 30)
 
 EPILOG = """examples:
   vesselflow data import chase CHASE_DB1/ data/chase.h5
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--json", action="store_true", help="print JSON instead of a table")
     action.add_argument("--png", metavar="FILE", help="also write a contact sheet")
 
-    text = "read all of a store and check it; exit code 1 when something is wrong"
+    text = "read all of a store and check it; exit code 1 for faults, 0 for mere suspicions"
     action = actions.add_parser("verify", help=text, description=text)
     action.add_argument("stores", metavar="STORE", nargs="+", help="HDF5 stores")
 
@@ -193,18 +195,21 @@ def _synth(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from vesselflow.stores.store import Store, verify
+    from vesselflow.stores.store import Store, check
 
     faulty = False
     for path in args.stores:
-        faults = verify(path)
-        for fault in faults:
+        report = check(path)
+        for fault in report.faults:
             print(f"{path}: {fault}")
-        if faults:
+        if report.faults:
             faulty = True
-            continue
-        with Store.open(path) as store:
-            print(f"{path}: sound, {_count(len(store))}, digest {store.digest}")
+        else:
+            with Store.open(path) as store:
+                print(f"{path}: sound, {_count(len(store))}, digest {store.digest}")
+        # A suspicion is no fault: the store holds what it was given.
+        for line in report.suspicions:
+            print(f"{path}: warning, suspicious: {line}")
     return int(faulty)
 
 
@@ -230,12 +235,15 @@ def _count(sources: int) -> str:
 
 def _measure(store: Store, source: SourceInfo) -> dict[str, Any]:
     """What `inspect` says about a source; shares are of pixels (a fov is never empty)."""
+    from vesselflow.stores.store import suspicions
+
     fov = store.fov(source.index).astype(bool)
     vessel = store.target(source.index).astype(bool)
     values = dataclasses.asdict(source)
     values["vessel_share"] = float(vessel[fov].mean())
     values["fov_share"] = float(fov.mean())
     values["target_px_outside_fov"] = int((vessel & ~fov).sum())
+    values["suspicions"] = suspicions(store.image(source.index), vessel, fov)
     return values
 
 
@@ -259,6 +267,8 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from vesselflow.stores.store import SUSPICIONS
+
     splits = Counter(row["split"] or "no split" for row in rows)
     parts = ", ".join(f"{count} {name}" for name, count in sorted(splits.items()))
     table = Table(
@@ -270,6 +280,9 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
         table.add_column(name)
     for name in ("width x height", "fov %", "vessel % of fov", "digest"):
         table.add_column(name, justify="right")
+    marked = any(row["suspicions"] for row in rows)
+    if marked:
+        table.add_column("suspicious", style="red")
     for row in rows:
         table.add_row(
             escape(row["id"]),
@@ -279,9 +292,14 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
             f"{100 * row['fov_share']:.1f}",
             f"{100 * row['vessel_share']:.1f}",
             row["digest"][:10],
+            *([", ".join(row["suspicions"])] if marked else []),
         )
     # Into a pipe or file: wide enough that no row is broken.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+    kinds = {kind for row in rows for kind in row["suspicions"]}
+    for kind, text in SUSPICIONS.items():
+        if kind in kinds:
+            print(f"{kind}: {text}")
 
 
 def contact_sheet(store: Store) -> Image.Image:
@@ -292,10 +310,12 @@ def contact_sheet(store: Store) -> Image.Image:
 
     Returns:
         RGB image about `SHEET_PX` wide; the first `SHEET_SOURCES` sources, and a note about the
-        rest.
+        rest. Sources that look wrong have a red frame and say why.
     """
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
+
+    from vesselflow.stores.store import suspicions
 
     shown = store.sources[:SHEET_SOURCES]
     columns = min(SHEET_COLUMNS, len(shown))
@@ -323,6 +343,7 @@ def contact_sheet(store: Store) -> Image.Image:
             np.asarray(read(source.index)) for read in (store.image, store.target, store.fov)
         )
         share = 100 * float(target[fov > 0].mean())
+        doubts = suspicions(image, target, fov)
         scale = min(side / source.width, tile / source.height)
         size = (max(1, round(source.width * scale)), max(1, round(source.height * scale)))
         pixels = image[:, :, :3] if source.channels >= 3 else image[:, :, :1].repeat(3, axis=2)
@@ -341,9 +362,14 @@ def contact_sheet(store: Store) -> Image.Image:
             sheet.paste(Image.fromarray(np.rint(picture).astype(np.uint8)), (x, top))
         split = f", {source.split}" if source.split else ""
         text = f"{source.id}  (group {source.group}{split})  {share:.1f} % vessel"
+        if doubts:
+            text = f"{', '.join(doubts)}!  {text}"
+            box = (left - 4, top - 4, left + cell + 3, top + size[1] + 3)
+            draw.rectangle(box, outline=DOUBT_COLOUR, width=3)
         while draw.textlength(text, font=small) > cell and len(text) > 8:
             text = text[:-4] + "..."
-        draw.text((left, top + size[1] + 5), text, fill=(60, 60, 60), font=small)
+        colour = DOUBT_COLOUR if doubts else (60, 60, 60)
+        draw.text((left, top + size[1] + 5), text, fill=colour, font=small)
     if more:
         note = f"{more} more not shown"
         draw.text((margin, height - 40), note, fill=(110, 110, 110), font=small)

@@ -13,6 +13,7 @@ from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.importers.listing import Conversion, Listing, few
 from vesselflow.stores.importers.read import Progress, read_sources
 from vesselflow.stores.schema import Source
+from vesselflow.stores.suspicions import Tally, suspicions
 from vesselflow.stores.writer import write_store
 
 #: A window that clips more of an image than this is worth a note; hot pixels are less.
@@ -27,7 +28,7 @@ class Imported:
         digest: Logical digest of the store.
         sources: How many.
         notes: What the user should know: files passed over, how values became pixels and masks,
-            how fovs were found.
+            how fovs were found, what looks suspicious.
     """
 
     digest: str
@@ -62,11 +63,12 @@ def import_store(
     spec = IMPORTERS.validate({"name": layout, **(arguments or {})})
     folder = Path(source)
     listing: Listing = IMPORTERS.build(spec, source=folder)
-    lineages: dict[str, Mapping[str, Any]] = {}
+    tally, lineages = Tally(), {}
 
     def counted() -> Iterator[Source]:
         for item in read_sources(listing, progress):
             lineages[item.id] = item.lineage
+            tally.add(item.id, item.image.shape, suspicions(item.image, item.target, item.fov))
             yield item
 
     default = folder.resolve().name if layout == "folder" else layout
@@ -83,6 +85,7 @@ def import_store(
         notes.append(f"no fov mask: estimated from the image for {kinds['estimated']} source(s)")
     if kinds["full"]:
         notes.append(f"no fov mask: every pixel counts in {kinds['full']} source(s)")
+    notes += [f"suspicious: {line}" for line in tally.lines()]
     return Imported(digest, len(listing.items), tuple(notes))
 
 
