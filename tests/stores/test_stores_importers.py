@@ -380,6 +380,17 @@ def test_chase_layouts(tmp_path: Path, build: Callable[[Path], None], observer: 
         assert store.sources[0].lineage["fov"] == ("estimated" if flat else "mask")
 
 
+def test_a_layout_without_options_names_the_one_that_has_them(tmp_path: Path) -> None:
+    chase_sorted(tmp_path)
+    for path in (tmp_path / "labels").iterdir():
+        with Image.open(path) as label:
+            grey = np.linspace(0, 255, label.width * label.height).astype(np.uint8)
+            Image.fromarray(grey.reshape(label.height, label.width)).save(path)
+    with pytest.raises(UserError, match="the layout 'folder' has options for such files") as caught:
+        import_store("chase", tmp_path, tmp_path / "x.h5")
+    assert "--" not in str(caught.value)
+
+
 def test_chase_faults(tmp_path: Path) -> None:
     root = tmp_path / "x"
     chase_sorted(root)

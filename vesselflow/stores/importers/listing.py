@@ -62,11 +62,17 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Listing:
-    """All sources of a folder, and what the user should know about how they were found."""
+    """All sources of a folder, and what the user should know about how they were found.
+
+    Attributes:
+        items: The files of each source.
+        notes: What was passed over or found in an unusual way.
+        conversion: What the layout's options say; None where the layout has none.
+    """
 
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
-    conversion: Conversion = Conversion()
+    conversion: Conversion | None = None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,16 @@ def read_sources(listing: Listing, progress: Progress | None = None) -> Iterator
         UserError: a file that cannot be decoded, sizes that differ, a mask that is not binary.
     """
     for number, item in enumerate(listing.items, start=1):
-        yield read_source(item, listing.conversion)
+        try:
+            source = read_source(item, listing.conversion or Conversion())
+        except UserError as error:
+            if listing.conversion is not None or "--" not in error.hint:
+                raise
+            hint = "the layout 'folder' has options for such files"
+            raise UserError(
+                error.what, where=error.where, allowed=error.allowed, hint=hint
+            ) from None
+        yield source
         if progress is not None:
             progress(number, len(listing.items), item.id)
 

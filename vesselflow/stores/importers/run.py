@@ -79,7 +79,7 @@ def import_store(
         importer=_without_paths(spec),
         overwrite=overwrite,
     )
-    notes = [*listing.notes, *_conversion_notes(listing.conversion, lineages)]
+    notes = [*listing.notes, *_conversion_notes(listing.conversion or Conversion(), lineages)]
     kinds = Counter(lineage["fov"] for lineage in lineages.values())
     if kinds["estimated"]:
         notes.append(f"no fov mask: estimated from the image for {kinds['estimated']} source(s)")
