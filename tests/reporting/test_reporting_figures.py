@@ -21,6 +21,7 @@ from vesselflow.reporting.overlays import (
     TRUE_POSITIVE,
     Preview,
     chosen_previews,
+    read_previews,
 )
 from vesselflow.reporting.style import styled
 from vesselflow.reporting.tables import load_tables
@@ -228,6 +229,36 @@ def test_overlay_colours_are_hit_extra_missed_and_nothing_outside_the_fov():
 
 def test_without_a_threshold_nothing_is_predicted():
     assert not preview(threshold=math.nan).prediction.any()
+
+
+def test_kept_prediction_is_shown_in_place_of_the_rounded_probability():
+    # A threshold of 0.9999 is 255 in 8 bits: nothing of this could be told from the probability.
+    saturated = np.full((1, 5), 255, np.uint8)
+    kept = np.array([[True, True, False, False, True]])
+    item = preview(probability=saturated, threshold=0.9999, kept=kept)
+    assert item.prediction.tolist() == [[True, True, False, False, False]]
+    assert tuple(item.overlay()[0, 2]) == FALSE_NEGATIVE
+    assert preview(threshold=math.nan, kept=kept).prediction.any()
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_prediction_is_read_where_a_file_holds_it(tmp_path, fits):
+    folder = tmp_path / "run" / "previews"
+    folder.mkdir(parents=True)
+    arrays = {
+        "image": np.zeros((4, 5, 3), np.uint8),
+        "probability": np.full((4, 5), 255, np.uint8),
+        "target": np.ones((4, 5), np.uint8),
+        "fov": np.ones((4, 5), np.uint8),
+        "threshold": np.float64(0.9999),
+        "dice": np.float64(0.5),
+    }
+    np.savez_compressed(folder / "a_best_old.npz", **arrays)
+    prediction = np.zeros((4, 5) if fits else (2, 2), np.uint8)
+    np.savez_compressed(folder / "a_best_new.npz", **arrays, prediction=prediction)
+    shown = {item.source_id: int(item.prediction.sum()) for item in read_previews(tmp_path / "run")}
+    # Planes that do not fit each other are a torn file, which is left out.
+    assert shown == ({"old": 20, "new": 0} if fits else {"old": 20})
 
 
 def test_best_and_worst_of_the_chosen_points_runs(sweep):

@@ -46,6 +46,7 @@ class Preview:
         fov: bool (h, w).
         threshold: ``prediction = probability >= threshold``; NaN when none could be chosen.
         dice: Dice of the image at the native resolution of its labels.
+        kept: bool (h, w), the prediction itself; None in a file that holds none.
     """
 
     run_id: str
@@ -59,10 +60,14 @@ class Preview:
     fov: np.ndarray
     threshold: float
     dice: float
+    kept: np.ndarray | None = None
 
     @property
     def prediction(self) -> np.ndarray:
-        """Bool (h, w), inside the fov; empty without a threshold."""
+        """Bool (h, w), inside the fov; where none was kept, empty without a threshold."""
+        # A saturated model's threshold lies between 8-bit steps: only the kept one is right there.
+        if self.kept is not None:
+            return self.kept & self.fov
         # 8-bit probabilities: the threshold is rounded as they were.
         if np.isnan(self.threshold):
             return np.zeros_like(self.fov)
@@ -101,7 +106,7 @@ def _read(path: Path, run_id: str) -> Preview | None:
     try:
         # Read whole first: numpy leaves the file open when it turns out to be torn.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            return Preview(
+            preview = Preview(
                 run_id=run_id,
                 domain=str(file["domain"]) if "domain" in file else before,
                 role=str(file["role"]) if "role" in file else "",
@@ -113,10 +118,14 @@ def _read(path: Path, run_id: str) -> Preview | None:
                 fov=np.asarray(file["fov"]) > 0,
                 threshold=float(file["threshold"]),
                 dice=float(file["dice"]),
+                kept=np.asarray(file["prediction"]) > 0 if "prediction" in file else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         # A picture is an illustration: a torn one must not keep the numbers from being reported.
         return None
+    planes = [preview.image[..., 0], preview.probability, preview.target]
+    planes += [] if preview.kept is None else [preview.kept]
+    return preview if all(plane.shape == preview.fov.shape for plane in planes) else None
 
 
 def chosen_previews(tables: SweepTables) -> list[tuple[Preview, Preview]]:
