@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vesselflow.records.atomic import write_bytes
+from vesselflow.reporting.figure_files import replace_figures
 from vesselflow.reporting.overlays import draw_predictions
 from vesselflow.reporting.style import (
     CATEGORIES,
@@ -55,8 +55,9 @@ def write_figures(sweep: SweepTables | str | Path, *, told: Told | None = None) 
     Drawn are: Dice against each axis of the grid (``dice_by_<axis>.png``), the learning curves
     (``learning_curves.png``), out-of-distribution against in-distribution Dice
     (``in_against_out.png``), and the chosen point's best and worst predictions
-    (``predictions.png``). A figure for which the sweep has no data is left out. Files are replaced
-    whole; equal tables give equal files.
+    (``predictions.png``). A figure for which the sweep has no data is left out. Equal tables give
+    equal files. All are drawn before the first is written; those of an earlier report are replaced
+    or removed, a user's own files stay.
 
     Args:
         sweep: The sweep's folder, or its tables where they are read already.
@@ -69,8 +70,6 @@ def write_figures(sweep: SweepTables | str | Path, *, told: Told | None = None) 
         UserError: The folder is no sweep, or has no results.
     """
     tables = sweep if isinstance(sweep, SweepTables) else load_tables(sweep)
-    target = tables.folder / "report" / "figures"
-    target.mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[str, Callable[[SweepTables], tuple[Figure, pd.DataFrame] | None]]] = [
         (f"dice_by_{_file_name(axis)}", _axis_job(axis)) for axis in tables.axes
     ]
@@ -79,7 +78,7 @@ def write_figures(sweep: SweepTables | str | Path, *, told: Told | None = None) 
         ("in_against_out", draw_gap),
         ("predictions", draw_predictions),
     ]
-    written = []
+    files: dict[str, bytes] = {}
     for index, (name, draw) in enumerate(jobs):
         if told is not None:
             told(index, len(jobs))
@@ -93,13 +92,12 @@ def write_figures(sweep: SweepTables | str | Path, *, told: Told | None = None) 
                 figure.savefig(picture, format="png", bbox_inches="tight", pad_inches=0.12)
             finally:
                 plt.close(figure)
-        csv = numbers.to_csv(index=False, lineterminator="\n")
-        write_bytes(target / f"{name}.csv", csv.encode())
-        write_bytes(target / f"{name}.png", picture.getvalue())
-        written.append(target / f"{name}.png")
+        files[f"{name}.csv"] = numbers.to_csv(index=False, lineterminator="\n").encode()
+        files[f"{name}.png"] = picture.getvalue()
+    written = replace_figures(tables.folder, files)
     if told is not None:
         told(len(jobs), len(jobs))
-    return written
+    return [path for path in written if path.suffix == ".png"]
 
 
 def _axis_job(axis: str) -> Callable[[SweepTables], tuple[Figure, pd.DataFrame] | None]:

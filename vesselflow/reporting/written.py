@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vesselflow.records.atomic import write_bytes
+from vesselflow.reporting.figure_files import remove_outdated
 from vesselflow.reporting.tables import SweepTables
 from vesselflow.reporting.terminal import summary_markdown
 
@@ -32,6 +33,9 @@ class Report:
 def write_report(tables: SweepTables, *, pictures: bool = True, told: Told | None = None) -> Report:
     """Write ``report/summary.md`` and, with `pictures`, the figures and the boards.
 
+    Figures that an earlier report drew are replaced; without `pictures` they stay as long as they
+    show the tables as they are, and are removed once those changed. A user's own files stay.
+
     Args:
         tables: The sweep's tables.
         pictures: Whether to draw figures and write TensorBoard's files.
@@ -41,6 +45,7 @@ def write_report(tables: SweepTables, *, pictures: bool = True, told: Told | Non
     summary.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(summary, summary_markdown(tables).encode())
     if not pictures or tables.complete.empty:
+        remove_outdated(tables.folder)
         return Report(summary, (), None)
     # matplotlib and tensorboard take most of a second to import: only where they are used.
     from vesselflow.reporting.figures import write_figures
