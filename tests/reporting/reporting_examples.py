@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,19 @@ def write_sweep(
                 | {"std": float(np.std(defined, ddof=1)) if len(defined) > 1 else math.nan}
                 | {"n": len(defined), "n_undefined": len(values) - len(defined)}
             )
+    return _save(results / name, points, runs, epochs, images)
+
+
+def _save(
+    sweep: Path,
+    points: Sequence[dict[str, Any]],
+    runs: Sequence[dict[str, Any]],
+    epochs: Sequence[dict[str, Any]],
+    images: Sequence[dict[str, Any]],
+) -> Path:
     table = pd.DataFrame(points)
     val = table[(table["role"] == "val") & (table["metric"] == "dice")]
     table["selected"] = table["point"] == val.loc[val["mean"].idxmax(), "point"]
-    sweep = results / name
     (sweep / "tables").mkdir(parents=True)
     (sweep / "space.yaml").write_text("name: loss_beta\n", encoding="utf-8")
     (sweep / "provenance.json").write_text(
@@ -111,6 +120,109 @@ def write_sweep(
     ):
         frame.to_parquet(sweep / "tables" / f"{file}.parquet")
     return sweep
+
+
+def write_grid(
+    results: Path,
+    axes: Mapping[str, Sequence[Any]],
+    *,
+    name: str = "grid",
+    when: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+    drawn: int | None = None,
+    seeds: int = 2,
+    domains: Sequence[tuple[str, str]] = DOMAINS,
+    epochs: int = 8,
+    scored: Sequence[int] | None = None,
+    moving: bool = False,
+) -> Path:
+    """Write ``results/<name>`` for any grid, pooled scores only and without previews.
+
+    Args:
+        axes: Config key -> values.
+        when: Key of an axis -> the values of other axes where it applies.
+        drawn: Number of random draws in place of all combinations; a number's axis is a range.
+        scored: Epochs that are scored on validation; None for all.
+        moving: Whether a scalar of the loss changes within the runs.
+    """
+    draws = np.random.default_rng(11)
+    settings = _settings(axes, when or {}, drawn, draws)
+    points, runs, curves, images = [], [], [], []
+    for index, setting in enumerate(settings):
+        point = ",".join(f"{key.split('.')[-1]}={json.dumps(v)}" for key, v in setting.items())
+        point = point or f"point{index}"
+        config = {
+            f"config.{key}": json.dumps(setting[key], sort_keys=True) if key in setting else None
+            for key in axes
+        }
+        places = [_place(axes[key], value) for key, value in setting.items()]
+        effect = sum(0.03 * math.sin(2.3 * i + place) for i, place in enumerate(places))
+        values: dict[tuple[str, str], list[float]] = {}
+        for seed in range(seeds):
+            run_id = f"{index:03d}{seed}".ljust(12, "0")
+            identity = {"run_id": run_id, "point": point, "fold": 0, "seed": seed}
+            runs.append(
+                {**identity, "state": "finished", "epoch": epochs, "threshold": 0.5}
+                | {"message": "", **config}
+            )
+            shift = float(draws.normal(0, 0.006))
+            for place, (role, domain) in enumerate(domains):
+                score = 0.82 - 0.06 * place + effect * (1 + 0.3 * place) + shift
+                values.setdefault((role, domain), []).append(score)
+                images.append(
+                    {**identity, "epoch": epochs, "step": epochs * _STEPS, "domain": domain}
+                    | {"role": role, "source_id": "*", "metric": "dice", "value": score}
+                    | {"threshold": 0.5}
+                )
+            for epoch in range(1, epochs + 1):
+                share = math.exp(-0.6 * epoch)
+                row = {"train/loss": 0.2 - effect + share, "train/loss.beta": 0.5}
+                row["train/loss.beta"] += 0.3 * epoch / epochs if moving else 0
+                if epoch in (scored or range(1, epochs + 1)):
+                    row["val/dice"] = 0.82 + effect + shift - 0.4 * share
+                curves += [
+                    {**identity, "epoch": epoch, "step": epoch * _STEPS, "name": key, "value": v}
+                    for key, v in row.items()
+                ]
+        for (role, domain), found in values.items():
+            points.append(
+                {"point": point, "index": index, **config, "n_runs": seeds, "selected": False}
+                | {"domain": domain, "role": role, "metric": "dice", "mean": float(np.mean(found))}
+                | {"std": float(np.std(found, ddof=1)) if seeds > 1 else math.nan}
+                | {"n": seeds, "n_undefined": 0}
+            )
+    return _save(results / name, points, runs, curves, images)
+
+
+def _settings(
+    axes: Mapping[str, Sequence[Any]],
+    when: Mapping[str, Mapping[str, Sequence[Any]]],
+    drawn: int | None,
+    draws: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """The points of a grid: an axis that does not apply is left out, equal points are merged."""
+    if drawn is None:
+        rows = list(itertools.product(*axes.values()))
+    else:
+        rows = [tuple(_draw(draws, choices) for choices in axes.values()) for _ in range(drawn)]
+    settings = []
+    for row in rows:
+        setting = dict(zip(axes, row, strict=True))
+        for key, where in when.items():
+            if any(setting[other] not in allowed for other, allowed in where.items()):
+                del setting[key]
+        if setting not in settings:
+            settings.append(setting)
+    return settings
+
+
+def _draw(draws: np.random.Generator, choices: Sequence[Any]) -> Any:
+    if all(isinstance(value, int | float) for value in choices):
+        return float(f"{draws.uniform(min(choices), max(choices)):.6g}")
+    return choices[int(draws.integers(len(choices)))]
+
+
+def _place(choices: Sequence[Any], value: Any) -> float:
+    return float(choices.index(value) if value in choices else value)
 
 
 def write_record(results: Path, run_id: str, state: str, message: str = "") -> None:

@@ -7,14 +7,8 @@ from PIL import Image
 from reporting_examples import BETAS, write_sweep
 
 from vesselflow.errors import UserError
-from vesselflow.reporting.figures import (
-    _nice_gaps,
-    draw_axis,
-    draw_gap,
-    is_numeric,
-    panels_of,
-    write_figures,
-)
+from vesselflow.reporting.figures import write_figures
+from vesselflow.reporting.figures.in_against_out import draw_gap, nice_gaps
 from vesselflow.reporting.overlays import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
@@ -23,7 +17,6 @@ from vesselflow.reporting.overlays import (
     chosen_previews,
     read_previews,
 )
-from vesselflow.reporting.style import styled
 from vesselflow.reporting.tables import load_tables
 
 
@@ -121,42 +114,6 @@ def test_undefined_scores_are_no_error_and_stay_empty_in_the_csv(tmp_path):
     assert set(empty.loc[empty["kind"] == "mean", "n_undefined"]) == {2}
 
 
-def test_point_without_the_axis_is_a_level_of_its_own(tmp_path):
-    sweep = write_sweep(tmp_path, betas=(0.0, 0.5), folds=1, seeds=1, previews=False)
-    path = sweep / "tables" / "points.parquet"
-    points = pd.read_parquet(path)
-    points = points[points["point"] != "loss=combined,beta=0.5"]
-    points.loc[points["point"] == "loss=combined,beta=0.0", "config.loss.beta"] = None
-    points.to_parquet(path)
-    tables = load_tables(sweep)
-    assert [panel.title for panel in panels_of(tables, "loss.beta")[0]] == [
-        "loss=combined",
-        "loss=fuzzy",
-    ]
-    with styled():
-        figure, numbers = draw_axis(tables, "loss.beta")
-        assert "has no loss.beta" in [text.get_text() for text in figure.axes[0].texts]
-    assert "—" in set(numbers["loss.beta"])
-
-
-def test_many_settings_are_held_at_the_chosen_point(tmp_path):
-    sweep = write_sweep(
-        tmp_path,
-        betas=tuple(i / 10 for i in range(10)),
-        losses=("combined", "fuzzy"),
-        folds=1,
-        seeds=1,
-        previews=False,
-    )
-    tables = load_tables(sweep)
-    panels, held = panels_of(tables, "loss.name")
-    assert [panel.title for panel in panels] == [
-        f"beta={tables.values[tables.selected]['loss.beta']}"
-    ]
-    assert len(panels[0].points) == 2
-    assert "chosen point" in held
-
-
 def test_failed_run_is_left_out_of_all_figures(tmp_path):
     sweep = write_sweep(
         tmp_path, betas=(0.0, 0.5), losses=("fuzzy",), seeds=1, failed=["loss=fuzzy,beta=0.0"]
@@ -178,23 +135,9 @@ def test_without_ood_there_is_no_gap_to_draw(tmp_path):
     assert draw_gap(load_tables(sweep)) is None
 
 
-@pytest.mark.parametrize(
-    ("values", "numeric"),
-    [
-        ([0, 0.5, 1], True),
-        ([0.5, None, 1], True),
-        ([0.5], False),
-        ([True, False], False),
-        (["a", 1], False),
-    ],
-)
-def test_which_axes_are_lines(values, numeric):
-    assert is_numeric(values) is numeric
-
-
 def test_gaps_are_round_and_few():
-    assert list(_nice_gaps(0.033, 0.129)) == [0.04, 0.06, 0.08, 0.1, 0.12]
-    assert list(_nice_gaps(-0.5, 0.6)) == [-0.4, -0.2, 0.0, 0.2, 0.4, 0.6]
+    assert list(nice_gaps(0.033, 0.129)) == [0.04, 0.06, 0.08, 0.1, 0.12]
+    assert list(nice_gaps(-0.5, 0.6)) == [-0.4, -0.2, 0.0, 0.2, 0.4, 0.6]
 
 
 def preview(**changes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -110,10 +110,3 @@ def breathe(axes: Axes, low: float, high: float, share: float = 0.08) -> None:
     """Set the y limits to a range of values with some room on both sides."""
     room = max((high - low) * share, 0.005)
     axes.set_ylim(low - room, high + room)
-
-
-def value_ticks(axes: Axes, values: Sequence[float], labels: Sequence[str]) -> None:
-    """Ticks at the values of the grid; only some of them where all would overlap."""
-    every = max(1, -(-len(values) // 9))
-    axes.set_xticks(list(values)[::every], list(labels)[::every])
-    axes.minorticks_off()
