@@ -17,14 +17,17 @@ from vesselflow.reporting.figures.in_against_out import draw_gap
 from vesselflow.reporting.figures.layout import (
     fitting_ticks,
     same_span,
-    shorten,
-    shorten_apart,
-    text_width,
 )
 from vesselflow.reporting.figures.look import MOST_ENTRIES, Look, choose_axes
 from vesselflow.reporting.figures.number_line import NumberLine
 from vesselflow.reporting.figures.settings import Settings
-from vesselflow.reporting.style import styled
+from vesselflow.reporting.overlays import draw_predictions
+from vesselflow.reporting.style import (
+    shorten,
+    shorten_apart,
+    styled,
+    text_width,
+)
 from vesselflow.reporting.tables import load_tables
 
 INSIDE = (("val", "a"), ("test", "a"))
@@ -446,6 +449,46 @@ def test_file_names_of_axes_are_apart():
     assert names["a/b"] == "dice_by_a_b"
     assert len({name.lower() for name in names.values()}) == 5
     assert max(len(name) for name in names.values()) < 120
+
+
+def test_unfinished_sweep_is_drawn_as_far_as_it_is(tmp_path):
+    sweep = write_grid(tmp_path, {"loss.name": LOSSES, "loss.beta": [0, 1]}, seeds=1, epochs=1)
+    path = sweep / "tables" / "points.parquet"
+    points = pd.read_parquet(path)
+    points["selected"] = False
+    points.loc[points["index"] > 1, ["mean", "std"]] = math.nan
+    points.to_parquet(path)
+    tables = load_tables(sweep)
+    for draw, *more in ((draw_axis, "loss.beta"), (draw_axis, "loss.name"), (draw_gap,)):
+        figure, numbers = laid_out(draw, tables, *more)
+        entries = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert "chosen on val" not in entries
+        assert numbers["point"].nunique() == 8
+        check_layout(figure)
+
+
+def test_predictions_of_long_names_and_many_domains(tmp_path):
+    names = [f"a-rather-long-domain-name-of-an-archive-{index}" for index in range(8)]
+    sweep = write_grid(tmp_path, {"model.encoder": LONG[:2]}, seeds=1, epochs=1)
+    tables = load_tables(sweep)
+    run = tables.complete.loc[tables.complete["point"] == tables.selected, "run_id"].iloc[0]
+    folder = tmp_path / "runs" / run / "previews"
+    folder.mkdir(parents=True)
+    flat = np.zeros((40, 60), np.uint8)
+    for (index, name), kind in itertools.product(enumerate(names), ("best", "worst")):
+        np.savez_compressed(
+            folder / f"ood_{index}_{kind}_s.npz", image=np.zeros((40, 60, 3), np.uint8),
+            probability=flat, target=flat, fov=flat + 1, threshold=0.5, dice=0.5, domain=name,
+            role="ood", source_id="an_archive_of_scans/a_patient/with_a_long_name/left_eye_0001",
+        )  # fmt: skip
+    figure, numbers = laid_out(draw_predictions, tables)
+    for (one, box), (other, box2) in itertools.combinations(labels(figure), 2):
+        assert not overlap(box, box2), (one, other)
+    assert len(shown_axes(figure)) == 6 * 4
+    assert numbers["domain"].nunique() == 8
+    (legend,) = figure.legends
+    assert "(of 8, the first 6)" in legend.get_title().get_text()
+    assert legend.get_window_extent().width <= figure.bbox.width
 
 
 def test_every_domain_has_its_numbers_even_if_not_drawn(figures):

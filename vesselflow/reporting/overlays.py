@@ -16,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from vesselflow.reporting.style import shorten, text_width
 from vesselflow.reporting.tables import ROLES, SweepTables
 from vesselflow.reporting.wording import number, printable
 
@@ -28,6 +29,7 @@ OUTLINE = "#39ff88"
 _DIMMED = 0.45
 #: Width of one picture in inches.
 _PICTURE = 2.9
+_MOST_DOMAINS = 6
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,11 @@ def chosen_previews(tables: SweepTables) -> list[tuple[Preview, Preview]]:
 def draw_predictions(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
     """The chosen point's best and worst prediction on each domain: image, then overlay.
 
-    None where no run kept previews.
+    Of more than six domains the first are shown; all stand in the numbers. None where no run kept
+    previews.
     """
-    pairs = chosen_previews(tables)
+    found = chosen_previews(tables)
+    pairs = found[:_MOST_DOMAINS]
     if not pairs:
         return None
     ratios = [max(item.image.shape[0] / item.image.shape[1] for item in pair) for pair in pairs]
@@ -180,9 +184,12 @@ def draw_predictions(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
             if preview.target.any() and not preview.target.all():
                 left.contour(preview.target, levels=[0.5], colors=OUTLINE, linewidths=0.45)
             right.imshow(preview.overlay())
-            left.set_title(f"{preview.kind}: {printable(preview.source_id)}", fontsize=8, pad=3)
+            source = f"{preview.kind}: {printable(preview.source_id)}"
+            left.set_title(shorten(source, _PICTURE * 0.9, 8), fontsize=8, pad=3)
             right.set_title(f"Dice {number(preview.dice)}", fontsize=8, pad=3)
-        row[0].set_ylabel(printable(_domain_label(tables, pair[0])), fontsize=9, fontweight="bold")
+        label = printable(_domain_label(tables, pair[0]))
+        high = _PICTURE * 0.9 * min(item.image.shape[0] / item.image.shape[1] for item in pair)
+        row[0].set_ylabel(shorten(label, high, 9, "bold"), fontsize=9, fontweight="bold")
     for place in grid.flat:
         place.set_xticks([])
         place.set_yticks([])
@@ -196,18 +203,21 @@ def draw_predictions(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
         _patch(FALSE_NEGATIVE, "missed (false negative)"),
     ]
     title = tables.text(tables.selected) if tables.selected else "all points"
+    more = f" (of {len(found)}, the first {len(pairs)})" if len(found) > len(pairs) else ""
+    words = f": best and worst prediction of each domain{more}"
+    room = 3.8 * _PICTURE - text_width(words, 9)
     figure.legend(
         handles=handles,
         loc="outside upper center",
         ncols=4,
-        title=f"{title}: best and worst prediction of each domain",
+        title=shorten(title, room, 9) + words,
         title_fontsize=9,
     )
     numbers = pd.DataFrame(
         [
             {"domain": item.domain, "kind": item.kind, "source_id": item.source_id}
             | {"run_id": item.run_id, "dice": item.dice, "threshold": item.threshold}
-            for pair in pairs
+            for pair in found
             for item in pair
         ]
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import matplotlib
@@ -11,6 +12,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from vesselflow.reporting.tables import Domain, SweepTables
 
@@ -110,3 +113,41 @@ def breathe(axes: Axes, low: float, high: float, share: float = 0.08) -> None:
     """Set the y limits to a range of values with some room on both sides."""
     room = max((high - low) * share, 0.005)
     axes.set_ylim(low - room, high + room)
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in inches, a little on the safe side."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    width = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+    return float(width) / 72 * 1.04
+
+
+def shorten(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """The text if it fits into `width` inches, else its two ends: what differs is often last."""
+    if text_width(text, size, weight) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = f"{text[: (kept + 1) // 2].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
+        if text_width(short, size, weight) <= width:
+            return short
+    return text[:1] + "…"
+
+
+def shorten_apart(texts: Sequence[str], width: float, size: float) -> list[str]:
+    """Each text within `width` inches, and all still different.
+
+    Where one is too long, the beginning that all share is cut first; texts that would become equal
+    are numbered.
+    """
+    if len(texts) > 1 and any(text_width(text, size) > width for text in texts):
+        pairs = zip(min(texts), max(texts), strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        texts = [f"…{text[shared:]}" for text in texts] if shared > 4 else texts
+    short = [shorten(text, width, size) for text in texts]
+    seen: dict[str, int] = {}
+    for index, text in enumerate(list(short)):
+        if short.count(text) > 1:
+            seen[text] = seen.get(text, 0) + 1
+            mark = f" ({seen[text]})"
+            short[index] = shorten(texts[index], width - text_width(mark, size), size) + mark
+    return short

@@ -21,15 +21,19 @@ from vesselflow.reporting.figures.layout import (
     note,
     panel_grid,
     same_span,
-    shorten,
-    shorten_apart,
-    text_width,
     title,
 )
 from vesselflow.reporting.figures.look import Look, choose_axes
 from vesselflow.reporting.figures.number_line import NumberLine
 from vesselflow.reporting.figures.settings import Settings, State
-from vesselflow.reporting.style import CHOSEN, MARKERS, domain_colours
+from vesselflow.reporting.style import (
+    CHOSEN,
+    MARKERS,
+    domain_colours,
+    shorten,
+    shorten_apart,
+    text_width,
+)
 from vesselflow.reporting.tables import Domain, SweepTables
 from vesselflow.reporting.wording import count, listing, printable
 

@@ -16,12 +16,16 @@ from vesselflow.reporting.figures.layout import (
     head,
     lowest,
     panel_grid,
-    shorten,
     title,
 )
 from vesselflow.reporting.figures.look import Look, choose_axes
 from vesselflow.reporting.figures.settings import Settings
-from vesselflow.reporting.style import CHOSEN, MARKERS, SOFT
+from vesselflow.reporting.style import (
+    CHOSEN,
+    MARKERS,
+    SOFT,
+    shorten,
+)
 from vesselflow.reporting.tables import SweepTables
 from vesselflow.reporting.wording import count, listing, printable
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import takewhile
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import text_to_path
 
-from vesselflow.reporting.style import CHOSEN
+from vesselflow.reporting.style import CHOSEN, shorten, text_width
 
 #: Panels of one figure; beyond, axes are held still or told apart by marks.
 MOST_PANELS = 6
@@ -23,44 +20,6 @@ WIDEST_ENTRY = 2.4
 #: What a legend's entry takes beside its text, in inches: the swatch and the gap between columns.
 _SWATCH = 0.55
 _ROW, _LINE = 0.2, 0.135
-
-
-def text_width(text: str, size: float, weight: str = "normal") -> float:
-    """Width of a line of text in inches, a little on the safe side."""
-    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
-    width = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
-    return float(width) / 72 * 1.04
-
-
-def shorten(text: str, width: float, size: float, weight: str = "normal") -> str:
-    """The text if it fits into `width` inches, else its two ends: what differs is often last."""
-    if text_width(text, size, weight) <= width:
-        return text
-    for kept in range(len(text) - 1, 1, -1):
-        short = f"{text[: (kept + 1) // 2].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
-        if text_width(short, size, weight) <= width:
-            return short
-    return text[:1] + "…"
-
-
-def shorten_apart(texts: Sequence[str], width: float, size: float) -> list[str]:
-    """Each text within `width` inches, and all still different.
-
-    Where one is too long, the beginning that all share is cut first; texts that would become equal
-    are numbered.
-    """
-    if len(texts) > 1 and any(text_width(text, size) > width for text in texts):
-        pairs = zip(min(texts), max(texts), strict=False)
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        texts = [f"…{text[shared:]}" for text in texts] if shared > 4 else texts
-    short = [shorten(text, width, size) for text in texts]
-    seen: dict[str, int] = {}
-    for index, text in enumerate(list(short)):
-        if short.count(text) > 1:
-            seen[text] = seen.get(text, 0) + 1
-            mark = f" ({seen[text]})"
-            short[index] = shorten(texts[index], width - text_width(mark, size), size) + mark
-    return short
 
 
 def columns_of(panels: int) -> int:

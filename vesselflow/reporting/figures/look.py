@@ -9,9 +9,19 @@ from functools import cached_property
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from vesselflow.reporting.figures.layout import WIDEST_ENTRY, shorten_apart
+from vesselflow.reporting.figures.layout import (
+    WIDEST_ENTRY,
+)
 from vesselflow.reporting.figures.settings import Settings, State
-from vesselflow.reporting.style import CATEGORIES, CHOSEN, INK, MARKERS, SOFT, sequence
+from vesselflow.reporting.style import (
+    CATEGORIES,
+    CHOSEN,
+    INK,
+    MARKERS,
+    SOFT,
+    sequence,
+    shorten_apart,
+)
 from vesselflow.reporting.wording import count
 
 #: Entries of a legend; what goes beyond is counted in its last one.
@@ -119,8 +129,6 @@ class Look:
             return []
         shown = {self.settings.state(point, self.hue) for point in points}
         states = [state for state in self.settings.states(self.hue) if state in shown]
-        if len(states) < 2:
-            return []
         if self.shade is None and self.settings.numeric(self.hue):
             numbers = [state for state in states if state in self.settings.numbers(self.hue)]
             rest = [state for state in states if state not in numbers]

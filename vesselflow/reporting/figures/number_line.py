@@ -8,8 +8,9 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
-from vesselflow.reporting.figures.layout import fitting_ticks, text_width
+from vesselflow.reporting.figures.layout import fitting_ticks
 from vesselflow.reporting.figures.settings import Settings, State
+from vesselflow.reporting.style import text_width
 
 #: From this ratio of largest to smallest on, a positive axis (a learning rate) is logarithmic.
 _LOG_RATIO = 50.0
