@@ -246,3 +246,17 @@ def test_large_previews_are_reduced_and_old_ones_replaced(done, tmp_path):
         assert stored["image"].shape == (LONGEST_PX, LONGEST_PX, 3)
         assert stored["target"].shape == (LONGEST_PX, LONGEST_PX)
         assert set(np.unique(stored["target"])) == {0, 1}
+
+
+def test_null_is_a_value_and_an_axis_that_does_not_apply_is_missing(done, tmp_path):
+    params = {"p0": {"loss.beta": 0.5, "train.ema": None}, "p1": {"train.ema": 0.9}}
+    cells = [
+        _cell(done, point=point, index=index, run_id="none", params=values)
+        for index, (point, values) in enumerate(params.items())
+    ]
+    paths = write_tables(tmp_path, [Scored(cell, "queued") for cell in cells], done.results)
+    for name in ("points", "runs"):
+        table = pd.read_parquet(paths[name]).drop_duplicates("point").set_index("point")
+        assert table["config.train.ema"].to_list() == ["null", "0.9"]
+        assert table.loc["p0", "config.loss.beta"] == "0.5"
+        assert pd.isna(table.loc["p1", "config.loss.beta"])

@@ -1,14 +1,18 @@
+import json
 import math
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vesselflow.reporting.wording import (
+    NULL,
     decode,
     duration,
     listing,
     number,
+    plain,
     printable,
     short_names,
     spread,
@@ -60,10 +64,22 @@ def test_values_as_a_person_writes_them():
     assert value_text(None) == "—"
     assert value_text([1, "a"]) == "[1, a]"
     assert value_text({"name": "unet", "width": 8}) == "unet width=8"
+    assert value_text(NULL) == "null"
+    assert value_text({"name": "unet", "weights": None, "heads": [None]}) == (
+        "unet weights=null heads=[null]"
+    )
     assert decode('"fuzzy"') == "fuzzy"
     assert decode(math.nan) is None
-    assert decode("null") is None
+    assert decode("null") is NULL
     assert decode("not json") == "not json"
+
+
+def test_null_is_told_from_its_name_and_survives_json():
+    assert json.dumps({"ema": NULL}) == '{"ema": "null"}'
+    assert (repr(NULL), str(NULL)) == ("null", "null")
+    assert plain(NULL) is None
+    assert plain("null") == "null"
+    assert pickle.loads(pickle.dumps(NULL)) is NULL
 
 
 def test_listing():

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vesselflow.reporting.runs import sweep_runs
     from vesselflow.reporting.tables import load_tables
-    from vesselflow.reporting.terminal import answer_table, failures_table, points_json
+    from vesselflow.reporting.terminal import answer_json, answer_table, failures_table
     from vesselflow.reporting.written import write_report
 
     tables = load_tables(args.folder)
@@ -47,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
         report = write_report(tables, pictures=not args.no_figures, told=told)
     if args.json:
         answer = {
-            "sweep": tables.name,
-            "selected": tables.selected,
-            "points": points_json(tables),
+            **answer_json(tables),
             "failures": [run.plain() for run in runs if run.state == "failed"],
             "summary": str(report.summary),
             "figures": [str(path) for path in report.figures],

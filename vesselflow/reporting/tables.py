@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from vesselflow.errors import UserError, closest
-from vesselflow.reporting.wording import decode, point_text, short_names
+from vesselflow.reporting.wording import decode, point_text, printable, short_names
 
 #: The roles of domains, in the order in which they are shown.
 ROLES = ("val", "test", "ood")
@@ -63,6 +64,47 @@ class Score:
     n_undefined: int
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How much of a sweep its tables hold.
+
+    Attributes:
+        points: Points all of whose runs are trained and scored.
+        points_total: Points of the sweep.
+        runs: Runs that are trained and scored.
+        runs_total: Runs of the sweep.
+    """
+
+    points: int
+    points_total: int
+    runs: int
+    runs_total: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether no run is missing."""
+        return self.runs == self.runs_total
+
+
+@dataclass(frozen=True)
+class Blind:
+    """A run whose threshold, chosen on validation, tells no pixel from another.
+
+    Attributes:
+        run_id: Name of the run.
+        point: Its point.
+        fold: Index of its fold.
+        seed: Its seed.
+        predicts: "every pixel" or "no pixel".
+    """
+
+    run_id: str
+    point: str
+    fold: int
+    seed: int
+    predicts: str
+
+
 _NONE = Score(math.nan, math.nan, 0, 0)
 
 
@@ -104,16 +146,34 @@ class SweepTables:
 
     @cached_property
     def values(self) -> dict[str, dict[str, Any]]:
-        """Point -> axis -> decoded value (None where the axis does not apply to the point)."""
+        """Point -> axis -> decoded value.
+
+        None where the axis does not apply to the point; the value null is `wording.NULL`.
+        """
         rows = self.points.drop_duplicates("point").set_index("point")
         return {
             point: {axis: decode(rows.at[point, PREFIX + axis]) for axis in self.axes}
             for point in self.order
         }
 
-    def text(self, point: str) -> str:
-        """The point as a person says it; its name where the grid has no axes."""
-        return point_text(self.values[point], self.names) or point
+    @cached_property
+    def _alike(self) -> set[str]:
+        """Points whose text fits another one too, as numbers of many digits can look alike."""
+        texts = {point: point_text(self.values[point], self.names) for point in self.order}
+        taken = Counter(texts.values())
+        return {point for point, text in texts.items() if taken[text] > 1}
+
+    def text(self, point: str, *, between: str = ", ") -> str:
+        """The point as a person says it, which fits no other point; its name without axes."""
+        text = point_text(self.values[point], self.names, between=between)
+        return f"{text} ({printable(point)})" if point in self._alike and text else text or point
+
+    @cached_property
+    def progress(self) -> Progress:
+        """How much of the sweep its tables hold."""
+        done = self.runs["epoch"].notna()
+        whole = done.groupby(self.runs["point"]).all()
+        return Progress(int(whole.sum()), len(whole), int(done.sum()), len(done))
 
     @cached_property
     def selected(self) -> str | None:
@@ -191,6 +251,37 @@ class SweepTables:
         chosen = self.complete[["run_id", "point", "epoch"]]
         keys = ["run_id", "point", "epoch"]
         return pooled.merge(chosen.astype({"epoch": pooled["epoch"].dtype}), on=keys)
+
+    @cached_property
+    def blind(self) -> tuple[Blind, ...]:
+        """The runs that found no signal on validation, in the order of the table of runs.
+
+        Every pixel of the pooled validation images is predicted when none is rightly left out
+        (specificity 0) and none wrongly (sensitivity 1, or undefined); none is predicted in the
+        opposite case. Scores that are all undefined say neither.
+        """
+        scores = self.run_scores
+        scores = scores[scores["role"] == "val"]
+        values = {
+            (run_id, metric): float(value)
+            for run_id, metric, value in scores[["run_id", "metric", "value"]].itertuples(
+                index=False
+            )
+        }
+        found = []
+        for run_id, point, fold, seed in self.complete[
+            ["run_id", "point", "fold", "seed"]
+        ].itertuples(index=False):
+            sensitivity = values.get((run_id, "sensitivity"), math.nan)
+            specificity = values.get((run_id, "specificity"), math.nan)
+            if specificity == 0 and not sensitivity < 1:
+                predicts = "every pixel"
+            elif specificity == 1 and not sensitivity > 0:
+                predicts = "no pixel"
+            else:
+                continue
+            found.append(Blind(str(run_id), str(point), int(fold), int(seed), predicts))
+        return tuple(found)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vesselflow.reporting.wording import (
     count,
     listing,
     number,
+    plain,
     printable,
     spread,
     value_text,
@@ -90,6 +91,7 @@ class _Answer:
         lines: list[RenderableType] = [Text()]
         sentence = chosen_sentence(self.tables)
         lines.append(Text(sentence, style="bold" if self.tables.selected else "yellow"))
+        lines += [Text(warning, style="yellow") for warning in warnings(self.tables)]
         lines += [Text(note, style="dim") for note in footnotes(self.tables)]
         return [*chosen, *lines]
 
@@ -185,7 +187,8 @@ def chosen_sentence(tables: SweepTables) -> str:
     """What was chosen, on what, and how it does elsewhere, in words."""
     point = tables.selected
     if point is None:
-        return "No point was chosen yet: none has a defined Dice on validation."
+        reason = "a defined Dice on validation" if tables.progress.points else "all its runs"
+        return f"No point was chosen yet: none has {reason}."
     vals = tables.of_role("val")
     score = tables.score(point, vals[0] if vals else None, "dice")
     runs = count(score.n, "run")
@@ -206,6 +209,56 @@ def _in_words(score: Score) -> str:
     if not math.isfinite(score.mean):
         return "undefined"
     return spread(score.mean, score.std, score.n) if score.n > 1 else number(score.mean)
+
+
+def warnings(tables: SweepTables) -> list[str]:
+    """What stands against taking the answer as it is, a line each; empty when nothing does."""
+    lines = []
+    done = tables.progress
+    if not done.complete:
+        lines.append(
+            f"incomplete: {done.points} of {count(done.points_total, 'point')} ({done.runs} of "
+            f"{count(done.runs_total, 'run')}) have all their runs; "
+            + ("the choice may change" if done.points else "none can be chosen yet")
+        )
+    for kind in ("every pixel", "no pixel"):
+        blind = [run for run in tables.blind if run.predicts == kind]
+        if blind:
+            named = [_run_text(tables, run.point, run.fold, run.seed) for run in blind]
+            lines.append(
+                f"{count(len(blind), 'run')} found no signal on validation: "
+                f"{'its' if len(blind) == 1 else 'their'} threshold predicts {kind}: "
+                f"{_some(named)}"
+            )
+    return lines
+
+
+def _run_text(tables: SweepTables, point: str, fold: int, seed: int) -> str:
+    """A run by its point, fold and seed; no comma in it, so that runs can be listed."""
+    return f"{tables.text(point, between=' ')} (fold {fold} seed {seed})"
+
+
+def _some(words: Sequence[str], most: int = 3) -> str:
+    """At most `most` words, and the number of the others."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def answer_json(tables: SweepTables) -> dict[str, Any]:
+    """The answer as plain data: the chosen point, how complete it is, warnings, points."""
+    done = tables.progress
+    return {
+        "sweep": tables.name,
+        "selected": tables.selected,
+        "complete": done.complete,
+        "points_complete": done.points,
+        "points_total": done.points_total,
+        "runs_complete": done.runs,
+        "runs_total": done.runs_total,
+        "warnings": warnings(tables),
+        "no_signal": [asdict(run) for run in tables.blind],
+        "points": points_json(tables),
+    }
 
 
 def footnotes(tables: SweepTables) -> list[str]:
@@ -240,7 +293,7 @@ def footnotes(tables: SweepTables) -> list[str]:
 
 
 def summary_markdown(tables: SweepTables) -> str:
-    """The answer table in Markdown, with the sentence, the notes and where it comes from."""
+    """The answer table in Markdown: sentence, warnings, table, notes and where it comes from."""
     columns = score_columns(tables)
     axes = tables.axes or ("point",)
     header = ["", *(tables.names.get(axis, axis) for axis in axes)]
@@ -258,10 +311,9 @@ def summary_markdown(tables: SweepTables) -> str:
     rule = [":-:", *["---"] * len(axes), *["--:"] * (len(header) - 1 - len(axes))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
     notes = "\n".join(f"- {note}" for note in footnotes(tables))
-    return (
-        f"# {printable(tables.name)}\n\n{chosen_sentence(tables)}\n\n{table}\n\n{notes}\n\n"
-        f"{provenance_line(tables)}\n"
-    )
+    head = [f"# {printable(tables.name)}", chosen_sentence(tables)]
+    head += [f"**{warning}**" for warning in warnings(tables)]
+    return "\n\n".join([*head, table, notes, provenance_line(tables)]) + "\n"
 
 
 def provenance_line(tables: SweepTables) -> str:
@@ -277,11 +329,18 @@ def provenance_line(tables: SweepTables) -> str:
 
 
 def points_json(tables: SweepTables) -> list[dict[str, Any]]:
-    """The points and all their scores as plain data in grid order; undefined is None."""
+    """The points and all their scores as plain data in grid order; undefined is None.
+
+    ``config`` holds the axes that apply to the point.
+    """
     return [
         {
             "point": point,
-            "config": tables.values[point],
+            "config": {
+                axis: plain(value)
+                for axis, value in tables.values[point].items()
+                if value is not None
+            },
             "selected": point == tables.selected,
             "n_runs": tables.n_runs(point),
             "gap": _finite(tables.gap(point)),

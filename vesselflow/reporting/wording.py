@@ -7,8 +7,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-#: What stands where a number is undefined or missing.
+#: What stands where a number is undefined or missing, or where an axis does not apply.
 MISSING = "—"
+
+
+class _Null(str):
+    """The type of `NULL`: text, so that figures take it for a category and JSON can write it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        # Not that of the text 'null', which keys that are made of reprs must tell apart.
+        return "null"
+
+    def __reduce__(self) -> str:
+        return "NULL"
+
+
+#: The value null of an axis ("train.ema: null"). None says that the axis does not apply.
+NULL = _Null("null")
 
 
 def duration(seconds: float | None) -> str:
@@ -60,19 +77,30 @@ def printable(text: object) -> str:
 
 
 def decode(text: object) -> Any:
-    """The value of an axis out of its JSON text; None where the axis does not apply."""
+    """The value of an axis out of its JSON text; None where the axis does not apply.
+
+    The value null is `NULL`.
+    """
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return None
     if not isinstance(text, str):
         return text
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    return NULL if value is None else value
+
+
+def plain(value: Any) -> Any:
+    """The value of an axis as plain data: None for `NULL`, everything else as it is."""
+    return None if value is NULL else value
 
 
 def value_text(value: Any) -> str:
     """An axis value as a person writes it; a schedule as its name and its two ends.
+
+    None, where the axis does not apply, is the dash; `NULL`, and None within a value, is "null".
 
     >>> value_text({"schedule": "linear", "from": 0.0, "to": 1.0})
     'linear 0→1'
@@ -85,14 +113,18 @@ def value_text(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, Mapping):
         if "schedule" in value and {"from", "to"} <= set(value):
-            return f"{value['schedule']} {value_text(value['from'])}→{value_text(value['to'])}"
+            return f"{value['schedule']} {_inner(value['from'])}→{_inner(value['to'])}"
         if "name" in value:
             rest = {key: item for key, item in value.items() if key != "name"}
-            return f"{value['name']} {value_text(rest)}" if rest else str(value["name"])
-        return " ".join(f"{key}={value_text(item)}" for key, item in value.items())
+            return f"{value['name']} {_inner(rest)}" if rest else str(value["name"])
+        return " ".join(f"{key}={_inner(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(value_text(item) for item in value) + "]"
+        return "[" + ", ".join(_inner(item) for item in value) + "]"
     return printable(value)
+
+
+def _inner(value: Any) -> str:
+    return NULL if value is None else value_text(value)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -108,9 +140,9 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: name if taken.count(name) == 1 else key for key, name in short.items()}
 
 
-def point_text(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """A point by its axes: "loss=combined, beta=0.5"; axes that do not apply are left out."""
-    return ", ".join(
+def point_text(values: Mapping[str, Any], names: Mapping[str, str], *, between: str = ", ") -> str:
+    """A point by its axes: "loss=combined, beta=0.5, ema=null"; what does not apply is left out."""
+    return between.join(
         f"{names[key]}={value_text(value)}" for key, value in values.items() if value is not None
     )
 

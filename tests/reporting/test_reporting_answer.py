@@ -1,0 +1,192 @@
+"""What an answer says of itself: null apart from not applicable, what is missing, gone, empty."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from answer_examples import write_answer
+from rich.console import Console
+
+from vesselflow.reporting.tables import load_tables
+from vesselflow.reporting.terminal import (
+    answer_json,
+    answer_table,
+    chosen_sentence,
+    points_json,
+    summary_markdown,
+    warnings,
+)
+from vesselflow.reporting.wording import NULL
+
+GRID = {
+    "loss=combined,beta=0.5,ema=null": {
+        "loss.name": "combined",
+        "loss.beta": 0.5,
+        "train.ema": None,
+    },
+    "loss=combined,beta=0.5,ema=0.99": {
+        "loss.name": "combined",
+        "loss.beta": 0.5,
+        "train.ema": 0.99,
+    },
+    "loss=bce,ema=null": {"loss.name": "bce", "train.ema": None},
+    "loss=bce,ema=0.99": {"loss.name": "bce", "train.ema": 0.99},
+}
+FIRST, SECOND, THIRD, FOURTH = GRID
+
+
+def shown(renderable, width=200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text()
+
+
+# -- null --------------------------------------------------------------------------------------
+
+
+def test_null_is_a_value_and_not_applicable_is_none(tmp_path: Path):
+    values = load_tables(write_answer(tmp_path, GRID, selected=FIRST)).values
+    assert values[FIRST] == {"loss.name": "combined", "loss.beta": 0.5, "train.ema": NULL}
+    assert values[THIRD] == {"loss.name": "bce", "loss.beta": None, "train.ema": NULL}
+    assert values[FIRST]["train.ema"] is NULL
+
+
+def test_the_sentence_fits_one_point_only(tmp_path: Path):
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST))
+    assert chosen_sentence(tables).startswith(
+        "Chosen on validation: loss=combined, beta=0.5, ema=null (val Dice"
+    )
+    assert [tables.text(point) for point in tables.order] == [
+        "loss=combined, beta=0.5, ema=null",
+        "loss=combined, beta=0.5, ema=0.99",
+        "loss=bce, ema=null",
+        "loss=bce, ema=0.99",
+    ]
+
+
+def test_terminal_and_markdown_write_null_and_a_dash(tmp_path: Path):
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST))
+    rows = [line for line in shown(answer_table(tables)).splitlines() if " bce " in line]
+    assert rows[0].split()[:3] == ["bce", "—", "null"]
+    rows = [line for line in summary_markdown(tables).splitlines() if "| bce " in line]
+    assert rows[0].split(" | ")[1:4] == ["bce", "—", "null"]
+
+
+def test_json_writes_null_and_leaves_out_what_does_not_apply(tmp_path: Path):
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST))
+    points = json.loads(json.dumps(points_json(tables), allow_nan=False))
+    assert points[0]["config"] == {"loss.name": "combined", "loss.beta": 0.5, "train.ema": None}
+    assert points[2]["config"] == {"loss.name": "bce", "train.ema": None}
+
+
+def test_points_of_one_text_are_told_by_their_names(tmp_path: Path):
+    points = {"lr=0.10000001": {"lr": 0.10000001}, "lr=0.1": {"lr": 0.1}, "lr=1": {"lr": 1}}
+    tables = load_tables(write_answer(tmp_path, points))
+    assert [tables.text(point) for point in tables.order] == [
+        "lr=0.1 (lr=0.10000001)",
+        "lr=0.1 (lr=0.1)",
+        "lr=1",
+    ]
+
+
+# -- incomplete --------------------------------------------------------------------------------
+
+INCOMPLETE = "incomplete: 3 of 4 points (7 of 8 runs) have all their runs; the choice may change"
+
+
+def test_an_incomplete_answer_says_so_where_the_choice_is_told(tmp_path: Path):
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, unfinished=[(THIRD, 1)]))
+    assert warnings(tables) == [INCOMPLETE]
+    lines = shown(answer_table(tables), 400).splitlines()
+    at = next(index for index, line in enumerate(lines) if line.startswith("Chosen on validation"))
+    assert lines[at + 1].strip() == INCOMPLETE
+    assert f".\n\n**{INCOMPLETE}**\n\n|" in summary_markdown(tables)
+    assert answer_json(tables)["complete"] is False
+    assert answer_json(tables)["points_complete"] == 3
+    assert answer_json(tables)["points_total"] == 4
+    assert answer_json(tables)["runs_complete"] == 7
+    assert answer_json(tables)["runs_total"] == 8
+    assert answer_json(tables)["warnings"] == [INCOMPLETE]
+
+
+def test_a_complete_answer_says_nothing(tmp_path: Path):
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST))
+    assert warnings(tables) == []
+    assert answer_json(tables)["complete"] is True
+    assert answer_json(tables)["warnings"] == []
+    assert "incomplete" not in shown(answer_table(tables)) + summary_markdown(tables)
+
+
+def test_without_any_whole_point_nothing_was_chosen(tmp_path: Path):
+    one = [(point, 0) for point in GRID]
+    tables = load_tables(write_answer(tmp_path, GRID, unfinished=one))
+    assert chosen_sentence(tables) == "No point was chosen yet: none has all its runs."
+    assert warnings(tables) == [
+        "incomplete: 0 of 4 points (4 of 8 runs) have all their runs; none can be chosen yet"
+    ]
+
+
+# -- without signal ----------------------------------------------------------------------------
+
+
+def test_runs_without_signal_are_counted_and_named(tmp_path: Path):
+    predicts = {
+        (FIRST, 0): "every pixel",
+        (THIRD, 1): "every pixel",
+        (SECOND, 0): "no pixel",
+        (FOURTH, 1): "nothing defined",
+    }
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, predicts=predicts))
+    every, no = warnings(tables)
+    assert every == (
+        "2 runs found no signal on validation: their threshold predicts every pixel: "
+        "loss=combined beta=0.5 ema=null (fold 0 seed 0), loss=bce ema=null (fold 0 seed 1)"
+    )
+    assert no == (
+        "2 runs found no signal on validation: their threshold predicts no pixel: "
+        "loss=combined beta=0.5 ema=0.99 (fold 0 seed 0), loss=bce ema=0.99 (fold 0 seed 1)"
+    )
+    assert every in shown(answer_table(tables), 400)
+    assert f"**{every}**" in summary_markdown(tables)
+    found = answer_json(tables)
+    assert found["warnings"] == [every, no]
+    assert found["no_signal"][0] == {
+        "run_id": "00000000ffffffffffff",
+        "point": FIRST,
+        "fold": 0,
+        "seed": 0,
+        "predicts": "every pixel",
+    }
+    assert [entry["predicts"] for entry in found["no_signal"]] == [
+        "every pixel",
+        "no pixel",
+        "every pixel",
+        "no pixel",
+    ]
+
+
+def test_at_most_three_runs_without_signal_are_named(tmp_path: Path):
+    predicts = {(point, seed): "every pixel" for point in GRID for seed in (0, 1)}
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, predicts=predicts))
+    (line,) = warnings(tables)
+    assert line.startswith("8 runs found no signal on validation")
+    assert line.endswith("loss=combined beta=0.5 ema=0.99 (fold 0 seed 0) and 5 more")
+    assert line.count("(fold ") == 3
+
+
+def test_one_run_without_signal_is_in_the_singular(tmp_path: Path):
+    predicts = {(FIRST, 0): "no pixel"}
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, predicts=predicts))
+    assert warnings(tables) == [
+        "1 run found no signal on validation: its threshold predicts no pixel: "
+        "loss=combined beta=0.5 ema=null (fold 0 seed 0)"
+    ]
+
+
+def test_undefined_scores_and_other_epochs_are_no_missing_signal(tmp_path: Path):
+    # NaN throughout is counted as undefined already; the table has no sensitivity at epoch 2.
+    predicts = {(FIRST, 0): "all NaN"}
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, predicts=predicts))
+    assert warnings(tables) == []
