@@ -41,7 +41,7 @@ def write_answer(
         points: Name -> the axes that apply to the point.
         selected: The chosen point.
         unfinished: (point, seed) of runs that are still queued.
-        predicts: (point, seed) -> key of `PREDICTS`; "vessels" where nothing is said.
+        predicts: (point, seed) -> key of `PREDICTS` on validation; "vessels" where nothing is said.
         records: Whether ``results/runs`` holds the records of the finished runs.
     """
     axes = list(dict.fromkeys(axis for config in points.values() for axis in config))
@@ -63,8 +63,10 @@ def write_answer(
                 continue
             if records:
                 write_record(results, run_id, "finished")
-            kind = (predicts or {}).get((point, seed), "vessels")
             for role, domain in domains:
+                kind = (
+                    (predicts or {}).get((point, seed), "vessels") if role == "val" else "vessels"
+                )
                 scores = zip(("dice", "sensitivity", "specificity"), PREDICTS[kind], strict=True)
                 rows["images"] += [
                     {**head, "epoch": epoch, "domain": domain, "role": role, "source_id": "*"}
