@@ -36,6 +36,7 @@ _ACTIONS = {
     errno.EROFS: ("this file system is read-only", "choose another folder"),
     errno.ENOTDIR: ("a part of this path is a file, not a folder", "choose another folder"),
     errno.EISDIR: ("this is a folder, not a file", "choose another name"),
+    errno.EEXIST: ("a file stands where a folder should be", "move it away"),
     errno.ENAMETOOLONG: ("this name is too long for the file system", "choose a shorter one"),
 }
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -97,6 +98,17 @@ def read_json(path: str | Path) -> Any:
         json.JSONDecodeError: It is not JSON.
     """
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_json_or_none(path: str | Path) -> Any:
+    """Read a JSON file; None when there is none, or what is there is not JSON.
+
+    For files of which nobody knows what happened to them: cut short, overwritten, made a folder.
+    """
+    try:
+        return read_json(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        return None
 
 
 def create_exclusive(path: str | Path, data: bytes) -> bool:

@@ -52,7 +52,10 @@ class Checkpoints:
             FileNotFoundError: There is none (a writer that is alive may just have pruned it).
             Torn: It is damaged.
         """
-        return read_sealed(self._path(step))
+        try:
+            return read_sealed(self._path(step))
+        except IsADirectoryError:
+            raise Torn(f"{self._path(step)}: this is a folder, not a file") from None
 
     def newest(self) -> tuple[int, bytes] | None:
         """Step and payload of the newest whole checkpoint, or None when there is none."""

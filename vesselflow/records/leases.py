@@ -27,6 +27,10 @@ import psutil
 
 from vesselflow.records.atomic import create_exclusive, explained, json_bytes, read_json
 
+#: Age at which a claim that cannot be read is free again.
+_UNKNOWN_TIMEOUT_S = 30.0
+#: What reading a file raises that is not JSON, or is another program's.
+_DAMAGED = (ValueError, TypeError, KeyError, RecursionError)
 #: A process's start time is a little different each time that the wall clock is adjusted.
 _SAME_START_S = 2.0
 
@@ -124,7 +128,9 @@ class Lease:
             _path(claims_folder, number).unlink(missing_ok=True)
             return None
         for old in claims:
-            _path(claims_folder, old.number).unlink(missing_ok=True)
+            # One that is a folder stays: its number is lower, and does not count.
+            with contextlib.suppress(IsADirectoryError, PermissionError):
+                _path(claims_folder, old.number).unlink(missing_ok=True)
         return lease
 
     @staticmethod
@@ -158,10 +164,12 @@ class Lease:
             if max(_numbers(self._folder), default=0) != self.number:
                 return True
             # After a reset the numbers begin again: the same number can be another's.
-            return bool(read_json(self._path).get("token") != self._token)
-        except FileNotFoundError:
+            token = read_json(self._path)["token"]
+            return isinstance(token, str) and token != self._token
+        except (FileNotFoundError, NotADirectoryError):
             return True
-        except OSError:
+        except (OSError, *_DAMAGED):
+            # Who damages a claim has claimed nothing.
             return False
 
     @property
@@ -180,15 +188,26 @@ def _numbers(claims_folder: Path) -> list[int]:
 
 def _read(claims_folder: Path) -> list[Claim]:
     claims = []
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for number in _numbers(claims_folder):
             path = _path(claims_folder, number)
             # A claim can be cleared away while we read: a higher one is there then.
             with contextlib.suppress(FileNotFoundError):
-                content, heartbeat_s = read_json(path), path.stat().st_mtime
-                timeout_s = float(content["timeout_s"])
-                claims.append(Claim(number, heartbeat_s, timeout_s, content["owner"]))
+                heartbeat_s = path.stat().st_mtime
+                timeout_s, owner = _content(path)
+                claims.append(Claim(number, heartbeat_s, timeout_s, owner))
     return claims
+
+
+def _content(path: Path) -> tuple[float, Mapping[str, Any]]:
+    """Timeout and owner of a claim; of a damaged one only the heartbeat is known, and decides."""
+    try:
+        content = read_json(path)
+        timeout_s, owner = float(content["timeout_s"]), dict(content["owner"])
+    except (IsADirectoryError, *_DAMAGED):
+        return _UNKNOWN_TIMEOUT_S, {}
+    # Not below or equal zero and not NaN, either of which would free a claim that lives.
+    return (timeout_s if timeout_s > 0 else _UNKNOWN_TIMEOUT_S), owner
 
 
 def _identified(owner: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ and is not disturbs nobody. It resumes from the newest whole checkpoint of all a
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import math
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -35,12 +35,14 @@ from vesselflow.records.atomic import (
     create_exclusive,
     explained,
     json_bytes,
-    read_json,
+    read_json_or_none,
     write_bytes,
     write_json,
 )
 from vesselflow.records.checkpoints import Checkpoints
 from vesselflow.records.leases import Lease
+
+_NOT_FINISHED = "the run does not count as finished, its attempts are kept"
 
 
 class RunState(enum.Enum):
@@ -133,22 +135,33 @@ class RunRecord:
         """How the run stands; queued when there is no record of it.
 
         Acceptance is read off accepted.json itself, so that a process killed right after it cannot
-        leave a finished run that looks unfinished.
+        leave a finished run that looks unfinished. Where that file is damaged, or gone while the
+        note says "finished", the run is not finished, and the message says so.
         """
-        noted = self._noted()
-        if noted.state is RunState.FINISHED:
-            return noted
-        accepted = self.accepted()
+        noted, accepted, numbers = self._noted(), self.accepted(), self._numbers()
         if accepted is not None:
             return self._finished(noted, accepted)
-        return replace(noted, attempts=max(self._numbers(), default=0))
+        damaged = os.path.lexists(self._accepted_path)
+        if damaged or noted.state is RunState.FINISHED:
+            return replace(
+                noted,
+                state=RunState.RUNNING if numbers else RunState.QUEUED,
+                attempts=max(numbers, default=0),
+                message=f"accepted.json is {'damaged' if damaged else 'gone'}: {_NOT_FINISHED}",
+                accepted_attempt=None,
+            )
+        return replace(noted, attempts=max(numbers, default=0), accepted_attempt=None)
 
     def accepted(self) -> dict[str, Any] | None:
-        """The accepted attempt: ``{"attempt": number, "summary": {...}}``; None before there is."""
-        try:
-            return dict(read_json(self.folder / "accepted.json"))
-        except FileNotFoundError:
+        """The accepted attempt: ``{"attempt": number, "summary": {...}}``.
+
+        None before there is one, and where the file that names it is damaged.
+        """
+        content = read_json_or_none(self._accepted_path)
+        if not isinstance(content, dict) or not isinstance(content.get("summary"), dict):
             return None
+        steps = content["summary"].get("steps", 0)
+        return content if _is_count(content.get("attempt")) and _is_count(steps) else None
 
     def reset(self) -> None:
         """Forget the run and all its files: it is whole until one rename, and gone after it.
@@ -181,7 +194,7 @@ class RunRecord:
         Raises:
             UserError: The folder cannot be written.
         """
-        messages: list[str] = []
+        messages = self._set_damaged_aside()
         point = self.resume_point(messages)
         number = max(self._numbers(), default=0) + 1
         with explained(self.folder):
@@ -238,7 +251,7 @@ class RunRecord:
         curve = self._joined(attempt.number)
         write_json(attempt.folder / "curve.json", curve)
         content = {"attempt": attempt.number, "summary": dict(summary)}
-        create_exclusive(self.folder / "accepted.json", json_bytes(content))
+        create_exclusive(self._accepted_path, json_bytes(content))
         accepted = self.accepted()
         if accepted is None:
             # A reset took the run away under us: nothing is accepted, and nothing noted.
@@ -270,27 +283,33 @@ class RunRecord:
         It is the curve of the accepted attempt, else of the newest one: its own rows, and before
         the step that it resumed from the rows of the attempt that it resumed from, and so on.
         Rows that an attempt wrote past the checkpoint that was resumed from are left out, as the
-        later attempt did those steps again. Undefined and infinite numbers are NaN.
+        later attempt did those steps again. Undefined and infinite numbers are NaN. Parts that are
+        damaged are left out.
         """
-        accepted = self.accepted()
-        if accepted is not None:
-            number = int(accepted["attempt"])
-            rows = read_json(self.attempt_folder(number) / "curve.json")
-        else:
-            begun = self._begun()
-            rows = self._joined(max(begun)) if begun else []
+        accepted, begun = self.accepted(), self._begun()
+        number = max(begun, default=0) if accepted is None else int(accepted["attempt"])
+        rows = None if accepted is None else _read_rows(self.attempt_folder(number) / "curve.json")
+        if rows is None:
+            rows = self._joined(number) if number in begun else []
         return [
             {key: math.nan if value is None else value for key, value in row.items()}
             for row in rows
         ]
 
     def costs(self) -> list[dict[str, Any]]:
-        """What each attempt that ended said of its cost, with its number under ``attempt``."""
+        """What each attempt that ended said of its cost, with its number under ``attempt``.
+
+        What is neither a number nor text is left out, as is a file that is damaged.
+        """
         costs = []
         for number in self._begun():
-            with contextlib.suppress(FileNotFoundError):
-                cost = read_json(self.attempt_folder(number) / "cost.json")
-                plain = {key: math.nan if value is None else value for key, value in cost.items()}
+            cost = read_json_or_none(self.attempt_folder(number) / "cost.json")
+            if isinstance(cost, dict):
+                plain = {
+                    key: math.nan if value is None else value
+                    for key, value in cost.items()
+                    if value is None or isinstance(value, str) or _is_number(value)
+                }
                 costs.append({**plain, "attempt": number})
         return costs
 
@@ -312,7 +331,7 @@ class RunRecord:
         path = self.weights_path(epoch)
         try:
             return path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise UserError(
                 f"the weights of epoch {epoch} are missing",
                 where=str(path),
@@ -328,13 +347,18 @@ class RunRecord:
         """Numbers that are taken, in order."""
         try:
             names = os.listdir(self.folder / "attempts")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _begun(self) -> list[int]:
-        """Attempts that have said what they resumed from; before that they wrote nothing else."""
-        return [n for n in self._numbers() if (self.attempt_folder(n) / "attempt.json").exists()]
+        """Attempts that wrote anything; the first that they write is what they resumed from."""
+        kinds = ("attempt.json", "rows", "checkpoints")
+        return [
+            number
+            for number in self._numbers()
+            if any((self.attempt_folder(number) / kind).exists() for kind in kinds)
+        ]
 
     def _joined(self, number: int) -> list[dict[str, Any]]:
         pieces: list[list[dict[str, Any]]] = []
@@ -342,26 +366,64 @@ class RunRecord:
         current: int | None = number
         while current is not None:
             folder = self.attempt_folder(current)
-            resumed = read_json(folder / "attempt.json")["resumed_from"]
-            after = -1 if resumed is None else int(resumed["step"])
+            resumed = self._resumed_from(current)
+            after = -1 if resumed is None else resumed[0]
             parts = [step for step in _parts(folder / "rows") if after < step <= upto]
-            pieces += [read_json(_part_path(folder, step)) for step in reversed(parts)]
+            pieces += [_read_rows(_part_path(folder, step)) or [] for step in reversed(parts)]
             upto = min(upto, after)
-            current = None if resumed is None else int(resumed["attempt"])
+            current = None if resumed is None else resumed[1]
         return [row for piece in reversed(pieces) for row in piece]
 
+    def _resumed_from(self, number: int) -> tuple[int, int] | None:
+        """Step and attempt that an attempt resumed from; None for a fresh start."""
+        content = read_json_or_none(self.attempt_folder(number) / "attempt.json")
+        if isinstance(content, dict) and "resumed_from" in content:
+            resumed = content["resumed_from"]
+            if resumed is None:
+                return None
+            if isinstance(resumed, dict):
+                step, attempt = resumed.get("step"), resumed.get("attempt")
+                if _is_count(step) and _is_count(attempt) and attempt < number:
+                    return step, attempt
+        # Damaged. Rows are written at the ends of epochs: those before an attempt's own first ones
+        # are before the checkpoint that it resumed from, and are those of the attempt before it.
+        before = [n for n in self._begun() if n < number]
+        own = _parts(self.attempt_folder(number) / "rows")
+        return (own[0] - 1 if own else sys.maxsize, before[-1]) if before else None
+
+    @property
+    def _accepted_path(self) -> Path:
+        return self.folder / "accepted.json"
+
+    def _set_damaged_aside(self) -> list[str]:
+        """Make room for what is to be written where something damaged stands; a line for each."""
+        status_path = self.folder / "status.json"
+        damaged = [status_path] if status_path.is_dir() else []
+        if self.accepted() is None and os.path.lexists(self._accepted_path):
+            damaged.append(self._accepted_path)
+        messages = []
+        for path in damaged:
+            aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
+            with explained(self.folder):
+                path.rename(aside)
+            messages.append(f"{path.name} was damaged; it is set aside as {aside.name}")
+        return messages
+
     def _noted(self) -> Status:
+        """The note in status.json; an empty one where there is none, or one of another version."""
+        content = read_json_or_none(self.folder / "status.json")
+        if not isinstance(content, dict):
+            return Status()
         try:
-            content = read_json(self.folder / "status.json")
-            return Status(**{**content, "state": RunState(content["state"])})
-        except FileNotFoundError:
-            return Status()
+            noted = Status(**{**content, "state": RunState(content["state"])})
         except (ValueError, TypeError, KeyError):
-            # Of another version: only a note, so it is written anew; the truth is accepted.json.
             return Status()
+        counts = (noted.attempts, noted.epochs, noted.steps, noted.accepted_attempt or 0)
+        known = all(map(_is_count, counts)) and isinstance(noted.message, str)
+        return noted if known else Status()
 
     def _note(self, number: int, **changes: Any) -> None:
-        noted = self._noted()
+        noted = self.status()
         # An attempt that was taken over, or came too late, no longer speaks for the run.
         if number >= noted.attempts and noted.state is not RunState.FINISHED:
             self._write_status(replace(noted, **changes))
@@ -432,7 +494,7 @@ def read_index(results: str | Path) -> list[tuple[str, Status]]:
             names = sorted(
                 entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
             )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [(name, RunRecord(results, name).status()) for name in names]
 
@@ -445,10 +507,28 @@ def _parts(folder: Path) -> list[int]:
     """Steps of the parts in a folder, in order."""
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(
-        int(name.removesuffix(".json"))
-        for name in names
-        if name.endswith(".json") and name[0] != "."
-    )
+    steps = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(int(step) for step in steps if step.isdecimal())
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]] | None:
+    """Rows of a curve; None when the file is not there, or not such a list."""
+    rows = read_json_or_none(path)
+    if not isinstance(rows, list):
+        return None
+    for row in rows:
+        if not isinstance(row, dict) or not _is_count(row.get("step")):
+            return None
+        if not all(value is None or _is_number(value) for value in row.values()):
+            return None
+    return rows
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
