@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import training_cases as cases
+
+sys.path.append(str(Path(__file__).parents[1] / "records"))
+from record_damage import DAMAGE
 
 from vesselflow.evaluation.domains import ROLES
 from vesselflow.evaluation.parts import POOLED, Part
@@ -260,3 +266,31 @@ def test_null_is_a_value_and_an_axis_that_does_not_apply_is_missing(done, tmp_pa
         assert table["config.train.ema"].to_list() == ["null", "0.9"]
         assert table.loc["p0", "config.loss.beta"] == "0.5"
         assert pd.isna(table.loc["p1", "config.loss.beta"])
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_tables_are_made_of_damaged_records(done, tmp_path, kind):
+    cell = _cell(done)
+    evaluations = tmp_path / "evaluations"
+    evaluations.symlink_to(done.results / "evaluations", target_is_directory=True)
+    names = sorted(
+        path.relative_to(done.results)
+        for path in (done.results / "runs" / cell.run_id).rglob("*.json")
+    )
+    assert len(names) >= 7
+    for name in names:
+        run = tmp_path / "runs" / cell.run_id
+        shutil.copytree(
+            done.results / "runs" / cell.run_id,
+            run,
+            ignore=shutil.ignore_patterns("*.pt", "*.ckpt", "*.npz"),
+        )
+        DAMAGE[kind](tmp_path / name)
+        row = score_cell(cell, tmp_path)
+        assert row.complete == (name.name != "accepted.json"), name
+        paths = write_tables(tmp_path / "tables", [row], tmp_path)
+        if row.complete:
+            points = pd.read_parquet(paths["points"])
+            assert points["selected"].all()
+        assert len(pd.read_parquet(paths["cost"])) <= 1
+        shutil.rmtree(run)

@@ -266,11 +266,12 @@ def _epochs(scored: Sequence[Scored], results: Path) -> pa.Table:
     rows = []
     for row in scored:
         for entry in RunRecord(results, row.cell.run_id).rows():
+            if not isinstance(entry.get("epoch"), int):
+                continue  # a damaged row: of no epoch, so of no curve
             place = {"epoch": entry["epoch"], "step": entry["step"]}
             for name, value in entry.items():
                 if name not in place:
-                    value = math.nan if value is None else value
-                    rows.append({**_head(row), **place, "name": name, "value": value})
+                    rows.append({**_head(row), **place, "name": name, "value": float(value)})
     return _table(
         rows,
         [
@@ -317,8 +318,12 @@ def _images(scored: Sequence[Scored]) -> pa.Table:
 
 
 def _cost(scored: Sequence[Scored], results: Path) -> pa.Table:
+    texts = ("slot", "host")
+    numbers = ("wall_s", "train_s", "evaluate_s", "start_s", "steps", "steps_per_s")
     rows = [
-        {**_head(row), **cost}
+        {**_head(row), "attempt": cost["attempt"]}
+        | {name: cost[name] for name in texts if isinstance(cost.get(name), str)}
+        | {name: float(cost[name]) for name in numbers if isinstance(cost.get(name), int | float)}
         for row in scored
         for cost in RunRecord(results, row.cell.run_id).costs()
     ]
@@ -327,13 +332,7 @@ def _cost(scored: Sequence[Scored], results: Path) -> pa.Table:
         [
             *_HEAD,
             ("attempt", pa.int64()),
-            ("slot", pa.string()),
-            ("host", pa.string()),
-            ("wall_s", pa.float64()),
-            ("train_s", pa.float64()),
-            ("evaluate_s", pa.float64()),
-            ("start_s", pa.float64()),
-            ("steps", pa.float64()),
-            ("steps_per_s", pa.float64()),
+            *((name, pa.string()) for name in texts),
+            *((name, pa.float64()) for name in numbers),
         ],
     )
