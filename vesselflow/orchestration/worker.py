@@ -195,9 +195,7 @@ class _Job:
         self.view = view_of(spec.experiment)
 
     def run(self) -> Result:
-        self.trained = self.group.share(
-            self.record.status().state is RunState.FINISHED if self.group.rank == 0 else None
-        )
+        self.trained = self.group.share(self._finished() if self.group.rank == 0 else None)
         steps, train_s = 0, 0.0
         if not self.trained:
             outcome, steps, train_s = self._train()
@@ -212,6 +210,34 @@ class _Job:
         epoch, value = self._evaluate()
         self.evaluate_s += time.perf_counter() - began
         return Result("finished", value, epoch, steps=steps, cost=self._cost(steps, train_s))
+
+    def _finished(self) -> bool:
+        """Whether nothing is left to train; a run whose lost weights are needed is reopened."""
+        if self.record.status().state is not RunState.FINISHED:
+            return False
+        lost = self._lost_epoch()
+        if lost is None:
+            return True
+        self.reports.message(
+            f"{self.spec.label}: the weights of epoch {lost} are lost and a score of it is "
+            "missing; the run is trained again"
+        )
+        self.record.reopen()
+        return False
+
+    def _lost_epoch(self) -> int | None:
+        """The first epoch that is to be scored and of which no weights can be read."""
+        experiment = self.spec.experiment
+        for epoch in experiment.score.at(experiment.train.epochs):
+            paths = (self._part_path(domain, epoch) for domain in self.spec.domains)
+            if all(read_part(path) is not None for path in paths):
+                continue
+            try:
+                load(self.record.read_weights(epoch))
+            except Exception:
+                # A file that is cut short raises one of many types.
+                return epoch
+        return None
 
     def _cost(self, steps: int, train_s: float) -> dict[str, float]:
         """What this attempt cost; kept with it, if there is one on this rank."""
@@ -424,6 +450,12 @@ class _Job:
             done = folder / f".{self._part_path(domain, epoch).stem}"
             if done.exists():
                 continue
+            if not self.record.weights_path(epoch).is_file():
+                # Pictures are no reason to train a run again whose scores are all there.
+                self.reports.message(
+                    f"{self.spec.label}: no previews: the weights of epoch {epoch} are lost"
+                )
+                return
             write_previews(
                 folder,
                 cached(),

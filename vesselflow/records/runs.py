@@ -186,6 +186,20 @@ class RunRecord:
             self.folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
+    def reopen(self) -> None:
+        """Take the acceptance back, for a run that is to be trained again from its beginning.
+
+        To be called by the holder of the run. What earlier attempts wrote of their curve and cost
+        stays; checkpoints, weights and previews go.
+        """
+        with explained(self.folder):
+            # First of all: killed after it, this is an unfinished run that is looked at again.
+            self._accepted_path.unlink(missing_ok=True)
+            for number in self._numbers():
+                shutil.rmtree(self._checkpoints(number), ignore_errors=True)
+            for folder in (self.folder / "weights", self.previews_folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
     # -- attempts ------------------------------------------------------------------------------
 
     def begin_attempt(self) -> Attempt:
