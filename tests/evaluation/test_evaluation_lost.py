@@ -10,6 +10,7 @@ import pytest
 import training_cases as cases
 
 from vesselflow.evaluation.parts import part_id, part_path
+from vesselflow.evaluation.tables import Cell, losses, score_cell
 from vesselflow.orchestration.worker import LocalData, Reports, execute
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord, RunState
@@ -110,3 +111,37 @@ def test_a_new_domain_is_scored_by_weights_that_are_there(again, done):
     again.record.weights_path(1).unlink()
     again.record.weights_path(2).unlink()
     assert again(fewer).steps == 0
+
+
+def _cell(spec) -> Cell:
+    return Cell(
+        point="loss=combined",
+        index=0,
+        params={},
+        run_id=spec.run_id,
+        fold=spec.fold,
+        seed=spec.seed,
+        experiment=spec.experiment,
+        domains=spec.domains,
+    )
+
+
+def test_the_start_says_what_a_record_lost(again, done):
+    cell = _cell(done.spec)
+    assert losses([score_cell(cell, again.results)], again.results) == []
+    again.record.weights_path(1).unlink()
+    row = score_cell(cell, again.results)
+    assert row.complete
+    assert losses([row, row], again.results) == [
+        "the weights of 2 finished runs are gone: nothing is lost for this answer, but another "
+        "score would train them again"
+    ]
+    (again.record.folder / "accepted.json").write_text("7")
+    row = score_cell(cell, again.results)
+    assert not row.complete
+    assert losses([row], again.results) == [
+        f"loss=combined (fold {cell.fold} seed {cell.seed}): accepted.json is damaged: "
+        "the run does not count as finished, its attempts are kept"
+    ]
+    shutil.rmtree(again.record.folder)
+    assert losses([score_cell(cell, again.results)], again.results) == []

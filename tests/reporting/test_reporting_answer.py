@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 from answer_examples import write_answer
 from rich.console import Console
 
+from vesselflow.reporting.runs import load_runs
 from vesselflow.reporting.tables import load_tables
 from vesselflow.reporting.terminal import (
     answer_json,
     answer_table,
     chosen_sentence,
+    footnotes,
     points_json,
     summary_markdown,
     warnings,
@@ -190,3 +193,77 @@ def test_undefined_scores_and_other_epochs_are_no_missing_signal(tmp_path: Path)
     predicts = {(FIRST, 0): "all NaN"}
     tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, predicts=predicts))
     assert warnings(tables) == []
+
+
+# -- runs that are gone ------------------------------------------------------------------------
+
+
+def _run_folder(sweep: Path, index: int, seed: int) -> Path:
+    return sweep.parent / "runs" / f"{index:04x}{seed:04x}".ljust(20, "f")
+
+
+def test_a_run_that_is_gone_is_said_by_the_answer(tmp_path: Path):
+    sweep = write_answer(tmp_path, GRID, selected=FIRST, records=True)
+    assert warnings(load_tables(sweep)) == []
+    shutil.rmtree(_run_folder(sweep, 0, 1))
+    tables = load_tables(sweep)
+    line = (
+        "1 run of these tables is gone from runs/: loss=combined beta=0.5 ema=null (fold 0 seed 1);"
+        " its scores are those of before, the next start of the sweep trains it again"
+    )
+    assert warnings(tables) == [line]
+    assert line in shown(answer_table(tables), 400)
+    assert f"**{line}**" in summary_markdown(tables)
+    assert answer_json(tables)["gone"] == [
+        {"run_id": _run_folder(sweep, 0, 1).name, "point": FIRST, "fold": 0, "seed": 1}
+        | {"state": "gone"}
+    ]
+
+
+def test_a_run_that_is_no_longer_finished_is_said_by_the_answer(tmp_path: Path):
+    sweep = write_answer(tmp_path, GRID, selected=FIRST, records=True)
+    for index in range(4):
+        (_run_folder(sweep, index, 0) / "accepted.json").write_text("{")
+    assert warnings(load_tables(sweep)) == [
+        "4 runs of these tables are no longer finished in runs/: "
+        "loss=combined beta=0.5 ema=null (fold 0 seed 0), "
+        "loss=combined beta=0.5 ema=0.99 (fold 0 seed 0), loss=bce ema=null (fold 0 seed 0) "
+        "and 1 more; their scores are those of before, the next start of the sweep takes them up"
+    ]
+
+
+def test_tables_that_were_copied_without_their_runs_say_so_in_a_note(tmp_path: Path):
+    sweep = write_answer(tmp_path, GRID, selected=FIRST)
+    tables = load_tables(sweep)
+    assert warnings(tables) == []
+    assert "The records of these runs are not beside the tables (no folder runs/)." in (
+        footnotes(tables)
+    )
+    assert answer_json(tables)["gone"] == []
+
+
+def test_runs_say_what_is_gone(tmp_path: Path):
+    sweep = write_answer(tmp_path, GRID, selected=FIRST, records=True)
+    shutil.rmtree(_run_folder(sweep, 2, 1))
+    (_run_folder(sweep, 3, 0) / "accepted.json").write_text("[]")
+    runs = {row.run_id: row for row in load_runs(sweep)}
+    gone = runs[_run_folder(sweep, 2, 1).name]
+    assert (gone.state, gone.message) == (
+        "gone",
+        "its folder is gone from runs/; the next start of the sweep trains it again",
+    )
+    damaged = runs[_run_folder(sweep, 3, 0).name]
+    assert damaged.state == "running"
+    assert damaged.message.startswith("accepted.json is damaged")
+    assert [row.state for row in runs.values()].count("finished") == 6
+
+
+def test_runs_of_copied_tables_are_those_of_the_tables(tmp_path: Path):
+    sweep = write_answer(tmp_path, GRID, unfinished=[(FIRST, 0)])
+    states = [row.state for row in load_runs(sweep)]
+    assert (states.count("queued"), states.count("finished")) == (1, 7)
+
+
+def test_a_queued_run_without_a_folder_is_not_gone(tmp_path: Path):
+    sweep = write_answer(tmp_path, GRID, records=True, unfinished=[(FIRST, 0)])
+    assert [row.state for row in load_runs(sweep)].count("queued") == 1

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def _sweep(
     console: Console, args: argparse.Namespace, space: Space, file: Path, results: Path
 ) -> int:
+    from vesselflow.evaluation.tables import losses
     from vesselflow.orchestration.prepare import prepare
 
     def notify(text: str) -> None:
@@ -91,6 +92,8 @@ def _sweep(
         f"[bold]{prepared.folder.name}[/bold]: {len(prepared.expansion.points)} points, "
         f"{total} runs, {total - len(missing)} already done, {len(missing)} to do"
     )
+    for line in losses(prepared.scored, results):
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
     if space.question:
         console.print(f"[italic]{space.question}[/italic]")
     try:

@@ -130,6 +130,28 @@ def selected_point(scored: Sequence[Scored]) -> str | None:
     return choose_point(point_scores(scored))
 
 
+def losses(scored: Sequence[Scored], results: Path) -> list[str]:
+    """What the records of these runs lost, and what comes of it, a line each."""
+    lines = [
+        f"{row.cell.point} (fold {row.cell.fold} seed {row.cell.seed}): {row.message}"
+        for row in scored
+        # Nobody writes a message for a run that waits or runs: it tells of a damaged record.
+        if row.message and row.state in (RunState.QUEUED.value, RunState.RUNNING.value)
+    ]
+    bare = 0
+    for row in scored:
+        if row.complete:
+            record = RunRecord(results, row.cell.run_id)
+            paths = {record.weights_path(epoch) for epoch, _ in row.parts}
+            bare += not all(path.is_file() for path in paths)
+    if bare:
+        lines.append(
+            f"the weights of {bare} finished {'run are' if bare == 1 else 'runs are'} gone: "
+            "nothing is lost for this answer, but another score would train them again"
+        )
+    return lines
+
+
 def write_tables(folder: Path, scored: Sequence[Scored], results: Path) -> dict[str, Path]:
     """Write all tables of a sweep; return their paths by name."""
     axes = list(dict.fromkeys(key for row in scored for key in row.cell.params))

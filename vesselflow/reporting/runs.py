@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vesselflow.errors import UserError, closest
-from vesselflow.records.runs import read_index
+from vesselflow.records.runs import RunRecord, RunState, read_index
 from vesselflow.reporting.tables import SweepTables, is_sweep, read_table, sweeps_of
 from vesselflow.reporting.wording import printable
+
+#: The state of a run that a table knows as trained, and that has no folder any more.
+GONE = "gone"
+_GONE = "its folder is gone from runs/; the next start of the sweep trains it again"
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,11 @@ class RunRow:
             only one sweep is looked at.
         fold: Index of its fold; None while no table knows it.
         seed: Its seed; None while no table knows it.
-        state: What its record says ("queued", "running", "paused", "finished", "failed").
+        state: What its record says ("queued", "running", "paused", "finished", "failed"); "gone"
+            where a table knows it as trained and its folder is no longer there.
         epochs: Epochs that its record has a curve of; None where only a table was read.
         epoch: The epoch chosen on validation; None while it is not scored.
-        message: Why it failed, in one line; "" otherwise.
+        message: Why it failed, paused or is gone, in one line; "" otherwise.
     """
 
     run_id: str
@@ -47,6 +52,61 @@ class RunRow:
 def sweep_runs(tables: SweepTables) -> list[RunRow]:
     """The runs of one sweep in the order of its table, in the state that the table knows."""
     return list(_table_rows("", tables.runs).values())
+
+
+@dataclass(frozen=True)
+class LostRun:
+    """A run that the tables hold as finished and that its folder does not.
+
+    Attributes:
+        run_id: Name of the run.
+        point: Its point.
+        fold: Index of its fold.
+        seed: Its seed.
+        state: "gone" without a folder; otherwise what its record says.
+    """
+
+    run_id: str
+    point: str
+    fold: int
+    seed: int
+    state: str
+
+
+def lost_runs(tables: SweepTables) -> list[LostRun]:
+    """The finished runs of the tables whose record is gone or says otherwise, in their order.
+
+    Their scores were true of the runs as they were. Empty where the tables stand alone.
+    """
+    results = results_of(tables.folder)
+    if not has_records(results):
+        return []
+    found = []
+    for entry in tables.complete.to_dict("records"):
+        record = RunRecord(results, str(entry["run_id"]))
+        state = record.status().state
+        if state is not RunState.FINISHED:
+            gone = not record.folder.is_dir()
+            found.append(
+                LostRun(
+                    run_id=record.run_id,
+                    point=str(entry["point"]),
+                    fold=int(entry["fold"]),
+                    seed=int(entry["seed"]),
+                    state=GONE if gone else state.value,
+                )
+            )
+    return found
+
+
+def results_of(sweep: Path) -> Path:
+    """The results folder of a sweep's folder."""
+    return sweep.resolve().parent
+
+
+def has_records(results: Path) -> bool:
+    """Whether a results folder holds records of runs, and not copied tables alone."""
+    return (results / "runs").is_dir()
 
 
 def load_runs(folder: str | Path) -> list[RunRow]:
@@ -71,7 +131,7 @@ def load_runs(folder: str | Path) -> list[RunRow]:
             or "give a results folder: vesselflow runs results",
         )
     single = is_sweep(path)
-    results = path.parent if single else path
+    results = results_of(path) if single else path
     sweeps = [path] if single else sweeps_of(path)
     rows: dict[str, RunRow] = {}
     for sweep in sweeps:
@@ -83,6 +143,10 @@ def load_runs(folder: str | Path) -> list[RunRow]:
     recorded = _recorded(results, rows if single else None)
     for run_id, row in recorded.items():
         rows[run_id] = _joined(rows[run_id], row) if run_id in rows else row
+    if has_records(results):
+        for run_id, row in rows.items():
+            if run_id not in recorded and row.state != "queued":
+                rows[run_id] = replace(row, state=GONE, message=_GONE)
     if not rows:
         raise UserError(
             "this folder holds no runs",

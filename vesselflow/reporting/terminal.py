@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from vesselflow.reporting.runs import RunRow
+from vesselflow.reporting.runs import GONE, RunRow, has_records, lost_runs, results_of
 from vesselflow.reporting.tables import Domain, Score, SweepTables, load_tables
 from vesselflow.reporting.wording import (
     MISSING,
@@ -31,7 +31,13 @@ from vesselflow.reporting.wording import (
 _CHOSEN = "▶"
 #: Marks a mean that some runs did not enter because their value is undefined.
 _PARTIAL = "†"
-_STATE_STYLE = {"finished": "green", "failed": "red", "running": "cyan", "paused": "yellow"}
+_STATE_STYLE = {
+    "finished": "green",
+    "failed": "red",
+    "running": "cyan",
+    "paused": "yellow",
+    GONE: "red",
+}
 
 
 @dataclass(frozen=True)
@@ -221,6 +227,20 @@ def warnings(tables: SweepTables) -> list[str]:
             f"{count(done.runs_total, 'run')}) have all their runs; "
             + ("the choice may change" if done.points else "none can be chosen yet")
         )
+    lost = lost_runs(tables)
+    for gone, verb, place, next_start in (
+        (True, "gone", "from", "trains {} again"),
+        (False, "no longer finished", "in", "takes {} up"),
+    ):
+        runs = [run for run in lost if (run.state == GONE) == gone]
+        if runs:
+            named = [_run_text(tables, run.point, run.fold, run.seed) for run in runs]
+            one = len(runs) == 1
+            lines.append(
+                f"{count(len(runs), 'run')} of these tables {'is' if one else 'are'} {verb} "
+                f"{place} runs/: {_some(named)}; {'its' if one else 'their'} scores are those of "
+                f"before, the next start of the sweep {next_start.format('it' if one else 'them')}"
+            )
     for kind in ("every pixel", "no pixel"):
         blind = [run for run in tables.blind if run.predicts == kind]
         if blind:
@@ -256,6 +276,7 @@ def answer_json(tables: SweepTables) -> dict[str, Any]:
         "runs_complete": done.runs,
         "runs_total": done.runs_total,
         "warnings": warnings(tables),
+        "gone": [asdict(run) for run in lost_runs(tables)],
         "no_signal": [asdict(run) for run in tables.blind],
         "points": points_json(tables),
     }
@@ -271,6 +292,8 @@ def footnotes(tables: SweepTables) -> list[str]:
     if ood and tables.of_role("test"):
         outside = f"the mean of {listing(ood)}" if len(ood) > 1 else ood[0]
         notes.append(f"gap = test Dice minus {outside}.")
+    if not has_records(results_of(tables.folder)):
+        notes.append("The records of these runs are not beside the tables (no folder runs/).")
     undefined = [
         (column.title, tables.text(point), score)
         for column in score_columns(tables)
