@@ -65,6 +65,7 @@ def print_plan(
         UserError: The results folder belongs to another space, a store cannot be opened or made, or
             its sources cannot be split as the space asks.
     """
+    from vesselflow.orchestration.changes import changes_line
     from vesselflow.orchestration.prepare import (
         check_owner,
         check_stores,
@@ -113,6 +114,8 @@ def print_plan(
         console.print(f"done:   {done} of {cells} runs are finished already")
     _print_cost(console, space, runs, plan)
     console.print(f"results: {folder}", markup=False, soft_wrap=True)
+    if changed := changes_line(space, file, profile, results):
+        console.print(changed, style="yellow", markup=False, soft_wrap=True)
     console.print("nothing was started (--dry-run)")
 
 

@@ -77,12 +77,15 @@ def _sweep(
     console: Console, args: argparse.Namespace, space: Space, file: Path, results: Path
 ) -> int:
     from vesselflow.evaluation.tables import losses
+    from vesselflow.orchestration.changes import changes_line
     from vesselflow.orchestration.prepare import prepare
 
     def notify(text: str) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
     command = ["vesselflow", *sys.argv[1:]]
+    # Looked at before the folder's head is written anew, said when nothing was refused.
+    changed = changes_line(space, file, args.profile, results)
     prepared = prepare(space, file, results, profile=args.profile, command=command, notify=notify)
     if args.fresh:
         _forget(prepared)
@@ -92,7 +95,7 @@ def _sweep(
         f"[bold]{prepared.folder.name}[/bold]: {len(prepared.expansion.points)} points, "
         f"{total} runs, {total - len(missing)} already done, {len(missing)} to do"
     )
-    for line in losses(prepared.scored, results):
+    for line in (*([changed] if changed else ()), *losses(prepared.scored, results)):
         console.print(line, style="yellow", markup=False, soft_wrap=True)
     if space.question:
         console.print(f"[italic]{space.question}[/italic]")
