@@ -70,7 +70,9 @@ def test_runs_of_a_sweep(sweep, capsys):
     assert main(["runs", str(sweep)]) == 0
     out = capsys.readouterr().out
     assert "8 runs: 1 failed and 7 finished" in out
-    assert "loss_beta/loss=fuzzy,beta=0.5" in out
+    # With one sweep its name is said once.
+    assert out.splitlines()[0] == "sweep loss_beta"
+    assert " loss=fuzzy,beta=0.5" in out
 
 
 def test_runs_as_json(sweep, capsys):

@@ -267,3 +267,19 @@ def test_runs_of_copied_tables_are_those_of_the_tables(tmp_path: Path):
 def test_a_queued_run_without_a_folder_is_not_gone(tmp_path: Path):
     sweep = write_answer(tmp_path, GRID, records=True, unfinished=[(FIRST, 0)])
     assert [row.state for row in load_runs(sweep)].count("queued") == 1
+
+
+def test_three_axes_and_three_domains_fit_80_columns(tmp_path: Path):
+    domains = (
+        ("val", "chase"),
+        ("test", "chase"),
+        *(("ood", n) for n in ("stare", "drive", "hrf")),
+    )
+    sweep = write_answer(tmp_path, GRID, selected=FIRST, domains=domains)
+    lines = shown(answer_table(sweep), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    head = next(line for line in lines if line.split()[:3] == ["loss", "beta", "ema"])
+    assert head.split().count("Dice") == 5
+    row = next(line for line in lines if "▶" in line)
+    assert row.split()[1:4] == ["combined", "0.5", "null"]
+    assert row.count("0.800") == 5

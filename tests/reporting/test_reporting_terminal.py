@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -158,6 +159,60 @@ def test_runs_and_failures_as_tables():
     assert "bb22" in failures
     assert "aa11" not in failures
     assert failures_table(rows[:1]) is None
+
+
+def _row(number: int, state: str = "finished", message: str = "", **changes) -> RunRow:
+    point = f"losses/name=combined,beta=0.{number},ema=null"
+    epoch = 8 if state == "finished" else None
+    row = RunRow(f"{number}0a1b2c3d4e5f607182", (point,), 0, 1, state, 16, epoch, message)
+    return replace(row, **changes)
+
+
+LONG = "RuntimeError: the loss is not finite at step 7; lower optimizer.lr or set train.clip_norm"
+
+
+def _points(rows, width: int) -> list[str]:
+    """The lines of the last column."""
+    lines = shown(runs_table(rows), width).splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("run "))
+    at = lines[head].index("point")
+    return [line[at:].rstrip() for line in lines[head + 2 : -1]]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_runs_are_read_at_a_glance(width):
+    rows = [_row(0), _row(1, "failed", LONG), _row(2), _row(3, "queued", points=())]
+    lines = shown(runs_table(rows), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0] == "sweep losses"
+    for row in rows[:3]:
+        (line,) = [line for line in lines if row.points[0].removeprefix("losses/") in line]
+        assert line.split()[0] == row.run_id[: 8 if width == 80 else 20]
+    # The message stands below the point, whole.
+    assert LONG in " ".join(_points(rows, width))
+    assert _points(rows, width)[-1] == "—"
+
+
+def test_narrow_runs_are_folded_between_axes_and_never_cut():
+    rows = [_row(1)]
+    assert _points(rows, 72) == ["name=combined,beta=0.1,", "ema=null"]
+    assert _points(rows, 66) == ["name=combined,", "beta=0.1,ema=null"]
+    # Narrower than a part: all letters are there.
+    assert "".join(_points(rows, 55)) == "name=combined,beta=0.1,ema=null"
+
+
+def test_runs_of_several_sweeps_name_them_and_share_a_row():
+    rows = [_row(0, points=("one/beta=0", "two/beta=0.0")), _row(1, points=("one/beta=1",))]
+    assert _points(rows, 80) == ["one/beta=0", "two/beta=0.0", "one/beta=1"]
+
+
+def test_short_run_names_tell_runs_apart():
+    rows = [_row(0, run_id=name) for name in ("0123456789abcdef", "0123456789abffff")]
+    lines = shown(runs_table(rows), 60).splitlines()
+    assert [line.split()[0] for line in lines if "name=" in line] == [
+        "0123456789abc",
+        "0123456789abf",
+    ]
 
 
 def test_results_folder_with_one_sweep_means_that_sweep(sweep):

@@ -8,6 +8,10 @@ import sys
 
 _EPILOG = """DIR is a results folder (all runs) or the folder of one sweep in it (its runs only).
 
+States: queued, running (or killed while it ran), paused, finished, failed, and gone: the sweep's
+tables know the run, its folder in runs/ is no longer there. In a narrow terminal a run is named by
+the first letters of its name; --json has it whole.
+
   vesselflow runs results
   vesselflow runs results/loss_beta --json"""
 

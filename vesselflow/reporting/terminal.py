@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -394,47 +396,106 @@ def failures_table(runs: Sequence[RunRow]) -> RenderableType | None:
     if not failed:
         return None
     title = Text(f"{count(len(failed), 'run')} failed", style="bold red")
-    return Group(title, _runs_grid(failed, with_state=False))
+    return Group(title, _Runs(failed, with_state=False))
 
 
 def runs_table(runs: Sequence[RunRow]) -> RenderableType:
-    """All runs of a results folder, with a line of counts by state below."""
+    """All runs of a results folder, with a line of counts by state below.
+
+    The point stands last, with the message below it, and takes the width that is left: it is
+    folded between its axes, never cut. Where that is not enough, runs are named by the first
+    letters of their names, as many as tell them apart.
+    """
     if not runs:
         return Text("no runs")
     states = [run.state for run in runs]
     counts = listing(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    return Group(_runs_grid(runs, with_state=True), Text(f"{count(len(runs), 'run')}: {counts}"))
+    return Group(_Runs(runs, with_state=True), Text(f"{count(len(runs), 'run')}: {counts}"))
 
 
-def _runs_grid(runs: Sequence[RunRow], *, with_state: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    messages = any(run.message for run in runs)
-    table.add_column("run", no_wrap=True)
-    table.add_column("point", overflow="fold")
-    table.add_column("fold", justify="right", no_wrap=True)
-    table.add_column("seed", justify="right", no_wrap=True)
-    if with_state:
-        table.add_column("state", no_wrap=True)
-        table.add_column("epochs", justify="right", no_wrap=True)
-        table.add_column("chosen", justify="right", no_wrap=True)
-    if messages:
-        table.add_column("message", overflow="fold")
-    for run in runs:
-        style = _STATE_STYLE.get(run.state, "")
-        cells = [
-            Text(printable(run.run_id), style="dim"),
-            Text(", ".join(printable(point) for point in run.points) or MISSING),
-            Text(MISSING if run.fold is None else str(run.fold)),
-            Text(MISSING if run.seed is None else str(run.seed)),
-        ]
-        if with_state:
-            cells.append(Text(printable(run.state), style=style))
-            cells.append(Text(MISSING if run.epochs is None else str(run.epochs)))
-            cells.append(Text(MISSING if run.epoch is None else str(run.epoch)))
-        if messages:
-            cells.append(Text(printable(run.message), style="red" if run.state == "failed" else ""))
-        table.add_row(*cells)
-    return table
+class _Runs:
+    def __init__(self, runs: Sequence[RunRow], *, with_state: bool) -> None:
+        self.runs, self.with_state = runs, with_state
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
+        # With one sweep its name is said once, not in every row.
+        sweeps = {point.partition("/")[0] for run in self.runs for point in run.points}
+        single = len(sweeps) == 1 and all("/" in p for run in self.runs for p in run.points)
+        names = {
+            run.run_id: [point.partition("/")[2] if single else point for point in run.points]
+            for run in self.runs
+        }
+        letters = len(max((run.run_id for run in self.runs), key=len))
+        table = self._table(names, letters)
+        if not _fits([self._table(names, letters, messages=False)], console, options):
+            letters = _telling(run.run_id for run in self.runs)
+            table = self._table(names, letters)
+        head = [Text(f"sweep {printable(*sweeps)}", style="bold")] if single else []
+        return [*head, table]
+
+    def _table(
+        self, names: Mapping[str, Sequence[str]], letters: int, *, messages: bool = True
+    ) -> Table:
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            header_style="bold",
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("run", no_wrap=True)
+        table.add_column("fold", justify="right", no_wrap=True)
+        table.add_column("seed", justify="right", no_wrap=True)
+        if self.with_state:
+            table.add_column("state", no_wrap=True)
+            table.add_column("epochs", justify="right", no_wrap=True)
+            table.add_column("chosen", justify="right", no_wrap=True)
+        table.add_column("point")
+        for run in self.runs:
+            cells: list[RenderableType] = [
+                Text(printable(run.run_id[:letters]), style="dim"),
+                Text(MISSING if run.fold is None else str(run.fold)),
+                Text(MISSING if run.seed is None else str(run.seed)),
+            ]
+            style = _STATE_STYLE.get(run.state, "")
+            if self.with_state:
+                cells.append(Text(printable(run.state), style=style))
+                cells.append(Text(MISSING if run.epochs is None else str(run.epochs)))
+                cells.append(Text(MISSING if run.epoch is None else str(run.epoch)))
+            last: list[RenderableType] = [
+                _Folded(printable(name)) for name in names[run.run_id] or (MISSING,)
+            ]
+            if run.message and messages:
+                last.append(Text(printable(run.message), style=style, overflow="fold"))
+            table.add_row(*cells, Group(*last))
+        return table
+
+
+class _Folded:
+    """A name that is folded behind its commas and slashes; within a part where that is longer."""
+
+    def __init__(self, name: str) -> None:
+        self.parts = re.findall(r"[^,/]*[,/]|[^,/]+", name)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
+        lines = [""]
+        for part in self.parts:
+            if lines[-1] and cell_len(lines[-1] + part) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        return [Text(line, overflow="fold") for line in lines]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        widths = [cell_len(part) for part in self.parts]
+        return Measurement(max(widths, default=0), sum(widths)).with_maximum(options.max_width)
+
+
+def _telling(names: Iterable[str], least: int = 8) -> int:
+    """How many first letters tell all names apart, at least `least`."""
+    every = set(names)
+    longest = max(map(len, every))
+    known = (n for n in range(least, longest) if len({name[:n] for name in every}) == len(every))
+    return next(known, longest)
 
 
 def _finite(value: Any) -> float | None:
