@@ -17,7 +17,10 @@ DOMAINS = (("val", "a"), ("test", "a"), ("ood", "b"))
 PREDICTS = {
     "vessels": (0.8, 0.82, 0.97),
     "every pixel": (0.2, 1.0, 0.0),
+    "almost every pixel": (0.2, 0.9998, 0.0003),
     "no pixel": (0.0, 0.0, 1.0),
+    "almost no pixel": (0.01, 0.006, 0.999),
+    "many vessels, much else": (0.3, 1.0, 0.02),
     "nothing defined": (math.nan, math.nan, 1.0),
     "all NaN": (math.nan, math.nan, math.nan),
 }

@@ -188,6 +188,21 @@ def test_one_run_without_signal_is_in_the_singular(tmp_path: Path):
     ]
 
 
+def test_a_handful_of_pixels_is_no_signal(tmp_path: Path):
+    predicts = {
+        (FIRST, 0): "almost every pixel",
+        (SECOND, 1): "almost no pixel",
+        (THIRD, 0): "many vessels, much else",
+    }
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, predicts=predicts))
+    assert warnings(tables) == [
+        "1 run found no signal on validation: its threshold predicts almost every pixel: "
+        "loss=combined beta=0.5 ema=null (fold 0 seed 0)",
+        "1 run found no signal on validation: its threshold predicts almost no pixel: "
+        "loss=combined beta=0.5 ema=0.99 (fold 0 seed 1)",
+    ]
+
+
 def test_undefined_scores_and_other_epochs_are_no_missing_signal(tmp_path: Path):
     # NaN throughout is counted as undefined already; the table has no sensitivity at epoch 2.
     predicts = {(FIRST, 0): "all NaN"}

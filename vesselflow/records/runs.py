@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vesselflow.errors import UserError
 from vesselflow.records.atomic import (
@@ -540,7 +540,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]] | None:
     return rows
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return _is_number(value) and isinstance(value, int) and value >= 0
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vesselflow.reporting.runs import GONE, RunRow, has_records, lost_runs, results_of
-from vesselflow.reporting.tables import Domain, Score, SweepTables, load_tables
+from vesselflow.reporting.tables import BLIND, Domain, Score, SweepTables, load_tables
 from vesselflow.reporting.wording import (
     MISSING,
     count,
@@ -243,7 +243,7 @@ def warnings(tables: SweepTables) -> list[str]:
                 f"{place} runs/: {_some(named)}; {'its' if one else 'their'} scores are those of "
                 f"before, the next start of the sweep {next_start.format('it' if one else 'them')}"
             )
-    for kind in ("every pixel", "no pixel"):
+    for kind in BLIND:
         blind = [run for run in tables.blind if run.predicts == kind]
         if blind:
             named = [_run_text(tables, run.point, run.fold, run.seed) for run in blind]
