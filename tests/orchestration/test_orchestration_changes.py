@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "cli"))
+sys.path.append(str(Path(__file__).parents[1] / "records"))
 from bad_input import command, write_sources
+from record_damage import DAMAGE
 
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.space import load_space
@@ -172,3 +174,15 @@ def test_a_refused_start_says_the_refusal_alone(here: Path) -> None:
     (here / "results/space/provenance.json").write_text('{"space_file": "other.yaml"}')
     answer = command("sweep", "space.yaml", "--set", "train.epochs=4")
     assert (answer.code, answer.out) == (2, "")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind != "gone"])
+def test_a_damaged_provenance_is_refused_in_one_line(here: Path, kind: str) -> None:
+    head = here / "results/space/provenance.json"
+    DAMAGE[kind](head)
+    answer = command("sweep", "space.yaml", "--dry-run")
+    assert (answer.code, answer.out) == (2, "")
+    said = f"vesselflow: {Path('results/space/provenance.json')}: this file does not say whose "
+    other = "vesselflow: results/space: this results folder belongs to the space "
+    assert answer.err.startswith((said, other))
+    assert answer.err.count("\n") == 1

@@ -24,7 +24,7 @@ from vesselflow.errors import UserError
 from vesselflow.evaluation.tables import Cell, Scored, score_cell
 from vesselflow.feed.folds import Fold, write_folds
 from vesselflow.orchestration.runs import PointRun, StoreFacts, folds_of, make_runs, split_key
-from vesselflow.records.atomic import read_json, write_json, write_text
+from vesselflow.records.atomic import read_json_or_none, write_json, write_text
 
 #: Says which space a results folder belongs to.
 PROVENANCE = "provenance.json"
@@ -169,14 +169,14 @@ def check_owner(file: Path, folder: Path) -> None:
                 hint="choose another with --results DIR, or another name: in the space",
             )
         return
-    try:
-        owner = read_json(head).get("space_file")
-    except (ValueError, AttributeError):
+    content = read_json_or_none(head)
+    owner = content.get("space_file") if isinstance(content, dict) else None
+    if not isinstance(owner, str):
         raise UserError(
             "this file does not say whose results these are (it is damaged)",
             where=str(head),
             hint="choose another folder with --results DIR, or move this one away",
-        ) from None
+        )
     if owner != file.name:
         raise UserError(
             f"this results folder belongs to the space '{owner}', not to '{file.name}'",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from vesselflow.errors import UserError, closest
+from vesselflow.records.atomic import read_json_or_none
 from vesselflow.reporting.wording import decode, point_text, printable, short_names
 
 #: The roles of domains, in the order in which they are shown.
@@ -288,10 +288,7 @@ class SweepTables:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """What the sweep recorded about its making; empty when there is no record."""
-        try:
-            loaded = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        loaded = read_json_or_none(self.folder / "provenance.json")
         return loaded if isinstance(loaded, dict) else {}
 
 
