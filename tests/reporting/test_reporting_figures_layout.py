@@ -212,7 +212,7 @@ def test_losses_share_a_panel_and_one_without_beta_stands_beside_the_line(figure
     titles = [axes.get_title("left") for axes in panels]
     assert titles == [
         f"{domain}, ema {ema}"
-        for ema in ("none", "0.99")
+        for ema in ("null", "0.99")
         for domain in ("a test", "b (OOD)", "c (OOD)")
     ]
     entries = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -231,7 +231,7 @@ def test_losses_share_a_panel_and_one_without_beta_stands_beside_the_line(figure
         assert middle == pytest.approx(place)
     apart = numbers[(numbers["loss.beta"] == "no beta") & (numbers["kind"] == "mean")]
     assert set(apart["others"]) == {
-        f"{loss}, ema {ema}" for loss in LOSSES[2:] for ema in ("none", "0.99")
+        f"{loss}, ema {ema}" for loss in LOSSES[2:] for ema in ("null", "0.99")
     }
     # Validation is not drawn here; its numbers are not lost.
     assert "validation: see the CSV" in figure.legends[0].get_title().get_text()
@@ -255,14 +255,14 @@ def test_null_is_a_value_and_not_the_same_as_an_axis_that_does_not_apply(tmp_pat
     assert [settings.label("loss.beta", state) for state in settings.states("loss.beta")] == [
         "0.25",
         "0.5",
-        "none",
+        "null",
         "no beta",
     ]
     line = NumberLine(settings, "loss.beta", 3.0)
     assert 0.5 < line.place("null") < line.place(None)
     figure, numbers = laid_out(draw_axis, tables, "loss.beta")
     ticks = {label.get_text() for label in shown_axes(figure)[0].get_xticklabels()}
-    assert ticks == {"0.25", "0.5", "none", "no beta"}
+    assert ticks == {"0.25", "0.5", "null", "no beta"}
     assert set(numbers["loss.beta"].astype(str)) == ticks
 
 
@@ -273,7 +273,7 @@ def test_words_keep_the_order_of_the_grid_and_numbers_their_own(tmp_path):
     assert settings.states("x.y") == ("1", "2", "3")
     # One number beside null is a choice: as it was written.
     assert settings.states("train.ema") == ("null", "0.9")
-    assert settings.text(tables.order[0], settings.axes) == "z, y 3, ema none"
+    assert settings.text(tables.order[0], settings.axes) == "z, y 3, ema null"
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,10 @@ class Settings:
         return None not in self._ordered[axis]
 
     def label(self, axis: str, state: State) -> str:
-        """A state as a tick or an entry: "0.5", "fuzzy", "none", "no beta" (does not apply)."""
+        """A state as a tick or an entry: "0.5", "fuzzy", "null", "no beta" (does not apply)."""
         if state is None:
             return f"no {self.tables.names[axis]}"
-        value = decode(state)
-        return "none" if value is None else value_text(value)
+        return value_text(decode(state))
 
     def named(self, axis: str, state: State) -> str:
         """A state in a sentence: "ema 0.99"; the value of a name speaks for itself ("fuzzy")."""
