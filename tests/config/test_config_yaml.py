@@ -21,8 +21,26 @@ from vesselflow.config.yaml_files import dump_yaml, load_yaml, parse_yaml
         ("-3", -3),
         ("0", 0),
         ("010", "010"),
-        ("1_000", "1_000"),
+        ("+1e3", 1000.0),
+        ("1E5", 100000.0),
+        ("5.", 5.0),
+        ("+.5", 0.5),
+        ("+7", 7),
+        ("1_000", 1000),
+        ("-12_345_678", -12_345_678),
+        ("0o17", 15),
+        ("0x1F", 31),
+        # What no person means as a number, or not surely so: text, which no number takes.
+        ("08", "08"),
+        ("1_00", "1_00"),
+        ("2026_11", "2026_11"),
+        ("1_000.5", "1_000.5"),
+        ("0b11", "0b11"),
+        ("0o8", "0o8"),
         ("1:30", "1:30"),
+        ("1:30.5", "1:30.5"),
+        ("1e", "1e"),
+        ("1,5", "1,5"),
         ("on", "on"),
         ("no", "no"),
         ("none", "none"),
@@ -59,7 +77,7 @@ plain = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Cn")), max_size=12)
     | st.sampled_from(
-        ["1e-3", "no", "~", "null", "true", "010", "1.5", "", " a", "a: b", "#", "="]
+        ["1e-3", "no", "~", "true", "010", "1_000", "0o17", "0x1F", "1:30", "", " a", "a: b", "="]
     ),
     lambda inner: (
         st.lists(inner, max_size=4)

@@ -1,7 +1,8 @@
 """YAML in and out: plain data only, one-line errors, nothing that could execute.
 
-Reading follows the core schema of YAML 1.2 where PyYAML follows 1.1: ``1e-3`` is a number,
-``on``, ``off``, ``yes`` and ``no`` are text, ``010`` is text and not 8, dates are text. Tags
+Reading follows the core schema of YAML 1.2 where PyYAML follows 1.1: ``1e-3`` is a number, ``0o17``
+is 15, ``on``, ``off``, ``yes`` and ``no`` are text, ``010`` is text and not 8, ``1:30`` is text and
+not 90, dates are text. Beyond it, ``1_000`` is a thousand (groups of three digits alone). Tags
 (``!!python/...``) are refused, and so are keys that are not text, keys given twice in one mapping
 (PyYAML keeps the last one silently), and aliases that contain themselves or blow up.
 """
@@ -22,7 +23,12 @@ MAX_NODES = 100_000
 _CORE = [
     ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("tag:yaml.org,2002:int", r"^[-+]?(?:0|[1-9][0-9]*)$", list("-+0123456789")),
+    (
+        "tag:yaml.org,2002:int",
+        r"""^(?:[-+]?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+)
+            |0o[0-7]+|0x[0-9a-fA-F]+)$""",
+        list("-+0123456789"),
+    ),
     (
         "tag:yaml.org,2002:float",
         r"""^(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*)(?:[eE][-+]?[0-9]+)?
