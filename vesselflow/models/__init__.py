@@ -12,7 +12,9 @@ MODELS = Registry("model")
 MODELS.add("wnet", target="vesselflow.models.wnet:WNet", arguments=_arguments.WNetArguments)
 MODELS.add("unet", target="vesselflow.models.smp:unet", arguments=_arguments.UnetArguments)
 MODELS.add(
-    "unetplusplus", target="vesselflow.models.smp:unetplusplus", arguments=_arguments.UnetArguments
+    "unetplusplus",
+    target="vesselflow.models.smp:unetplusplus",
+    arguments=_arguments.UnetPlusPlusArguments,
 )
 MODELS.add("manet", target="vesselflow.models.smp:manet", arguments=_arguments.ManetArguments)
 MODELS.add("linknet", target="vesselflow.models.smp:linknet", arguments=_arguments.LinknetArguments)
