@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vesselflow.config.yaml_files import parse_yaml
 from vesselflow.errors import UserError
 from vesselflow.losses import LOSSES
 from vesselflow.losses.schedules import CURVES, Kind, Schedule, resolve
@@ -204,8 +205,11 @@ def test_a_bare_dump_of_arguments_validates_to_itself() -> None:
 def test_the_same_number_in_other_words_is_the_same_spec() -> None:
     one, other = {"name": "combined", "beta": 1}, {"name": "combined", "beta": 1.0}
     assert LOSSES.canonical(one) == LOSSES.canonical(other)
-    # YAML 1.1 reads 1e-3 as text.
-    assert LOSSES.validate({"name": "dice", **yaml.safe_load("smooth: 1e-3")})["smooth"] == 0.001
+    read = parse_yaml("smooth: 1e-3", where="x")
+    assert LOSSES.validate({"name": "dice", **read})["smooth"] == 0.001
+    for text in ("'1e-3'", "1_0", "0.5s"):
+        with pytest.raises(UserError, match="allowed: a number above 0 or a schedule"):
+            LOSSES.validate({"name": "dice", "smooth": parse_yaml(text, where="x")})
     assert LOSSES.canonical({"name": "combined", "beta": 0.5}) == {"name": "combined", "version": 1}
 
 

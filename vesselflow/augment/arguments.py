@@ -10,7 +10,9 @@ from vesselflow.config.registry import Arguments
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 #: Smallest and largest value; drawn uniformly in the logarithm, so that x and 1/x are as likely.
-Range = tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
+Range = Annotated[
+    tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]], Field(strict=False)
+]
 
 
 def _ordered(value: Range) -> Range:

@@ -20,9 +20,13 @@ from vesselflow.errors import Faults, UserError, closest, closest_name
 
 
 class Arguments(BaseModel):
-    """Base of all argument models: unknown keys are errors, values are frozen, NaN is refused."""
+    """Base of all argument models: unknown keys are errors, values are frozen, NaN is refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    No text for a number and no number for a truth value; a field that takes a list as a tuple says
+    ``Field(strict=False)``, which leaves its entries strict.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 @dataclass(frozen=True)

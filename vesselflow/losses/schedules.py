@@ -203,12 +203,12 @@ class Range:
 
 
 def _number(value: Any) -> float | None:
-    # YAML 1.1 reads 1e-5 as text, so text that is a number is one; true and false are not.
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    # True and false are no numbers, and neither is text: the YAML reader knows every number.
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         return float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
         return None
 
 

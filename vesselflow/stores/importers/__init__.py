@@ -20,7 +20,8 @@ IMPORTERS = Registry("layout")
 class ChaseArguments(Arguments):
     """CHASE_DB1: both eyes of 14 children, two observers; sorted or flat as published."""
 
-    observer: int = Field(1, ge=1, le=2, description="whose labels: observer 1 or 2")
+    # Not strict: the command line gives it as text.
+    observer: int = Field(1, ge=1, le=2, strict=False, description="whose labels: observer 1 or 2")
 
 
 class StareArguments(Arguments):
