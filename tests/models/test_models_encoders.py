@@ -57,9 +57,8 @@ def builds(call: Callable[[], object]) -> bool:
 
 @pytest.mark.parametrize("encoder", FAMILIES)
 def test_an_encoder_is_dilated_where_the_library_can(encoder: str) -> None:
-    for stride in (8, 16):
-        built = builds(lambda stride=stride: get_encoder(encoder, output_stride=stride))
-        assert takes("pan", encoder, dilated=True) == built
+    built = builds(lambda: get_encoder(encoder, output_stride=16))
+    assert takes("pan", encoder, dilated=True) == built
 
 
 @pytest.mark.parametrize("name", ["unetplusplus", "linknet", "unet", "manet", "segformer"])

@@ -99,7 +99,7 @@ ENCODERS = {
     name: tuple(weights) for name, *weights in (line.split() for line in _TABLE.split("\n") if line)
 }
 #: What a "tu-" encoder's `weights` may be: the variant stands in its name.
-TIMM_WEIGHTS = ("imagenet",)
+TIMM_WEIGHTS: tuple[str, ...] = ("imagenet",)
 
 #: Encoders that halve the size by pooling cannot be dilated.
 _NOT_DILATED = ("vgg", "densenet", "inceptionresnetv2", "inceptionv4", "xception")
@@ -130,7 +130,6 @@ def check_encoder(
             allowed="vision transformers of timm, for instance tu-vit_tiny_patch16_224",
         )
     if encoder.startswith("tu-"):
-        known = TIMM_WEIGHTS
         names = timm_encoders()
         # Behind a dot stands the variant of the weights.
         if encoder.removeprefix("tu-").partition(".")[0] not in names:
@@ -148,7 +147,6 @@ def check_encoder(
             hint=closest(encoder, ENCODERS),
         )
     else:
-        known = ENCODERS[encoder]
         refused = _REFUSED.get(architecture, ()) + (_NOT_DILATED if dilated else ())
         if encoder.startswith(refused):
             why = ", which cannot be dilated" if dilated else ""
@@ -158,6 +156,7 @@ def check_encoder(
                 allowed=f"encoders but for {', '.join(f'{start}*' for start in refused)}",
                 hint="resnet34 suits all but dpt",
             )
+    known = ENCODERS.get(encoder, TIMM_WEIGHTS)
     if weights is not None and weights not in known:
         hint = closest(weights, known)
         if encoder.startswith("tu-"):
