@@ -18,6 +18,7 @@ from vesselflow.feed.view import (
     patch_positions,
     sample_frames,
     sample_index,
+    working_fov,
     working_planes,
 )
 from vesselflow.stores.store import Store, write_store
@@ -54,6 +55,15 @@ def test_a_native_frame_is_padded_to_the_divisor() -> None:
     at = frame((0, 0, 33, 64), replace(FULL, working_size_px=None))
     assert (at.inner, at.shape, at.offset) == ((33, 64), (64, 64), (15, 0))
     assert at.native_scale
+
+
+def test_the_fov_alone_is_that_of_the_planes(noise: Path) -> None:
+    with Store.open(noise) as store:
+        for view in (FULL, replace(FULL, working_size_px=None), patches(48)):
+            for source in range(len(store.sources)):
+                at = frame(store.fov_box(source), view)
+                planes = working_planes(store, source, at)
+                assert np.array_equal(working_fov(store, source, at), planes[-1])
 
 
 def test_halves_round_up() -> None:

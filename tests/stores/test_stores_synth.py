@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from vesselflow.stores.synth import (
     SYNTH_KINDS,
     describe,
     make_synth,
+    planned_sources,
     synth_digest_key,
 )
 from vesselflow.stores.synth.fundus import fundus, fundus_source
@@ -189,3 +191,21 @@ def test_planning_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_store_is_planned_as_it_is_made(tmp_path: Path) -> None:
+    """All but the digests and the exact box of the fov, which nothing but making it tells."""
+    for arguments in (
+        {"sources": 2, "domain": "b", "seed": 3, "size_px": 64},
+        {"sources": 1, "domain": "c"},
+    ):
+        path = tmp_path / f"{arguments['domain']}.h5"
+        make_synth(path, **{"kind": "fundus", "seed": 0, **arguments})
+        with Store.open(path) as store:
+            made = tuple(
+                dataclasses.replace(
+                    source, digest="", image_digest="", fov_box=(0, 0, source.height, source.width)
+                )
+                for source in store.sources
+            )
+        assert planned_sources(arguments) == made

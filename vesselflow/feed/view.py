@@ -168,7 +168,7 @@ def working_planes(store: Store, source: int, at: Frame) -> np.ndarray:
         uint8 (C + 2, h, w): image, target 0..255, fov 0 or 1; zero in the padding.
     """
     image = store.image(source, at.box)
-    target, fov = store.target(source, at.box), store.fov(source, at.box)
+    target = store.target(source, at.box)
     planes = np.zeros((image.shape[2] + 2, *at.shape), dtype=np.uint8)
     (top, left), (height, width) = at.offset, at.inner
     inside = planes[:, top : top + height, left : left + width]
@@ -178,8 +178,21 @@ def working_planes(store: Store, source: int, at: Frame) -> np.ndarray:
     shrinks = height <= target.shape[0] and width <= target.shape[1]
     soft = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
     inside[-2] = resize(target * np.uint8(255), at.inner, soft)
-    inside[-1] = resize(np.ascontiguousarray(fov), at.inner, Image.Resampling.NEAREST)
+    inside[-1] = _inner_fov(store, source, at)
     return planes
+
+
+def working_fov(store: Store, source: int, at: Frame) -> np.ndarray:
+    """The last of `working_planes` without the others: uint8 (h, w), 0 or 1."""
+    fov = np.zeros(at.shape, dtype=np.uint8)
+    (top, left), (height, width) = at.offset, at.inner
+    fov[top : top + height, left : left + width] = _inner_fov(store, source, at)
+    return fov
+
+
+def _inner_fov(store: Store, source: int, at: Frame) -> np.ndarray:
+    fov = np.ascontiguousarray(store.fov(source, at.box))
+    return resize(fov, at.inner, Image.Resampling.NEAREST)
 
 
 def native_patch(store: Store, source: int, at: Frame, y: int, x: int, size: int) -> np.ndarray:

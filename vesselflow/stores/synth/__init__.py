@@ -18,6 +18,8 @@ from vesselflow.config.registry import Arguments, Registry
 if TYPE_CHECKING:
     import os
 
+    from vesselflow.stores.schema import SourceInfo
+
 SYNTH_KINDS = Registry("synthetic kind")
 
 #: Side of the square image in px that each camera (domain) takes by default.
@@ -73,6 +75,54 @@ def synth_digest_key(args: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in args.items() if key != "kind"}
     text = json.dumps(describe(args.get("kind", "fundus"), rest), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def source_id(domain: str, index: int) -> str:
+    """Name of a synthetic source, which is its group as well."""
+    return f"{domain}{index:04d}"
+
+
+def lineage(seed: int, domain: str, index: int, size_px: int) -> dict[str, Any]:
+    """What determines one synthetic source: equal lineage, equal pixels."""
+    return {
+        "synth": "fundus",
+        "version": SYNTH_KINDS.part("fundus").version,
+        "seed": seed,
+        "domain": domain,
+        "source": index,
+        "size_px": size_px,
+    }
+
+
+def planned_sources(args: Mapping[str, Any]) -> tuple[SourceInfo, ...]:
+    """The sources of a synthetic store that is not made yet, as its index will list them.
+
+    The field of view's box is not known: that of the whole image stands for it. Digests are empty.
+
+    Args:
+        args: As for `synth_digest_key`.
+    """
+    from vesselflow.stores.schema import SourceInfo
+
+    rest = {key: value for key, value in args.items() if key != "kind"}
+    told = describe(args.get("kind", "fundus"), rest)
+    side = told["size_px"]
+    return tuple(
+        SourceInfo(
+            index=index,
+            id=source_id(told["domain"], index),
+            group=source_id(told["domain"], index),
+            split="",
+            height=side,
+            width=side,
+            channels=3,
+            digest="",
+            image_digest="",
+            fov_box=(0, 0, side, side),
+            lineage=lineage(told["seed"], told["domain"], index, side),
+        )
+        for index in range(told["sources"])
+    )
 
 
 def make_synth(

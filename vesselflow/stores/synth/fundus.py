@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from scipy import fft, ndimage
 
 from vesselflow.stores.schema import Bytes, Source
-from vesselflow.stores.synth import FUNDUS_SIZES_PX, SYNTH_KINDS
+from vesselflow.stores.synth import FUNDUS_SIZES_PX, lineage, source_id
 
 Floats = NDArray[np.float64]
 
@@ -177,21 +177,14 @@ def fundus_source(seed: int, domain: str, index: int, size_px: int | None = None
     vessels = _grow_trees(anatomy, eye)
     depth, cover, reflex = _rasterise(vessels, size, centre, radius)
     image, fov = _photograph(photograph, camera, eye, depth, reflex, size, centre, radius)
-    name = f"{domain}{index:04d}"
+    name = source_id(domain, index)
     return Source(
         id=name,
         group=name,
         image=image,
         target=((cover >= 0.5) & (fov > 0)).astype(np.uint8),
         fov=fov,
-        lineage={
-            "synth": "fundus",
-            "version": SYNTH_KINDS.part("fundus").version,
-            "seed": seed,
-            "domain": domain,
-            "source": index,
-            "size_px": size,
-        },
+        lineage=lineage(seed, domain, index, size),
     )
 
 
