@@ -73,20 +73,33 @@ def assert_one_line(answer: Answer) -> None:
     assert not re.search(r"Traceback|Error\b|[Ee]rrno|pydantic|\bNone\b", answer.err), answer.err
 
 
-def write_sources(path: Path, first: int, count: int, *, per_group: int = 1, **split: str) -> None:
+def write_sources(
+    path: Path,
+    first: int,
+    count: int,
+    *,
+    per_group: int = 1,
+    channels: int = 3,
+    fov_radius_px: int | None = None,
+    **split: str,
+) -> None:
     """A store of noise: ids s<n>, groups g<n>; `split` gives single sources theirs."""
     sources = []
+    y, x = np.mgrid[:SIDE_PX, :SIDE_PX] - SIDE_PX / 2
     for number in range(first, first + count):
         random = np.random.default_rng(number)
         target = (random.random((SIDE_PX, SIDE_PX)) < 0.1).astype(np.uint8)
+        fov = np.ones_like(target)
+        if fov_radius_px is not None:
+            fov = (np.hypot(y, x) < fov_radius_px).astype(np.uint8)
         sources.append(
             Source(
                 id=f"s{number}",
                 group=f"g{number // per_group}",
                 split=split.get(f"s{number}", ""),
-                image=random.integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8),
+                image=random.integers(0, 256, (SIDE_PX, SIDE_PX, channels), dtype=np.uint8),
                 target=target,
-                fov=np.ones_like(target),
+                fov=fov,
             )
         )
     write_store(path, sources, domain=path.stem, importer={"name": "test"})

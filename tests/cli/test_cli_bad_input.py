@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
+import huggingface_hub
 import numpy as np
 import pytest
 from bad_input import (
@@ -30,14 +32,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vesselflow.cli import plan as plan_command
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.experiment import Score
 from vesselflow.config.keys import describe_keys
 from vesselflow.config.space import Synth, load_space
+from vesselflow.config.yaml_files import load_yaml
 from vesselflow.metrics import METRICS
+from vesselflow.models.weights import source_of
 from vesselflow.orchestration import prepare as preparation
 from vesselflow.orchestration.parts import REGISTRIES
-from vesselflow.stores.synth import SYNTH_KINDS
+from vesselflow.stores.synth import SYNTH_KINDS, make_synth, synth_digest_key
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +202,79 @@ IN_THE_SPACE = {
             "allowed: a whole number, 64 to 4096, or null",
         ),
     ),
+    "unknown-encoder": (
+        "model: {name: unet, encoder: resnet43}",
+        (
+            "space.yaml: model.encoder: unknown encoder 'resnet43'; allowed: resnet18, resnet34, ",
+            ", tu-<a model of timm>; did you mean 'resnet34'?",
+        ),
+    ),
+    "unknown-encoder-on-an-axis": (
+        "grid: {model.name: [unet], model.encoder: [resnet18, tu-resnet10x]}",
+        (
+            "space.yaml: grid.model.encoder: unknown encoder 'tu-resnet10x'; allowed: "
+            "tu-<a model of timm>; did you mean 'tu-resnet10t'?",
+        ),
+    ),
+    "encoder-of-another-architecture": (
+        "model: {name: deeplabv3, encoder: vgg16}",
+        ("space.yaml: model.encoder: deeplabv3 cannot use encoder 'vgg16', which cannot be dila",),
+    ),
+    "unknown-weights": (
+        "model: {name: unet, encoder: resnet18, weights: imagenett}",
+        (
+            "space.yaml: model.weights: unknown weights 'imagenett' of encoder 'resnet18'; "
+            "allowed: null, imagenet, ssl, swsl; did you mean 'imagenet'?",
+        ),
+    ),
+    "patch-between-the-strides": (
+        "data: {train: a, patch: 48}",
+        (
+            "space.yaml: data.patch: patches of 48 px do not fit the model, which halves them; "
+            "allowed: multiples of 32; try 32",
+        ),
+    ),
+    "patch-between-the-strides-on-an-axis": (
+        "grid: {data.patch: [64, 48]}",
+        ("space.yaml: grid.data.patch: patches of 48 px do not fit the model",),
+    ),
+    "images-too-small-for-the-model": (
+        "model: {name: pan, encoder: resnet18}",
+        (
+            "space.yaml: data.working_size_px: samples of 64 x 64 px are too small for pan; "
+            "allowed: 128 px or more, in height and width; raise data.working_size_px, or take ",
+        ),
+    ),
+    "one-sample-where-the-model-pools": (
+        "train: {epochs: 1, micro_batch_size: 1}\nmodel: {name: upernet, encoder: resnet18}",
+        (
+            "space.yaml: train.micro_batch_size: batch-norm of upernet cannot normalise what it "
+            "pools to one pixel, over one sample of 64 x 64 px; allowed: 2 or more",
+        ),
+    ),
+    "one-sample-of-one-pixel": (
+        "train: {epochs: 1, micro_batch_size: 1}\n"
+        "model: {name: wnet, filters: [2, 2, 2, 2, 2, 2]}\ndata: {train: a, patch: 32}",
+        (
+            "space.yaml: train.micro_batch_size: batch-norm of wnet cannot normalise its coarsest "
+            "map, one pixel, over one sample of 32 x 32 px; allowed: 2 or more; or raise data.pa",
+        ),
+    ),
+    "store-on-an-object-store": (
+        "stores: {a: a.h5, b: 's3://bucket/b.h5'}",
+        (
+            "space.yaml: stores.b.path: 's3://bucket/b.h5' is no path; s3:// is not supported "
+            "yet; allowed: a path of this machine, ",
+        ),
+    ),
+    "source-on-a-server": (
+        "stores: {a: a.h5, b: {path: b2.h5, import: {layout: chase, source: 'https://x.org/c'}}}",
+        ("space.yaml: stores.b.import.source: 'https://x.org/c' is no path; https:// is not ",),
+    ),
+    "split-on-an-object-store": (
+        "split: {file: 'gs://bucket/split.json'}",
+        ("space.yaml: split.file: 'gs://bucket/split.json' is no path; gs:// is not supported",),
+    ),
     "name-of-a-folder-of-ours": (
         "name: runs",
         ("space.yaml: name: 'runs' is not allowed; allowed: any name but runs, evaluations, ",),
@@ -212,8 +292,8 @@ IN_THE_SPACE = {
 @pytest.mark.parametrize("case", IN_THE_SPACE)
 def test_what_is_wrong_in_the_space(here: Path, case: str) -> None:
     text, parts = IN_THE_SPACE[case]
-    own = text.split(":")[0]
-    kept = [line for line in SPACE.splitlines() if not line.startswith(f"{own}:")]
+    own = tuple(f"{line.split(':')[0]}:" for line in text.splitlines())
+    kept = [line for line in SPACE.splitlines() if not line.startswith(own)]
     (here / "space.yaml").write_text("\n".join([*kept, text]))
     line = sweep(here)
     assert line.startswith(parts[0])
@@ -252,6 +332,34 @@ def test_what_is_wrong_on_the_command_line(here: Path, case: str) -> None:
     with (here / "space.yaml").open("a") as file:
         file.write("profiles: {chase: {}, full: {}}\n")
     assert sweep(here, *words).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e3", 1000), ("1E3", 1000), ("+1e3", 1000), ("500.", 500), (".5", 0.5), ("1_000", 1000)],
+)
+def test_numbers_are_read_as_a_person_means_them(here: Path, text: str, value: float) -> None:
+    def found(*overrides: str) -> float:
+        space = load_space(here / "space.yaml", overrides=overrides, registries=REGISTRIES)
+        return space.expand().points[0].experiment.train.checkpoint_every_s
+
+    assert found(f"train.checkpoint_every_s={text}") == value
+    inside = SPACE.replace("epochs: 1,", f"epochs: 1, checkpoint_every_s: {text},")
+    (here / "space.yaml").write_text(inside)
+    assert found() == value
+
+
+@pytest.mark.parametrize("text", ["1:30", "010", "1_00", "0b11", "yes", "'3'", "3.5"])
+def test_what_is_no_whole_number_is_refused(here: Path, text: str) -> None:
+    """Neither 90 nor 8 nor 3, in a section and in an argument of a part."""
+    said = text if text in ("'3'", "3.5") else f"'{text}'"
+    assert sweep(here, "--set", f"train.epochs={text}") == (
+        f"--set train.epochs: {said} is not allowed; allowed: a whole number, 1 or more"
+    )
+    (here / "space.yaml").write_text(f"{SPACE}model: {{convolutions: {text}}}\n")
+    assert sweep(here) == (
+        f"space.yaml: model.convolutions: {said} is not allowed; allowed: a whole number, 1 to 8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -308,15 +416,24 @@ def test_a_source_that_is_missing_is_seen_before_the_start(here: Path) -> None:
     )
 
 
-def test_an_import_of_the_space_that_fails_leaves_nothing(here: Path) -> None:
-    """The pictures themselves are read only at the start."""
+def test_an_import_of_the_space_that_fails_is_seen_before_the_start(here: Path) -> None:
     write_folder(here / "raw")
     (here / "raw" / "masks" / "i1.png").unlink()
     spec = "stores.b={path: new.h5, import: {layout: folder, source: raw}}"
-    said = f"importing the store 'b' from {here / 'raw'}\n"
-    assert refused(here, "sweep", "space.yaml", "--set", spec, said_before=said) == (
+    assert sweep(here, "--set", spec) == (
         f"space.yaml: stores.b: {here / 'raw/masks'}: image i1.jpg has no mask (i1.*); "
         "add it, or take the image away"
+    )
+
+
+def test_an_import_of_the_space_whose_pixels_fail_leaves_nothing(here: Path) -> None:
+    """The pictures themselves are read only at the start."""
+    write_folder(here / "raw")
+    (here / "raw" / "masks" / "i1.png").write_bytes(b"")
+    spec = "stores.b={path: new.h5, import: {layout: folder, source: raw}}"
+    said = f"importing the store 'b' from {here / 'raw'}\n"
+    assert refused(here, "sweep", "space.yaml", "--set", spec, said_before=said).startswith(
+        f"space.yaml: stores.b: {here / 'raw/masks/i1.png'}: the file is empty; "
     )
 
 
@@ -387,6 +504,174 @@ def test_a_sweep_on_a_truncated_store(here: Path, size: int) -> None:
     path = here / "a.h5"
     path.write_bytes(path.read_bytes()[:size])
     assert sweep(here).startswith(f"space.yaml: stores.a: {path}: the store is truncated: ")
+
+
+def test_a_store_of_other_channels_is_not_scored(here: Path) -> None:
+    (here / "b.h5").unlink()
+    write_sources(here / "b.h5", 10, 2, channels=1)
+    assert sweep(here) == (
+        "space.yaml: data.ood: images of the store 'b' have 1 channel, those of 'a' have 3; "
+        "allowed: stores of 3 channels; import it again from images of the same kind, or leave it "
+        "out"
+    )
+
+
+def test_patches_that_lie_nowhere_in_the_field_of_view(here: Path) -> None:
+    (here / "a.h5").unlink()
+    write_sources(here / "a.h5", 0, 6, fov_radius_px=30)
+    whole = ("--set", "data.min_fov=1", "--set", "data.stride=8", "--set")
+    assert command("sweep", "space.yaml", "--dry-run", *whole, "data.patch=32").code == 0
+    assert sweep(here, *whole, "data.patch=64") == (
+        "space.yaml: data.patch: no patch of 64 px has 1 of its area in the field of view, in the "
+        "training part of fold 0 (store 'a'); lower data.min_fov or data.patch"
+    )
+
+
+#: A space of synthetic stores that are not made yet, and what is known of them all the same.
+SYNTHETIC = {
+    "folds": (
+        ("stores.a=synth:fundus?sources=3", "split.folds=6"),
+        "split.folds: 3 groups are too few for 6 folds (store 'a'); allowed: at least 6 groups, ",
+    ),
+    "official": (
+        ("stores.a=synth:fundus", "split.test=official"),
+        "split.test: the store has no official split into train and test (store 'a'); set ",
+    ),
+    "split-file": (
+        ("stores.a=synth:fundus", "split={file: s.json, folds: 1, test: official}"),
+        "split.file: {here}/s.json: unknown source 's0' in train of fold 0",
+    ),
+    "leak": (
+        ("stores.a=synth:fundus?seed=3", "stores.b=synth:fundus?seed=3&sources=2"),
+        "data: the store 'a': 'a0000' of the store 'a' and 'a0000' of the out-of-distribution "
+        "store 'b' are the same image; ",
+    ),
+    "native-size": (
+        ("stores.a=synth:fundus?size_px=64", "data.working_size_px=null", "model.name=pan"),
+        "data.working_size_px: samples of 64 x 64 px are too small for pan; ",
+    ),
+    "model": (
+        ("stores.a=synth:fundus", "stores.b=synth:fundus?seed=3", "model.name=pan"),
+        "data.working_size_px: samples of 64 x 64 px are too small for pan; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SYNTHETIC)
+def test_synthetic_stores_are_checked_before_they_are_made(here: Path, case: str) -> None:
+    sets, line = SYNTHETIC[case]
+    write_split(here / "s.json", ["s0"], ["a0001"], ["a0002"])
+    words = [word for text in sets for word in ("--set", text)]
+    assert sweep(here, *words).startswith(f"space.yaml: {line.replace('{here}', str(here))}")
+
+
+def test_a_synthetic_store_that_is_there_leaks_into_one_that_is_not(here: Path) -> None:
+    made = {"kind": "fundus", "seed": 3, "domain": "a", "size_px": 64}
+    (here / "results" / "stores").mkdir(parents=True)
+    path = here / "results" / "stores" / f"fundus-a-{synth_digest_key({**made, 'sources': 6})}.h5"
+    make_synth(path, **made, sources=6)
+    words = ("--set", "stores.a=synth:fundus?seed=3&size_px=64&sources=6")
+    assert command("sweep", "space.yaml", "--dry-run", *words).code == 0
+    line = sweep(here, *words, "--set", "stores.b=synth:fundus?seed=3&size_px=64&sources=1")
+    assert line.startswith("space.yaml: data: the store 'a': 'a0000' of the store 'a' and 'a0000'")
+
+
+def test_folds_of_a_store_that_is_imported_at_the_start(here: Path) -> None:
+    write_folder(here / "raw")
+    words = ("--set", "stores.a={path: new.h5, import: {layout: folder, source: raw}}")
+    assert sweep(here, *words) == (
+        "space.yaml: split.folds: 2 groups are too few for 3 folds (store 'a'); allowed: at least "
+        "3 groups, for train, val and test; lower split.folds, or give the store more groups"
+    )
+
+
+# -- models that only libraries know -----------------------------------------------------------
+
+
+def test_an_encoder_of_timm_is_tried_on_its_sizes(here: Path) -> None:
+    (here / "space.yaml").write_text(f"{SPACE}model: {{name: unet, encoder: tu-resnet10t}}\n")
+    answer = command("sweep", "space.yaml", "--dry-run")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("trying models with encoders of timm (this loads torch)\n")
+    swin = ("--set", "model.encoder=tu-swin_tiny_patch4_window7_224")
+    said = "trying models with encoders of timm (this loads torch)\n"
+    line = refused(here, "sweep", "space.yaml", *swin, said_before=said)
+    assert line == refused(here, "sweep", "space.yaml", "--dry-run", *swin, said_before=said)
+    assert line == (
+        "space.yaml: model.encoder: unet with encoder 'tu-swin_tiny_patch4_window7_224' cannot "
+        "train on 2 x 3 x 64 x 64 (samples, channels, height, width: Input height (64) doesn't "
+        "match model (224).); choose another encoder, or another data.working_size_px or data.patch"
+    )
+
+
+PRETRAINED = ("--set", "model={name: unet, encoder: resnet18, weights: imagenet}")
+
+
+class Hub:
+    """A hub that holds nothing; counts who asks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path, reason: str = "") -> None:
+        self.asked, self.fetched, self.reason = 0, 0, reason
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home))
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", self.ask)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.fetch)
+
+    def ask(self, address: str, timeout: float) -> None:
+        assert "smp-hub/resnet18.imagenet/resolve/" in address
+        assert timeout <= 10
+        self.asked += 1
+        if self.reason:
+            raise ConnectionError(f"[Errno -2] {self.reason}\nsecond line")
+
+    def fetch(self, *_: object, **__: object) -> None:
+        self.fetched += 1
+
+
+def test_weights_that_can_neither_be_found_nor_fetched(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(monkeypatch, here / "hub", "no route to the hub")
+    dry = command("sweep", "space.yaml", "--dry-run", *PRETRAINED)
+    assert (dry.code, dry.err, hub.asked) == (0, "", 0)
+    assert "note:   weights 'imagenet' of resnet18 are not on this machine: fetched at" in dry.out
+    assert refused(here, "sweep", "space.yaml", *PRETRAINED) == (
+        "space.yaml: model.weights: weights 'imagenet' of encoder 'resnet18' are not on this "
+        "machine, and cannot be fetched from huggingface.co/smp-hub/resnet18.imagenet "
+        "(no route to the hub); allowed: null, or weights in the cache of the "
+        "hub's client (HF_HOME); connect to the network once, or train from scratch with "
+        "model.weights: null"
+    )
+    assert (hub.asked, hub.fetched) == (1, 0)
+
+
+def test_weights_are_not_fetched_where_the_hub_is_to_be_left_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(monkeypatch, here / "hub")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "(HF_HUB_OFFLINE is set); allowed: null, or weights in" in sweep(here, *PRETRAINED)
+    assert hub.asked == 0
+
+
+def test_weights_are_fetched_before_the_start(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, here / "hub")
+    with pytest.raises(AssertionError, match="a sweep was started"):
+        command("sweep", "space.yaml", *PRETRAINED)
+    assert (hub.asked, hub.fetched) == (1, 2)
+
+
+def test_weights_that_are_there_ask_nobody(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, here / "hub", "not asked")
+    source = source_of("resnet18", "imagenet")
+    assert source is not None
+    folder = here / "hub" / "models--smp-hub--resnet18.imagenet" / "snapshots" / source.revision
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("")
+    assert "note:" not in command("sweep", "space.yaml", "--dry-run", *PRETRAINED).out
+    with pytest.raises(AssertionError, match="a sweep was started"):
+        command("sweep", "space.yaml", *PRETRAINED)
+    assert hub.asked == 0
 
 
 # -- importing ---------------------------------------------------------------------------------
@@ -692,6 +977,69 @@ def test_more_workers_than_the_machine_has(here: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/x", "gs://b", "hdfs://n/x", "file:///tmp/x"])
+def test_results_on_an_object_store(here: Path, address: str) -> None:
+    scheme = address.partition("/")[0]
+    assert sweep(here, "--results", address) == (
+        f"--results: '{address}' is no folder; {scheme}// is not supported yet; allowed: a folder "
+        "of this machine, or one that is mounted; mount it, or copy the results there afterwards"
+    )
+
+
+def test_results_below_a_file(here: Path) -> None:
+    assert sweep(here, "--results", "a.h5") == (
+        "a.h5/space: cannot write here (Not a directory); allowed: a folder with write "
+        "permission; choose another with --results DIR"
+    )
+
+
+def test_a_gpu_where_none_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_command, "gpus_here", lambda: 0)
+    assert sweep(here, "--set", "resources.gpu=0.5") == (
+        "space.yaml: resources.gpu: 0.5 GPU per worker is asked for, with 0 GPUs on this machine; "
+        "allowed: 0; set resources.gpu: 0, or name a cluster that has some with --address"
+    )
+    words = ("--dry-run", "--set", "resources.gpu=0.5")
+    assert command("sweep", "space.yaml", *words, "--address", "auto").code == 0
+    monkeypatch.setattr(plan_command, "gpus_here", lambda: 2)
+    answer = command("sweep", "space.yaml", *words)
+    assert answer.code == 0
+    assert "1 slot x 1 worker x 1 CPU thread, 0.5 GPU; " in answer.out
+    line = sweep(here, "--set", "resources.gpu=1", "--set", "resources.slots=3")
+    assert "3 slots x 1 worker x 1 thread x 1 GPU do not fit; allowed: at most " in line
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [(None, 4), ("0,2", 2), ("", 0), ("-1", 0), ("1,-1,2", 1), ("NoDevFiles", 0), ("9,8,7,6,5", 4)],
+)
+def test_gpus_are_counted_as_the_driver_and_cuda_see_them(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int
+) -> None:
+    class Driver:
+        nvmlInit_v2 = staticmethod(lambda: 0)
+        nvmlShutdown = staticmethod(lambda: 0)
+
+        @staticmethod
+        def nvmlDeviceGetCount_v2(pointer: Any) -> int:
+            pointer._obj.value = 4
+            return 0
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(plan_command.ctypes, "CDLL", lambda name: Driver)
+    assert plan_command.gpus_here() == count
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(plan_command.ctypes, "CDLL", missing)
+    assert plan_command.gpus_here() == 0
+
+
 # -- as real processes -------------------------------------------------------------------------
 
 
@@ -764,6 +1112,34 @@ def test_a_dry_run_is_quick_and_light_and_writes_nothing(here: Path) -> None:
     assert tree(here) == before
     # Others may be at work on this machine: the best of five is what it costs.
     assert min(times) < 2
+
+
+def shipped() -> list[tuple[str, str | None]]:
+    """Every shipped space with each of its profiles."""
+    found: list[tuple[str, str | None]] = []
+    for path in sorted((ROOT / "search_spaces").glob("**/*.yaml")):
+        names = (load_yaml(path).get("profiles") or {}).keys()
+        found += [(path.name, name) for name in (None, *names)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "profile"), shipped())
+def test_a_dry_run_of_a_shipped_space_is_light(
+    tmp_path: Path, name: str, profile: str | None
+) -> None:
+    """Neither torch nor ray, whatever it finds: also where a store is missing."""
+    words = ["sweep", str(ROOT / "search_spaces" / name), "--dry-run", "--address", "auto"]
+    words += ["--results", str(tmp_path)] + (["--profile", profile] if profile else [])
+    code = (
+        "import sys\nfrom vesselflow.cli.main import main\n"
+        f"code = main({words})\n"
+        "heavy = {'torch', 'ray', 'optuna', 'timm', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nsys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_plans_stores_that_are_made_at_the_start(here: Path) -> None:

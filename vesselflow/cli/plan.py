@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from vesselflow.config.space import Space
+from vesselflow.errors import UserError
 from vesselflow.orchestration.plan import Node, Plan, make_plan
 
 #: More points than this are counted, not listed.
@@ -17,21 +20,69 @@ LISTED = 40
 
 def machine() -> list[Node]:
     """This machine, as Ray would see it."""
-    return [Node(float(len(os.sched_getaffinity(0))))]
+    return [Node(float(len(os.sched_getaffinity(0))), float(gpus_here()))]
+
+
+def gpus_here() -> int:
+    """GPUs of this machine that CUDA may use, counted as Ray counts them but without it.
+
+    The driver's own library (NVML) is asked; where it is missing there is no NVIDIA GPU.
+    CUDA_VISIBLE_DEVICES hides all but those that it names.
+    """
+    try:
+        driver = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_uint(0)
+    if driver.nvmlInit_v2() != 0:
+        return 0
+    try:
+        if driver.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return 0
+    finally:
+        driver.nvmlShutdown()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count.value
+    named = [entry.strip() for entry in visible.split(",")]
+    # CUDA reads the list up to the first entry that is none.
+    end = next((n for n, entry in enumerate(named) if entry in ("", "-1", "NoDevFiles")), None)
+    return min(count.value, len(named[:end]))
+
+
+def check_results(results: str) -> Path:
+    """The results folder; UserError for the address of an object store or of a server."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", results)
+    if match:
+        raise UserError(
+            f"'{results}' is no folder; {match[1]}:// is not supported yet",
+            where="--results",
+            allowed="a folder of this machine, or one that is mounted",
+            hint="mount it, or copy the results there afterwards",
+        )
+    return Path(results)
 
 
 def check_machine(space: Space, file: Path) -> Plan | None:
     """The plan on this machine; UserError when it cannot carry what the space asks for.
 
-    Spaces that ask for GPUs are left to the cluster's own answer: counting them needs torch or ray.
+    None where only Ray can tell: graphics cards of another maker than NVIDIA.
     """
     wanted = space.resources
-    if wanted.gpu:
-        return None
+    nodes = machine()
+    if wanted.gpu and not any(node.gpus for node in nodes):
+        if os.path.exists("/dev/kfd"):  # AMD's
+            return None
+        raise UserError(
+            f"{wanted.gpu:g} GPU per worker is asked for, with 0 GPUs on this machine",
+            where=f"{file.name}: resources.gpu",
+            allowed="0",
+            hint="set resources.gpu: 0, or name a cluster that has some with --address",
+        )
     points = space.expand().points
     runs = sum(1 for _ in space.runs())
     return make_plan(
-        machine(),
+        nodes,
         slots=wanted.slots,
         workers=wanted.workers,
         threads=wanted.threads,
@@ -50,8 +101,12 @@ def print_plan(
     profile: str | None,
     results: Path,
     plan: Plan | None,
+    *,
+    here: bool = True,
 ) -> None:
-    """Print the resolved plan; starts nothing and imports neither torch nor ray.
+    """Print the resolved plan; starts nothing.
+
+    Imports neither torch nor ray, but for a model with an encoder of timm, which it must try.
 
     Args:
         console: Where to.
@@ -60,28 +115,38 @@ def print_plan(
         profile: Which profile was laid over it.
         results: The results folder.
         plan: The slots; None when only the cluster can tell.
+        here: The sweep would train on this machine.
 
     Raises:
-        UserError: The results folder belongs to another space, a store cannot be opened or made, or
-            its sources cannot be split as the space asks.
+        UserError: Whatever a start would refuse (`prepare`).
     """
     from vesselflow.orchestration.changes import changes_line
+    from vesselflow.orchestration.checks import check_models, check_weights
     from vesselflow.orchestration.prepare import (
         check_owner,
-        check_stores,
-        store_path,
+        check_space,
+        check_writable,
+        known_stores,
+        look_up_runs,
         sweep_folder,
-        used_stores,
+        to_train,
     )
+
+    def notify(text: str) -> None:
+        console.print(text, style="dim", markup=False, soft_wrap=True)
 
     expansion = space.expand()
     folder = sweep_folder(space, profile, results)
     check_owner(file, folder)
-    check_stores(space, file, results)
-    paths = {name: store_path(space, name, results) for name in used_stores(space)}
-    ready = all(path.exists() for path in paths.values())
-    # Splits and leaks are looked at here, before half of a plan is printed.
-    cells, done = _done(space, file, results) if ready else (0, 0)
+    check_writable(folder, probe=False)
+    stores = known_stores(space, file, results)
+    # All of it is looked at here, before half of a plan is printed.
+    cells, scored = look_up_runs(space, check_space(space, file, stores), stores, results)
+    left = to_train(space, cells, scored)
+    check_models(space, file, left, stores, notify)
+    fetched: list[str] = []
+    if here:
+        check_weights(space, file, left, fetched.append, fetch=False)
     seeds = len(space.seeds)
     runs = sum(1 for _ in space.runs())
     console.print(f"[bold]{folder.name}[/bold]  {escape(space.question)}", soft_wrap=True)
@@ -99,9 +164,10 @@ def print_plan(
     slots = plan.describe() if plan else "as many as the cluster carries"
     console.print(f"slots:  {slots}", soft_wrap=True)
     console.print("stores:")
-    for name, path in paths.items():
+    for name, facts in stores.items():
+        path = facts.path
         declared = space.stores[name]
-        if path.exists():
+        if facts.digest:
             state = "there"
         elif declared.synth is not None:
             state = f"is made at the start ({declared.synth.sources} images)"
@@ -110,24 +176,16 @@ def print_plan(
             state = f"is imported at the start from {source}"
         # Paths are copied from here, so they are never cut or broken.
         console.print(f"  {name}  {path}  {state}", markup=False, soft_wrap=True)
-    if ready:
-        console.print(f"done:   {done} of {cells} runs are finished already")
+    for line in fetched:
+        console.print(f"note:   {line}", markup=False, soft_wrap=True)
+    if cells:
+        done = sum(row.complete for row in scored)
+        console.print(f"done:   {done} of {len(cells)} runs are finished already")
     _print_cost(console, space, runs, plan)
     console.print(f"results: {folder}", markup=False, soft_wrap=True)
     if changed := changes_line(space, file, profile, results):
         console.print(changed, style="yellow", markup=False, soft_wrap=True)
     console.print("nothing was started (--dry-run)")
-
-
-def _done(space: Space, file: Path, results: Path) -> tuple[int, int]:
-    """Runs of the sweep, and those of them that are trained and scored."""
-    from vesselflow.evaluation.tables import score_cell
-    from vesselflow.orchestration.prepare import as_cell, make_folds_of, open_stores
-    from vesselflow.orchestration.runs import make_runs
-
-    stores = open_stores(space, file, results, lambda text: None)
-    cells = make_runs(space, make_folds_of(space, file, stores), stores)
-    return len(cells), sum(score_cell(as_cell(cell), results).complete for cell in cells)
 
 
 def _print_cost(console: Console, space: Space, runs: int, plan: Plan | None) -> None:

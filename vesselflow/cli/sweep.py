@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Run a sweep; 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
     from rich.console import Console
 
-    from vesselflow.cli.plan import check_machine, print_plan
+    from vesselflow.cli.plan import check_machine, check_results, print_plan
     from vesselflow.config.space import load_space
     from vesselflow.orchestration.parts import REGISTRIES
 
@@ -65,10 +65,11 @@ def run(args: argparse.Namespace) -> int:
         file, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
     )
     space.expand()
-    results = Path(args.results)
+    results = check_results(args.results)
     plan = check_machine(space, file) if args.address is None else None
     if args.dry_run:
-        print_plan(console, space, file, args.profile, results, plan)
+        here = args.address is None
+        print_plan(console, space, file, args.profile, results, plan, here=here)
         return 0
     return _sweep(console, args, space, file, results)
 
@@ -86,7 +87,16 @@ def _sweep(
     command = ["vesselflow", *sys.argv[1:]]
     # Looked at before the folder's head is written anew, said when nothing was refused.
     changed = changes_line(space, file, args.profile, results)
-    prepared = prepare(space, file, results, profile=args.profile, command=command, notify=notify)
+    prepared = prepare(
+        space,
+        file,
+        results,
+        profile=args.profile,
+        command=command,
+        notify=notify,
+        fresh=args.fresh,
+        here=args.address is None,
+    )
     if args.fresh:
         _forget(prepared)
     missing = prepared.missing()

@@ -47,6 +47,8 @@ FILE_KEYS = (
 )
 
 _NAME = re.compile(r"[a-z0-9_-]+")
+#: The address of an object store or of a server. A Windows drive ("C:/x") is none.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 #: What a results folder holds beside the sweeps; a space of such a name would write into it.
 _TAKEN = ("runs", "evaluations", "stores", "bench", "published")
@@ -520,8 +522,22 @@ def _store(entry: Any, where: str, folder: Path) -> Any:
 
 
 def _bound(text: str, folder: Path) -> str:
-    """An absolute path; what begins with a variable or ~ is left for `_expand`."""
-    return text if not text or text[0] in "~$" else str(folder / text)
+    """An absolute path; what begins with a variable or ~ is left for `_local`, and so is a URL."""
+    return text if not text or text[0] in "~$" or _URL.match(text) else str(folder / text)
+
+
+def _local(text: str, folder: Path, where: str) -> str:
+    """The path that a text means once its variables are expanded; a URL is refused."""
+    found = _expand(text, where)
+    scheme = _URL.match(found)
+    if scheme:
+        raise UserError(
+            f"'{found}' is no path; {scheme[1]}:// is not supported yet",
+            where=where,
+            allowed="a path of this machine, or below a folder that is mounted",
+            hint="fetch it, or mount it",
+        )
+    return str(folder / found)
 
 
 def _expand(text: str, where: str) -> str:
@@ -649,7 +665,7 @@ def _build(
     split_file = base.get("split", {}).get("file")
     if isinstance(split_file, str):
         with faults.gathered():
-            file = str(path.resolve().parent / _expand(split_file, "split.file"))
+            file = _local(split_file, path.resolve().parent, "split.file")
             base["split"] = {**base["split"], "file": file}
     for name in list(grid):
         try:
@@ -914,10 +930,10 @@ def _expanded(entry: Any, key: str, path: Path) -> Any:
     folder = path.resolve().parent
     result = dict(entry)
     if isinstance(result.get("path"), str):
-        result["path"] = str(folder / _expand(result["path"], f"{key}.path"))
+        result["path"] = _local(result["path"], folder, f"{key}.path")
     importer = result.get("import")
     if isinstance(importer, dict) and isinstance(importer.get("source"), str):
-        source = str(folder / _expand(importer["source"], f"{key}.import.source"))
+        source = _local(importer["source"], folder, f"{key}.import.source")
         result["import"] = {**importer, "source": source}
     return result
 

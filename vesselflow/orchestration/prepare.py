@@ -6,6 +6,7 @@ Imports neither torch nor ray: a sweep that has nothing left to do ends here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import platform
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vesselflow import __version__
+from vesselflow.config.experiment import Experiment
 from vesselflow.config.grid import Expansion
 from vesselflow.config.space import Space, StoreSpec
 from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import UserError
 from vesselflow.evaluation.tables import Cell, Scored, score_cell
 from vesselflow.feed.folds import Fold, write_folds
+from vesselflow.orchestration import checks
 from vesselflow.orchestration.runs import PointRun, StoreFacts, folds_of, make_runs, split_key
 from vesselflow.records.atomic import read_json_or_none, write_json, write_text
 
@@ -80,6 +83,8 @@ def prepare(
     profile: str | None = None,
     command: Sequence[str] = (),
     notify: Callable[[str], None] = lambda text: None,
+    fresh: bool = False,
+    here: bool = True,
 ) -> Prepared:
     """Make the stores that are made on demand, plan every run, and check everything.
 
@@ -90,25 +95,81 @@ def prepare(
         profile: Which profile was laid over the file.
         command: For the provenance.
         notify: Gets a line for whatever takes long.
+        fresh: Runs that are finished are going to be done again.
+        here: Runs are trained on this machine, so that pretrained weights must be on it.
 
     Raises:
-        UserError: A store, a split or the results folder is not as it must be.
+        UserError: A store, a split, a model or the results folder is not as it must be.
     """
     expansion = space.expand()
     folder = sweep_folder(space, profile, results)
     # All that can be refused is looked at before anything is made.
     check_owner(file, folder)
     check_writable(folder)
-    check_stores(space, file, results)
-    stores = open_stores(space, file, results, notify)
-    folds = make_folds_of(space, file, stores)
-    cells = make_runs(space, folds, stores)
-    scored = [score_cell(as_cell(cell), results) for cell in cells]
+    stores = known_stores(space, file, results)
+    folds = check_space(space, file, stores)
+    cells, scored = look_up_runs(space, folds, stores, results)
+    left = to_train(space, cells, scored, fresh=fresh)
+    checks.check_models(space, file, left, stores, notify)
+    if here:
+        checks.check_weights(space, file, left, notify, fetch=True)
+    if not all(facts.digest for facts in stores.values()):
+        stores = open_stores(space, file, results, notify)
+        # Of a store that was made just now, more is known than before.
+        folds = check_space(space, file, stores)
+        cells, scored = look_up_runs(space, folds, stores, results)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_head(space, file, profile, folder, stores, command)
     write_splits(folder / "splits", expansion, folds, stores)
     return Prepared(space, file, expansion, results, folder, stores, folds, cells, scored)
+
+
+def look_up_runs(
+    space: Space,
+    folds: Mapping[str, Sequence[Fold]],
+    stores: Mapping[str, StoreFacts],
+    results: Path,
+) -> tuple[list[PointRun], list[Scored]]:
+    """Every cell of the sweep and what is known of it; none while a store is not made yet."""
+    if not all(facts.digest for facts in stores.values()):
+        return [], []
+    cells = make_runs(space, folds, stores)
+    return cells, [score_cell(as_cell(cell), results) for cell in cells]
+
+
+def to_train(
+    space: Space, cells: Sequence[PointRun], scored: Sequence[Scored], *, fresh: bool = False
+) -> list[Experiment]:
+    """The experiments of the points that have a run left to do."""
+    if fresh or not cells:
+        return [point.experiment for point in space.expand().points]
+    open_points = {
+        cell.point.index: cell.point.experiment
+        for cell, row in zip(cells, scored, strict=True)
+        if not row.complete
+    }
+    return list(open_points.values())
+
+
+def check_space(
+    space: Space, file: Path, stores: Mapping[str, StoreFacts]
+) -> dict[str, list[Fold]]:
+    """Refuse what no run would survive, as far as the stores are known; return the folds.
+
+    Args:
+        space: The space.
+        file: The YAML file that it came from.
+        stores: Facts of every store in use; those of one that is not made yet have no digest.
+
+    Raises:
+        UserError: Folds, leaks, channels, sizes, or patches outside the field of view.
+    """
+    folds = make_folds_of(space, file, checks.with_names_of_pixels(stores))
+    checks.check_channels(space, file, stores)
+    checks.check_sizes(space, file, stores)
+    checks.check_samples(space, file, stores, folds)
+    return folds
 
 
 def make_folds_of(
@@ -185,10 +246,21 @@ def check_owner(file: Path, folder: Path) -> None:
         )
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written or made; nothing is made, nothing is left."""
+def check_writable(folder: Path, *, probe: bool = True) -> None:
+    """Refuse a folder that cannot be written or made; nothing is made, nothing is left.
+
+    Args:
+        folder: The folder; it need not be there.
+        probe: Write a file and remove it again; without, only the permissions are asked for.
+    """
     with _writing(folder):
         base = next(entry for entry in (folder, *folder.parents) if os.path.lexists(entry))
+        if not base.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(base))
+        if not probe:
+            if not os.access(base, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(base))
+            return
         # Asking for the permission bits would not see a read-only file system.
         handle, name = tempfile.mkstemp(prefix=".probe-", dir=base)
         os.close(handle)
@@ -208,18 +280,18 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def check_stores(space: Space, file: Path, results: Path) -> None:
-    """Refuse stores that are neither there nor can be made, before any other is made."""
-    from vesselflow.stores.store import Store
+def known_stores(space: Space, file: Path, results: Path) -> dict[str, StoreFacts]:
+    """What is known of every store that the space uses, before any is made.
 
+    Raises:
+        UserError: A store is neither there nor can be made.
+    """
+    facts = {}
     for name in used_stores(space):
         path, declared = store_path(space, name, results), space.stores[name]
         where = f"{file.name}: stores.{name}"
         if path.exists():
-            try:
-                Store.open(path).close()
-            except UserError as error:
-                raise UserError(str(error), where=where) from None
+            facts[name] = _opened(name, path, where)
         elif declared.importer is not None:
             if not Path(declared.importer.source).is_dir():
                 raise UserError(
@@ -228,8 +300,22 @@ def check_stores(space: Space, file: Path, results: Path) -> None:
                     allowed="the folder of the data set, as it was published",
                     hint=f"or make the store itself: {path}",
                 )
+            facts[name] = checks.planned(declared, name, path, where)
         elif declared.synth is None:
             raise missing_store(path, where)
+        else:
+            facts[name] = checks.planned(declared, name, path, where)
+    return facts
+
+
+def _opened(name: str, path: Path, where: str) -> StoreFacts:
+    from vesselflow.stores.store import Store
+
+    try:
+        with Store.open(path) as store:
+            return StoreFacts(name, path, store.digest, tuple(store.sources))
+    except UserError as error:
+        raise UserError(str(error), where=where) from None
 
 
 def missing_store(path: Path, where: str) -> UserError:
@@ -246,8 +332,6 @@ def open_stores(
     space: Space, file: Path, results: Path, notify: Callable[[str], None]
 ) -> dict[str, StoreFacts]:
     """Open every store that the space uses; make those that are declared as synthetic."""
-    from vesselflow.stores.store import Store
-
     facts = {}
     for name in used_stores(space):
         path = store_path(space, name, results)
@@ -255,12 +339,11 @@ def open_stores(
         try:
             if not path.exists():
                 make_store(space.stores[name], name, path, where, notify)
-            with Store.open(path) as store:
-                facts[name] = StoreFacts(name, path, store.digest, tuple(store.sources))
         except UserError as error:
             if error.where.startswith(where):
                 raise
             raise UserError(str(error), where=where) from None
+        facts[name] = _opened(name, path, where)
     return facts
 
 

@@ -25,7 +25,7 @@ DIVISOR_PX = 32
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """What planning needs to know of a store."""
+    """What planning needs to know of a store; its digest is empty until it is made."""
 
     name: str
     path: Path

@@ -1,0 +1,311 @@
+"""What no run would survive, found before the first one: the dry run and the start ask the same.
+
+Imports no Ray, and torch only for encoders of timm (`check_models`, `check_weights`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vesselflow.config.experiment import Experiment
+from vesselflow.config.fingerprint import canonical_json
+from vesselflow.config.space import Space, StoreSpec
+from vesselflow.errors import UserError
+from vesselflow.feed.folds import Fold
+from vesselflow.feed.view import (
+    Box,
+    Frame,
+    View,
+    frame,
+    image_frame,
+    no_samples,
+    patch_positions,
+    sample_frames,
+    sample_shape,
+    working_fov,
+)
+from vesselflow.models.needs import needs
+from vesselflow.orchestration.runs import StoreFacts, split_key, view_of
+from vesselflow.stores.schema import SourceInfo
+
+if TYPE_CHECKING:
+    from vesselflow.stores.store import Store
+
+Size = tuple[int, int]
+
+
+# -- stores that are not made yet ------------------------------------------------------------------
+
+
+def planned(declared: StoreSpec, name: str, path: Path, where: str) -> StoreFacts:
+    """What is known of a store before it is made: sources and groups, and no digests.
+
+    Raises:
+        UserError: The folder that it is to be imported from does not hold what it must.
+    """
+    if declared.synth is not None:
+        from vesselflow.stores.synth import planned_sources
+
+        return StoreFacts(name, path, "", planned_sources(declared.synth.model_dump()))
+    assert declared.importer is not None
+    from vesselflow.stores.importers import IMPORTERS
+    from vesselflow.stores.importers.listing import Listing
+
+    importer = declared.importer
+    spec = IMPORTERS.validate({"name": importer.layout, **(importer.model_extra or {})})
+    try:
+        listing: Listing = IMPORTERS.build(spec, source=Path(importer.source))
+    except UserError as error:
+        raise UserError(str(error), where=where) from None
+    # Names and groups stand in the file names; the pixels are read when it is made.
+    sources = tuple(
+        SourceInfo(index, item.id, item.group, item.split, 0, 0, 0, "", "", (0, 0, 0, 0), {})
+        for index, item in enumerate(listing.items)
+    )
+    return StoreFacts(name, path, "", sources)
+
+
+def with_names_of_pixels(stores: Mapping[str, StoreFacts]) -> dict[str, StoreFacts]:
+    """Stores whose leaks can be looked for although some are not made yet.
+
+    A synthetic image is named by what determines it, in stores that are there as well; one that is
+    to be imported cannot be compared with any other.
+    """
+    if all(facts.digest for facts in stores.values()):
+        return dict(stores)
+    return {name: replace(facts, sources=_named(facts)) for name, facts in stores.items()}
+
+
+def _named(facts: StoreFacts) -> tuple[SourceInfo, ...]:
+    def name(source: SourceInfo) -> str:
+        if "synth" in source.lineage:
+            return canonical_json(dict(source.lineage))
+        return source.image_digest or f"{facts.name}/{source.id}"
+
+    return tuple(replace(source, image_digest=name(source)) for source in facts.sources)
+
+
+# -- channels, sizes, samples ----------------------------------------------------------------------
+
+
+def check_channels(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
+    """Refuse a store that is scored and has other channels than the one that is trained on."""
+    for point in space.expand().points:
+        data = point.experiment.data
+        trained = _channels(stores[data.train])
+        for name in data.ood:
+            found = _channels(stores[name])
+            if trained and found and found != trained:
+                raise UserError(
+                    f"images of the store '{name}' have {found} "
+                    f"channel{'s' * (found != 1)}, those of '{data.train}' have {trained}",
+                    where=place(space, file, "data.ood"),
+                    allowed=f"stores of {trained} channel{'s' * (trained != 1)}",
+                    hint="import it again from images of the same kind, or leave it out",
+                )
+
+
+def _channels(facts: StoreFacts) -> int:
+    """Channels of a store's images; 0 when they are not known yet."""
+    return facts.sources[0].channels if facts.sources else 0
+
+
+def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
+    """Refuse samples and images of a size that the model or its batch-norm cannot take."""
+    seen = set()
+    for point in space.expand().points:
+        experiment = point.experiment
+        key = _size_key(experiment)
+        if key in seen:
+            continue
+        seen.add(key)
+        with _placed(space, file):
+            _check_sizes(experiment, view_of(experiment), stores)
+
+
+def _size_key(experiment: Experiment) -> str:
+    data, train = experiment.data, experiment.train
+    return canonical_json([data.model_dump(mode="json"), experiment.model, train.micro_batch_size])
+
+
+def _check_sizes(experiment: Experiment, view: View, stores: Mapping[str, StoreFacts]) -> None:
+    needed = needs(experiment.model)
+    if needed is None:
+        return
+    data, name = experiment.data, experiment.model["name"]
+    sample = training_size(view, stores[data.train], bound=True)
+    if sample is not None:
+        key = "data.working_size_px" if data.patch == "full" else "data.patch"
+        if min(sample) < needed.least_px:
+            raise UserError(
+                f"samples of {sample[0]} x {sample[1]} px are too small for {name}",
+                where=key,
+                allowed=f"{needed.least_px} px or more, in height and width",
+                hint=f"raise {key}, or take another model",
+            )
+        if not needed.trains(*sample, experiment.train.micro_batch_size):
+            pixel = "what it pools to one pixel" if needed.pools else "its coarsest map, one pixel"
+            raise UserError(
+                f"batch-norm of {name} cannot normalise {pixel}, over one sample of "
+                f"{sample[0]} x {sample[1]} px",
+                where="train.micro_batch_size",
+                allowed="2 or more",
+                hint="" if needed.pools else f"or raise {key}",
+            )
+    for store in (data.train, *data.ood):
+        for height, width in image_sizes(view, stores[store], bound=True):
+            if min(height, width) < needed.least_px:
+                raise UserError(
+                    f"whole images of the store '{store}' ({height} x {width} px) are too small "
+                    f"for {name}",
+                    where="data.working_size_px",
+                    allowed=f"{needed.least_px} px or more, in height and width",
+                    hint="raise data.working_size_px, or take another model",
+                )
+
+
+def training_size(view: View, facts: StoreFacts, *, bound: bool = False) -> Size | None:
+    """(height, width) of the training samples; None when only a store that is made tells.
+
+    `bound` takes the whole image for a field of view that is not known: no sample is larger.
+    """
+    if view.patch != "full":
+        return view.patch, view.patch
+    if view.working_size_px is not None:
+        # Whatever their shape, sources are padded to one square.
+        return frame((0, 0, 1, 1), view).shape
+    boxes = _boxes(facts, bound)
+    return sample_shape(view, sample_frames(boxes, view)) if boxes else None
+
+
+def image_sizes(view: View, facts: StoreFacts, *, bound: bool = False) -> list[Size]:
+    """The (height, width) that whole images of a store have, each once; none when not known."""
+    boxes = [(0, 0, 1, 1)] if view.working_size_px is not None else _boxes(facts, bound)
+    return list(dict.fromkeys(image_frame(box, view).shape for box in boxes))
+
+
+def _boxes(facts: StoreFacts, bound: bool) -> list[Box]:
+    """Boxes of the fields of view; none of a store that is not made, but for their `bound`."""
+    known = facts.digest or (bound and _channels(facts))
+    return [source.fov_box for source in facts.sources] if known else []
+
+
+def check_samples(
+    space: Space,
+    file: Path,
+    stores: Mapping[str, StoreFacts],
+    folds: Mapping[str, Sequence[Fold]],
+) -> None:
+    """Refuse patches of which not one of a fold's training part lies enough inside the fov.
+
+    Reads fields of view until each fold has one such patch: that of one source, mostly.
+    """
+    from vesselflow.stores.store import Store
+
+    seen = set()
+    for point in space.expand().points:
+        experiment = point.experiment
+        facts, view = stores[experiment.data.train], view_of(experiment)
+        key = (view, split_key(experiment), space.run_folds(experiment))
+        if view.patch == "full" or not facts.digest or key in seen:
+            continue
+        seen.add(key)
+        with Store.open(facts.path) as store:
+            frames = sample_frames([source.fov_box for source in facts.sources], view)
+            has_patch = functools.cache(functools.partial(_has_patch, store, view, frames))
+            for number in space.run_folds(experiment):
+                fold = folds[split_key(experiment)][number]
+                if not any(has_patch(facts.index[name]) for name in fold.train):
+                    error = no_samples(view, facts.name)
+                    raise UserError(
+                        f"{error.what}, in the training part of fold {fold.index} "
+                        f"(store '{facts.name}')",
+                        where=place(space, file, "data.patch"),
+                        hint=error.hint,
+                    )
+
+
+def _has_patch(store: Store, view: View, frames: Sequence[Frame], source: int) -> bool:
+    return len(patch_positions(view, working_fov(store, source, frames[source]))) > 0
+
+
+# -- what only libraries tell ----------------------------------------------------------------------
+
+
+def check_models(
+    space: Space,
+    file: Path,
+    experiments: Sequence[Experiment],
+    stores: Mapping[str, StoreFacts],
+    notify: Callable[[str], None],
+) -> None:
+    """Try every model with an encoder of timm on its sizes; imports torch for these alone."""
+    wanted = {_size_key(each): each for each in experiments if needs(each.model) is None}
+    if not wanted:
+        return
+    notify("trying models with encoders of timm (this loads torch)")
+    from vesselflow.models.trial import try_model
+
+    for experiment in wanted.values():
+        data, view = experiment.data, view_of(experiment)
+        used = [stores[name] for name in (data.train, *data.ood)]
+        with _placed(space, file):
+            try_model(
+                experiment.model,
+                channels=_channels(used[0]) or 3,
+                sample=training_size(view, used[0]) or (LIKELY_PX, LIKELY_PX),
+                micro_batch_size=experiment.train.micro_batch_size,
+                images=[size for facts in used for size in image_sizes(view, facts)],
+            )
+
+
+def check_weights(
+    space: Space,
+    file: Path,
+    experiments: Sequence[Experiment],
+    notify: Callable[[str], None],
+    *,
+    fetch: bool,
+) -> None:
+    """Find pretrained weights on this machine, or fetch them; `fetch` false only says so."""
+    wanted = {
+        (each.model["encoder"], each.model["weights"]): None
+        for each in experiments
+        if each.model.get("weights") is not None
+    }
+    for encoder, weights in wanted:
+        from vesselflow.models.weights import check_weights as find
+
+        with _placed(space, file):
+            said = find(encoder, weights, fetch=fetch)
+        if said:
+            notify(said)
+
+
+@contextlib.contextmanager
+def _placed(space: Space, file: Path) -> Iterator[None]:
+    """Errors that name a key name its file as well."""
+    try:
+        yield
+    except UserError as error:
+        where = place(space, file, error.where)
+        raise UserError(error.what, where=where, allowed=error.allowed, hint=error.hint) from None
+
+
+#: Stands for the size of samples that only a store that is made tells.
+LIKELY_PX = 256
+
+
+def place(space: Space, file: Path, key: str) -> str:
+    """File and key, or the axis that gives the key its values."""
+    if key in space.grid:
+        return f"{file.name}: grid.{key}"
+    for name, axis in space.grid.items():
+        if any(key in setting.assign for setting in axis.settings or ()):
+            return f"{file.name}: grid.{name}.{key}"
+    return f"{file.name}: {key}"
