@@ -209,3 +209,5 @@ def test_a_store_is_planned_as_it_is_made(tmp_path: Path) -> None:
                 for source in store.sources
             )
         assert planned_sources(arguments) == made
+        # Part of a store's name by content.
+        assert made[-1].id == made[-1].group == {"b": "b0001", "c": "c0000"}[arguments["domain"]]
