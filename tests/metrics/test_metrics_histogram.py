@@ -444,6 +444,20 @@ def test_best_threshold_of_a_perfect_ranking_is_in_the_middle_of_the_gap() -> No
     assert best_threshold(Histogram.of(np.array([-50.0, 20.0]), np.array([0, 1]))) == -15.0
 
 
+@pytest.mark.parametrize("low", [1.0, 0.1, -3.7, 1e-30, 61.0])
+def test_the_threshold_between_neighbours_is_one_of_float32(low: float) -> None:
+    # No float32 lies between them, and half of the middles round down.
+    values = [np.float32(low)]
+    for _ in range(7):
+        values.append(np.nextafter(values[-1], np.float32(np.inf)))
+    for first in range(7):
+        logits = np.array(values[first : first + 2])
+        chosen = best_threshold(Histogram.of(logits, np.array([0, 1])))
+        assert chosen == np.float32(chosen)
+        assert (logits >= chosen).tolist() == [False, True]
+        assert (logits.astype(np.float64) >= chosen).tolist() == [False, True]
+
+
 def test_predicting_nothing_or_everything_can_be_best() -> None:
     # One positive, ranked lowest, among nine negatives: accuracy .9 when nothing is predicted.
     target = np.zeros(10, np.uint8)

@@ -230,11 +230,17 @@ def _merged(histograms: Sequence[Histogram]) -> Histogram:
     order = np.argsort(values, kind="stable")
     values = values[order]
     starts = _starts(values)
-    counts = []
-    for name in ("positives", "negatives"):
-        each = np.concatenate([getattr(histogram, name) for histogram in histograms])[order]
-        counts.append(np.add.reduceat(each, starts) if len(starts) else each)
-    return Histogram(values[starts], *counts, undefined).joined(POOL_BINS)
+
+    def added(counts: list[Counts]) -> Counts:
+        each = np.concatenate(counts)[order]
+        return np.add.reduceat(each, starts) if len(starts) else each
+
+    return Histogram(
+        values[starts],
+        added([histogram.positives for histogram in histograms]),
+        added([histogram.negatives for histogram in histograms]),
+        undefined,
+    ).joined(POOL_BINS)
 
 
 def _binary(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.bool_]:
@@ -281,9 +287,9 @@ def best_threshold(histogram: Histogram, metric: str = "dice") -> float:
         metric: A metric that depends on the threshold.
 
     Returns:
-        A logit; -inf where predicting every pixel is best, inf where predicting none is. NaN where
-        the choice is undefined: no pixel of the target (a score that ignores the target chooses
-        nothing), a NaN logit, or a metric that is NaN throughout.
+        A logit that float32 holds; -inf where predicting every pixel is best, inf where predicting
+        none is. NaN where the choice is undefined: no pixel of the target (a score that ignores the
+        target chooses nothing), a NaN logit, or a metric that is NaN throughout.
 
     Raises:
         UserError: The metric is unknown, or does not depend on a threshold.
@@ -311,4 +317,7 @@ def best_threshold(histogram: Histogram, metric: str = "dice") -> float:
         return -math.inf
     if first[longest] == len(cuts) - 1:
         return math.inf
-    return float((low[longest] + high[longest]) / 2)
+    # In the type of the logits, so that they are cut alike in every type: between two neighbours
+    # there may be no number of it, and a middle that is rounded down would be the lower one.
+    middle = float(np.float32((low[longest] + high[longest]) / 2))
+    return middle if middle > low[longest] else float(high[longest])
