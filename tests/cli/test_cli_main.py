@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -142,13 +141,14 @@ def test_the_package_and_the_script_are_the_same_command() -> None:
         assert done.stdout == f"vesselflow {__version__}\n"
 
 
-def test_the_help_is_quick() -> None:
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "vesselflow", "--help"], check=True, capture_output=True
-        )
-        times.append(time.perf_counter() - began)
-    # 0.1 s on an idle machine, 0.5 s is promised; the best of three is what it costs.
-    assert min(times) < 0.5
+def test_the_help_imports_next_to_nothing() -> None:
+    # 0.03 s on an idle machine, where numpy and pydantic alone would take 0.2 s.
+    code = (
+        "import sys\nfrom vesselflow.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ray', 'numpy', 'pydantic', 'rich', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: vesselflow" in done.stdout
