@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="folder of a sweep, results/NAME")
     parser.add_argument("--json", action="store_true", help="print points and scores as JSON")
     parser.add_argument(
-        "--no-figures", action="store_true", help="write neither figures nor TensorBoard files"
+        "--no-figures",
+        action="store_true",
+        help="write neither figures nor TensorBoard files; figures of other tables are removed",
     )
 
 

@@ -384,9 +384,11 @@ def make_store(
 
         notify(f"importing the store '{name}' from {declared.importer.source}")
         arguments = declared.importer.model_extra or {}
-        import_store(
+        made = import_store(
             declared.importer.layout, declared.importer.source, path, arguments, domain=name
         )
+        for note in made.notes:
+            notify(f"store '{name}': {note}")
         return
     raise missing_store(path, where)
 
