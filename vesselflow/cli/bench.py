@@ -66,13 +66,8 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"[bold]{args.name}[/bold]: {bench.text}")
     out = Path(args.out or f"results/bench/{args.name}.json")
     # Before minutes are spent on numbers that could not be kept.
-    try:
-        with explained(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UserError(
-            "this is a file, not a folder", where=str(out.parent), hint="choose another --out FILE"
-        ) from None
+    with explained(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with console.status("measuring") as status:
             result = getattr(importlib.import_module(bench.module), bench.function)(

@@ -58,9 +58,11 @@ class FolderArguments(Arguments):
         description="LOW,HIGH: in images deeper than 8 bits these values become 0 and 255, those "
         "between in proportion, those beyond are clipped; 8-bit images stay: 0,4095",
     )
+    # Not strict: the command line gives it as text.
     threshold: float | None = Field(
         None,
         gt=0,
+        strict=False,
         description="in masks and fov masks that are not binary, pixels of this value or more "
         "(the file's own: 128 is half of 8 bits) are set",
     )
