@@ -297,6 +297,11 @@ YAML = {
         b"train: {epochs: 3\nseeds: [0]\n",
         "not valid YAML at line 2, column 6: expected ',' or '}', but got ':'",
     ),
+    "question": (
+        b"stores: {a: synth:fundus?sources=4}\n",
+        "not valid YAML at line 1, column 25: expected ',' or '}', but got '?'; "
+        "inside braces and brackets a text with ? stands in quotes",
+    ),
     "twice": (
         b"train: {}\nseeds: [0]\ntrain: {}\n",
         "not valid YAML at line 3, column 1: the key 'train' is given twice (first at line 1)",

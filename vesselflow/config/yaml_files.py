@@ -138,6 +138,9 @@ def _broken(error: yaml.MarkedYAMLError, where: str) -> UserError:
             allowed="plain text, numbers, true, false, null, lists, mappings",
         )
     hint = "indent with spaces, never with tabs" if "\\t" in problem else ""
+    if problem.endswith("but got '?'"):
+        # As in {a: synth:fundus?sources=4}, which without the braces is text.
+        hint = "inside braces and brackets a text with ? stands in quotes"
     return UserError(f"not valid YAML at {place}: {problem}", where=where, hint=hint)
 
 
