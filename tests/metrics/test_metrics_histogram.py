@@ -345,6 +345,15 @@ def test_any_type_of_mask_counts_the_same(dtype: type) -> None:
     assert pickle.loads(pickle.dumps(expected)) == expected
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 700, 10**6])
+def test_an_image_is_counted_in_chunks(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    logits, target, fov = image(7)
+    logits[3, 3:6] = np.nan
+    expected = Histogram.of(logits, target, fov)
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    assert Histogram.of(logits, target, fov) == expected
+
+
 def test_strided_arrays_count_the_same() -> None:
     arrays = image(2)
     turned = [np.ascontiguousarray(array.T).T for array in arrays]

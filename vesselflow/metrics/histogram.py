@@ -24,6 +24,9 @@ from vesselflow.metrics import METRICS
 #: tied: of an image, which is kept while others are counted, and of images pooled.
 IMAGE_BINS = 2**20
 POOL_BINS = 2**22
+#: Pixels that are sorted at a time, which bounds what counting an image of any size needs: 0.9 GB
+#: for one of 100 million pixels.
+CHUNK = 2**22
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -103,24 +106,11 @@ class Histogram:
             inside = _binary(fov, "fov").ravel()
             if not inside.all():
                 values, truth = values[inside], truth[inside]
-        known = ~np.isnan(values)
-        undefined = int(values.size - np.count_nonzero(known))
-        if undefined:
-            values, truth = values[known], truth[known]
-        # Clipped before they are narrowed, so that no float64 overflows. Zero has one sign.
-        narrow = np.clip(values, -_LARGEST, _LARGEST).astype(np.float32) + np.float32(0)
-        # The order of floats is that of their bits read as integers, once negative ones are
-        # turned around; below them the target, so that one sort orders both.
-        bits = narrow.view(np.int32)
-        keys = np.where(bits < 0, bits ^ np.int32(2**31 - 1), bits).astype(np.int64)
-        codes = np.sort((keys << 1) | truth)
-        starts = _starts(codes >> 1)
-        hits = np.concatenate([[0], np.cumsum(codes & 1)])
-        positives = np.diff(hits[np.append(starts, codes.size)])
-        negatives = np.diff(starts, append=codes.size) - positives
-        keys = (codes[starts] >> 1).astype(np.int32)
-        found = np.where(keys < 0, keys ^ np.int32(2**31 - 1), keys).view(np.float32)
-        return cls(found, positives, negatives, undefined).joined(IMAGE_BINS)
+        parts = (
+            _counted(values[start : start + CHUNK], truth[start : start + CHUNK])
+            for start in range(0, values.size, CHUNK)
+        )
+        return cls.sum(parts).joined(IMAGE_BINS)
 
     @classmethod
     def sum(cls, histograms: Iterable[Histogram]) -> Histogram:
@@ -198,6 +188,27 @@ class Histogram:
         return Confusion(*(np.where(unknown, np.nan, each) for each in counts))
 
 
+def _counted(values: npt.NDArray[Any], truth: npt.NDArray[np.bool_]) -> Histogram:
+    known = ~np.isnan(values)
+    undefined = int(values.size - np.count_nonzero(known))
+    if undefined:
+        values, truth = values[known], truth[known]
+    # Clipped before they are narrowed, so that no float64 overflows. Zero has one sign.
+    narrow = np.clip(values, -_LARGEST, _LARGEST).astype(np.float32) + np.float32(0)
+    # The order of floats is that of their bits read as integers, once negative ones are turned
+    # around; below them the target, so that one sort orders both.
+    bits = narrow.view(np.int32)
+    keys = np.where(bits < 0, bits ^ np.int32(2**31 - 1), bits).astype(np.int64)
+    codes = np.sort((keys << 1) | truth)
+    starts = _starts(codes >> 1)
+    hits = np.concatenate([[0], np.cumsum(codes & 1)])
+    positives = np.diff(hits[np.append(starts, codes.size)])
+    negatives = np.diff(starts, append=codes.size) - positives
+    keys = (codes[starts] >> 1).astype(np.int32)
+    found = np.where(keys < 0, keys ^ np.int32(2**31 - 1), keys).view(np.float32)
+    return Histogram(found, positives, negatives, undefined).joined(IMAGE_BINS)
+
+
 def _starts(groups: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Where each run of equal values begins."""
     if not groups.size:
@@ -222,8 +233,8 @@ def _from(
 
 
 def _merged(histograms: Sequence[Histogram]) -> Histogram:
-    if not histograms:
-        return Histogram.empty()
+    if len(histograms) < 2:
+        return histograms[0].joined(POOL_BINS) if histograms else Histogram.empty()
     undefined = sum(histogram.undefined for histogram in histograms)
     values = np.concatenate([histogram.values for histogram in histograms])
     # Stable, because that sort merges runs that are in order already.
