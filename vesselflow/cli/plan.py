@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from vesselflow.config.space import Space
+from vesselflow.config.space import Space, url_scheme
 from vesselflow.errors import UserError
 from vesselflow.orchestration.plan import Node, Plan, make_plan
 
@@ -52,10 +51,10 @@ def gpus_here() -> int:
 
 def check_results(results: str) -> Path:
     """The results folder; UserError for the address of an object store or of a server."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", results)
-    if match:
+    scheme = url_scheme(results)
+    if scheme:
         raise UserError(
-            f"'{results}' is no folder; {match[1]}:// is not supported yet",
+            f"'{results}' is no folder; {scheme}:// is not supported yet",
             where="--results",
             allowed="a folder of this machine, or one that is mounted",
             hint="mount it, or copy the results there afterwards",

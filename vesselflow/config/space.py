@@ -521,18 +521,24 @@ def _store(entry: Any, where: str, folder: Path) -> Any:
     return result
 
 
+def url_scheme(text: str) -> str:
+    """The "s3" of the address of an object store or a server, "" of a path."""
+    match = _URL.match(text)
+    return match[1] if match else ""
+
+
 def _bound(text: str, folder: Path) -> str:
     """An absolute path; what begins with a variable or ~ is left for `_local`, and so is a URL."""
-    return text if not text or text[0] in "~$" or _URL.match(text) else str(folder / text)
+    return text if not text or text[0] in "~$" or url_scheme(text) else str(folder / text)
 
 
 def _local(text: str, folder: Path, where: str) -> str:
     """The path that a text means once its variables are expanded; a URL is refused."""
     found = _expand(text, where)
-    scheme = _URL.match(found)
+    scheme = url_scheme(found)
     if scheme:
         raise UserError(
-            f"'{found}' is no path; {scheme[1]}:// is not supported yet",
+            f"'{found}' is no path; {scheme}:// is not supported yet",
             where=where,
             allowed="a path of this machine, or below a folder that is mounted",
             hint="fetch it, or mount it",
