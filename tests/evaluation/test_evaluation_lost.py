@@ -10,7 +10,7 @@ import pytest
 import training_cases as cases
 
 from vesselflow.evaluation.parts import part_id, part_path
-from vesselflow.evaluation.tables import Cell, losses, score_cell
+from vesselflow.evaluation.tables import Cell, lost_records, score_cell
 from vesselflow.orchestration.worker import LocalData, Reports, execute
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord, RunState
@@ -128,20 +128,20 @@ def _cell(spec) -> Cell:
 
 def test_the_start_says_what_a_record_lost(again, done):
     cell = _cell(done.spec)
-    assert losses([score_cell(cell, again.results)], again.results) == []
+    assert lost_records([score_cell(cell, again.results)], again.results) == []
     again.record.weights_path(1).unlink()
     row = score_cell(cell, again.results)
     assert row.complete
-    assert losses([row, row], again.results) == [
+    assert lost_records([row, row], again.results) == [
         "the weights of 2 finished runs are gone: nothing is lost for this answer, but another "
         "score would train them again"
     ]
     (again.record.folder / "accepted.json").write_text("7")
     row = score_cell(cell, again.results)
     assert not row.complete
-    assert losses([row], again.results) == [
+    assert lost_records([row], again.results) == [
         f"loss=combined (fold {cell.fold} seed {cell.seed}): accepted.json is damaged: "
         "the run does not count as finished, its attempts are kept"
     ]
     shutil.rmtree(again.record.folder)
-    assert losses([score_cell(cell, again.results)], again.results) == []
+    assert lost_records([score_cell(cell, again.results)], again.results) == []

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 def _sweep(
     console: Console, args: argparse.Namespace, space: Space, file: Path, results: Path
 ) -> int:
-    from vesselflow.evaluation.tables import losses
+    from vesselflow.evaluation.tables import lost_records
     from vesselflow.orchestration.changes import changes_line
     from vesselflow.orchestration.prepare import prepare
 
@@ -105,7 +105,7 @@ def _sweep(
         f"[bold]{prepared.folder.name}[/bold]: {len(prepared.expansion.points)} points, "
         f"{total} runs, {total - len(missing)} already done, {len(missing)} to do"
     )
-    for line in (*([changed] if changed else ()), *losses(prepared.scored, results)):
+    for line in (*([changed] if changed else ()), *lost_records(prepared.scored, results)):
         console.print(line, style="yellow", markup=False, soft_wrap=True)
     if space.question:
         console.print(f"[italic]{space.question}[/italic]")

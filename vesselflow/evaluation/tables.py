@@ -130,7 +130,7 @@ def selected_point(scored: Sequence[Scored]) -> str | None:
     return choose_point(point_scores(scored))
 
 
-def losses(scored: Sequence[Scored], results: Path) -> list[str]:
+def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
     """What the records of these runs lost, and what comes of it, a line each."""
     lines = [
         f"{row.cell.point} (fold {row.cell.fold} seed {row.cell.seed}): {row.message}"

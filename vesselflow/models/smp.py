@@ -266,6 +266,7 @@ def _build(
         }
         try:
             model: nn.Module = kind(encoder_weights=None, **keywords)
+        # The library has no error of its own: an unsuitable encoder raises any of these.
         except (ValueError, NotImplementedError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"{architecture.lower()} cannot use encoder '{encoder}' with depth {depth}"
