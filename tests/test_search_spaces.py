@@ -12,7 +12,7 @@ from vesselflow.cli.keys import BEGIN, END, markdown
 from vesselflow.config.keys import check_key, key_tree, reference
 from vesselflow.config.space import Space, load_space
 from vesselflow.config.yaml_files import dump_yaml, load_yaml, parse_yaml
-from vesselflow.orchestration.parts import REGISTRIES
+from vesselflow.runs.registries import REGISTRIES
 
 FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")

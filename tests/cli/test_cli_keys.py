@@ -14,7 +14,7 @@ from vesselflow.config.experiment import SECTIONS
 from vesselflow.config.keys import Chapter, describe_keys, key_tree, reference
 from vesselflow.config.registry import Registry
 from vesselflow.config.space import Space
-from vesselflow.orchestration.parts import REGISTRIES
+from vesselflow.runs.registries import REGISTRIES
 
 CHAPTERS = {chapter.name: chapter for chapter in reference(REGISTRIES)}
 

@@ -33,7 +33,8 @@ def done(tmp_path_factory) -> Done:
     import torch
     import training_cases as cases
 
-    from vesselflow.orchestration.worker import LocalData, execute
+    from vesselflow.feed.local import LocalData
+    from vesselflow.sweeps.execution import execute
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("done")

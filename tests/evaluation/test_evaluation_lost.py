@@ -11,9 +11,11 @@ import training_cases as cases
 
 from vesselflow.evaluation.parts import part_id, part_path
 from vesselflow.evaluation.tables import Cell, lost_records, score_cell
-from vesselflow.orchestration.worker import LocalData, Reports, execute
+from vesselflow.feed.local import LocalData
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.sweeps.context import Reports
+from vesselflow.sweeps.execution import execute
 
 
 @pytest.fixture

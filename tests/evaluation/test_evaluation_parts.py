@@ -11,10 +11,10 @@ import training_cases as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselflow.evaluation.domains import make_domain
 from vesselflow.evaluation.parts import POOLED, Part, part_id, part_path, read_part, write_part
 from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
+from vesselflow.runs.domains import make_domain
 
 PART = Part(0.25, (("s1", "dice", 0.5), ("s1", "roc_auc", math.nan), (POOLED, "dice", 1 / 3)))
 

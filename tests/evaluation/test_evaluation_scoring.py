@@ -12,13 +12,13 @@ from scipy.special import expit
 from sklearn import metrics as sk
 from torch import nn
 
-from vesselflow.evaluation.domains import make_domain
 from vesselflow.evaluation.parts import POOLED
 from vesselflow.evaluation.scoring import evaluate, select
 from vesselflow.feed.batches import ArrayImages, load_images
 from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics import METRICS
-from vesselflow.orchestration.runs import view_of
+from vesselflow.runs.domains import make_domain
+from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
 from vesselflow.training.loop import build_model
 

@@ -16,13 +16,13 @@ import training_cases as cases
 sys.path.append(str(Path(__file__).parents[1] / "records"))
 from record_damage import DAMAGE
 
-from vesselflow.evaluation.domains import ROLES
 from vesselflow.evaluation.parts import POOLED, Part
 from vesselflow.evaluation.previews import LONGEST_PX, extremes, native_image, write_previews
 from vesselflow.evaluation.tables import Cell, Scored, point_scores, score_cell, write_tables
 from vesselflow.feed.batches import ArrayImages, load_images
 from vesselflow.metrics import METRICS
-from vesselflow.orchestration.runs import view_of
+from vesselflow.runs.domains import ROLES
+from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
 from vesselflow.training.loop import build_model
 

@@ -20,7 +20,7 @@ from vesselflow.errors import ShapeError
 from vesselflow.evaluation.scoring import evaluate
 from vesselflow.feed.batches import ArrayImages, WholeImage, load_images
 from vesselflow.inference.whole import predict_whole, to_native
-from vesselflow.orchestration.runs import view_of
+from vesselflow.runs.specs import view_of
 from vesselflow.training.loop import build_model
 
 EXPERIMENT = cases.tiny_experiment()

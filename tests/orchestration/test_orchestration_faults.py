@@ -8,8 +8,8 @@ import fault_cases as cases
 import pytest
 
 from vesselflow.config.space import load_space
-from vesselflow.orchestration.parts import REGISTRIES
-from vesselflow.orchestration.prepare import prepare
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.sweeps.prepare import prepare
 
 pytestmark = pytest.mark.ray
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from vesselflow.orchestration.progress import Best, Progress, SlotView
 from vesselflow.reporting.live import LiveView, _newer, plain_line, render
+from vesselflow.sweeps.progress import Best, Progress, SlotView
 
 SLOTS = (
     SlotView("slot 0", "beta=0.5 fold 0 seed 1", "training", 3, 12, 40, 120, 14.0),

@@ -15,10 +15,12 @@ import vesselflow.training.step as step_module
 from vesselflow.errors import UserError
 from vesselflow.evaluation.parts import part_id, part_path, read_part
 from vesselflow.feed.batches import load_images
-from vesselflow.orchestration.runs import view_of
-from vesselflow.orchestration.worker import LocalData, Reports, Result, execute
+from vesselflow.feed.local import LocalData
 from vesselflow.records.checkpoints import Checkpoints
 from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.runs.specs import view_of
+from vesselflow.sweeps.context import Reports, Result
+from vesselflow.sweeps.execution import execute
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_a_run_does_not_depend_on_what_its_slot_ran_before(after_a, alone_folder
 
 def test_a_finished_run_is_neither_trained_nor_scored_again(after_a, stores, monkeypatch):
     folder, result = after_a
-    monkeypatch.delattr("vesselflow.orchestration.worker.evaluate")
+    monkeypatch.delattr("vesselflow.sweeps.scoring_job.evaluate")
     again = execute(cases.run_b(cases.tiny_domains(stores, "b")), folder, LocalData(stores))
     assert (again.state, again.value, again.epoch) == ("finished", result.value, result.epoch)
     assert again.steps == 0
@@ -196,7 +198,7 @@ def test_a_disk_that_stays_full_fails_the_run_in_the_end(stores, tmp_path, monke
         raise UserError("no space is left on the device", where="disk")
 
     monkeypatch.setattr(Checkpoints, "save", full)
-    monkeypatch.setattr("vesselflow.orchestration.worker.OVERDUE", 0)
+    monkeypatch.setattr("vesselflow.sweeps.training_job.OVERDUE", 0)
     spec = cases.run_a(cases.tiny_domains(stores, "b"))
     result = execute(spec, tmp_path, LocalData(stores))
     assert result.state == "failed"

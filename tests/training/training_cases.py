@@ -18,17 +18,18 @@ import vesselflow.training.loop as loop_module
 import vesselflow.training.step as step_module
 from vesselflow.augment.compose import compose
 from vesselflow.config.experiment import Experiment, load_experiment
-from vesselflow.evaluation.domains import Domain, make_domain
 from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
+from vesselflow.feed.local import LocalData
+from vesselflow.feed.sources import KeyedBatches
 from vesselflow.losses import LOSSES
-from vesselflow.orchestration.parts import REGISTRIES
-from vesselflow.orchestration.runs import RunSpec
-from vesselflow.orchestration.worker import LocalData
+from vesselflow.runs.domains import Domain, make_domain
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.runs.specs import RunSpec
 from vesselflow.stores.schema import Source
 from vesselflow.stores.store import Store, write_store
 from vesselflow.stores.synth import make_synth
 from vesselflow.training.group import Distributed, Group
-from vesselflow.training.loop import Hooks, KeyedBatches, Outcome, load, train
+from vesselflow.training.loop import Hooks, Outcome, load, train
 
 SEED = 11
 SAMPLES = 12
@@ -320,7 +321,7 @@ def files_of(results: Path, run_id: str) -> dict[str, bytes]:
 
 def alone(folder: Path) -> None:
     """In a process that did nothing before: run B, then what is left of interrupted trainings."""
-    from vesselflow.orchestration.worker import execute
+    from vesselflow.sweeps.execution import execute
 
     torch.set_num_threads(1)
     stores = {path.stem: path for path in folder.glob("*.h5")}

@@ -196,7 +196,7 @@ def _measure(peer: str, folder: Path, runs: int) -> list[dict[str, float]]:
 def load(folder: Path, runs: int) -> tuple[Space, Path]:
     """Write the bench's space into a folder and load it."""
     from vesselflow.config.space import load_space
-    from vesselflow.orchestration.parts import REGISTRIES
+    from vesselflow.runs.registries import REGISTRIES
 
     file = folder / "overhead.yaml"
     betas = ", ".join(f"{number / (runs + 1):.4f}" for number in range(1, runs + 1))
@@ -206,9 +206,9 @@ def load(folder: Path, runs: int) -> tuple[Space, Path]:
 
 def run_ours(folder: Path, runs: int) -> list[dict[str, float]]:
     """The shipped path, as `vesselflow sweep` takes it."""
-    from vesselflow.orchestration.outcome import Watch
-    from vesselflow.orchestration.prepare import prepare
-    from vesselflow.orchestration.sweep import run_sweep
+    from vesselflow.orchestration.driver import run_sweep
+    from vesselflow.sweeps.outcome import Watch
+    from vesselflow.sweeps.prepare import prepare
 
     space, file = load(folder, runs)
     prepared = prepare(space, file, folder / "results")
@@ -237,8 +237,8 @@ def run_stock(folder: Path, runs: int) -> list[dict[str, float]]:
     from ray import tune
 
     from vesselflow.feed.batches import load_samples
-    from vesselflow.orchestration.prepare import prepare
-    from vesselflow.orchestration.runs import view_of
+    from vesselflow.runs.specs import view_of
+    from vesselflow.sweeps.prepare import prepare
 
     space, file = load(folder, runs)
     prepared = prepare(space, file, folder / "results")
@@ -312,8 +312,9 @@ def _stock_worker(config: dict[str, Any]) -> None:
     import numpy as np
     import ray
 
-    from vesselflow.orchestration.worker import StepClock, settle_process
-    from vesselflow.training.loop import Hooks, KeyedBatches, train
+    from vesselflow.feed.sources import KeyedBatches, StepClock
+    from vesselflow.training.loop import Hooks, train
+    from vesselflow.training.process import settle_process
 
     settle_process(1)
     spec, samples = config["spec"], ray.get(config["samples"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vesselflow.config.keys import Chapter, reference
 from vesselflow.errors import UserError, closest
-from vesselflow.orchestration.parts import REGISTRIES
+from vesselflow.runs.registries import REGISTRIES
 
 #: What is between these lines of a file is replaced by `--into`.
 BEGIN = "<!-- keys: made by `vesselflow keys --into`, not by hand -->"

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from vesselflow.config.space import Space, url_scheme
 from vesselflow.errors import UserError
-from vesselflow.orchestration.plan import Node, Plan, make_plan
+from vesselflow.sweeps.capacity import Node, Plan, make_plan
 
 #: More points than this are counted, not listed.
 LISTED = 40
@@ -119,9 +119,9 @@ def print_plan(
     Raises:
         UserError: Whatever a start would refuse (`prepare`).
     """
-    from vesselflow.orchestration.changes import changes_line
-    from vesselflow.orchestration.checks import check_models, check_weights
-    from vesselflow.orchestration.prepare import (
+    from vesselflow.sweeps.changes import changes_line
+    from vesselflow.sweeps.checks import check_models, check_weights
+    from vesselflow.sweeps.prepare import (
         check_owner,
         check_space,
         check_writable,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vesselflow.config.space import Space
-    from vesselflow.orchestration.outcome import Outcome
-    from vesselflow.orchestration.prepare import Prepared
+    from vesselflow.sweeps.outcome import Outcome
+    from vesselflow.sweeps.prepare import Prepared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vesselflow.cli.plan import check_machine, check_results, print_plan
     from vesselflow.config.space import load_space
-    from vesselflow.orchestration.parts import REGISTRIES
+    from vesselflow.runs.registries import REGISTRIES
 
     console = Console(highlight=False)
     file = Path(args.space)
@@ -78,8 +78,8 @@ def _sweep(
     console: Console, args: argparse.Namespace, space: Space, file: Path, results: Path
 ) -> int:
     from vesselflow.evaluation.tables import lost_records
-    from vesselflow.orchestration.changes import changes_line
-    from vesselflow.orchestration.prepare import prepare
+    from vesselflow.sweeps.changes import changes_line
+    from vesselflow.sweeps.prepare import prepare
 
     def notify(text: str) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
@@ -142,7 +142,7 @@ def _forget(prepared: Prepared) -> None:
 def _nothing(prepared: Prepared) -> Outcome:
     """A finished sweep: the tables again, without torch or ray."""
     from vesselflow.evaluation.tables import write_tables
-    from vesselflow.orchestration.outcome import Outcome
+    from vesselflow.sweeps.outcome import Outcome
 
     write_tables(prepared.folder / "tables", prepared.scored, prepared.results)
     return Outcome()
@@ -155,9 +155,9 @@ def _run(
     notify: Callable[[str], None],
 ) -> Outcome:
     notify("loading torch and ray")
-    from vesselflow.orchestration.outcome import Watch
-    from vesselflow.orchestration.sweep import run_sweep
+    from vesselflow.orchestration.driver import run_sweep
     from vesselflow.reporting.live import LiveView
+    from vesselflow.sweeps.outcome import Watch
 
     stop = threading.Event()
     boards = _Boards(prepared) if not args.no_figures else None

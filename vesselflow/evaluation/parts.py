@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from vesselflow.config.experiment import Experiment
 from vesselflow.config.fingerprint import evaluation_id
-from vesselflow.evaluation.domains import Domain
 from vesselflow.metrics import METRICS
 from vesselflow.records.atomic import write_bytes
+from vesselflow.runs.domains import Domain
 
 #: The source id under which the scores of all pixels of a domain together stand.
 POOLED = "*"

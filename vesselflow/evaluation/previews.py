@@ -12,11 +12,11 @@ from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
-from vesselflow.evaluation.domains import Domain
 from vesselflow.evaluation.parts import POOLED, Part
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.records.atomic import write_bytes
+from vesselflow.runs.domains import Domain
 
 #: Previews are reduced until their longer side fits.
 LONGEST_PX = 700

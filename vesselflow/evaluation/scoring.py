@@ -8,12 +8,12 @@ from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
-from vesselflow.evaluation.domains import Domain
 from vesselflow.evaluation.parts import POOLED, Part
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.histogram import Histogram, best_threshold, score
+from vesselflow.runs.domains import Domain
 
 
 def evaluate(

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vesselflow.config.experiment import Experiment
-from vesselflow.evaluation.domains import ROLES, Domain
 from vesselflow.evaluation.parts import POOLED, Part, part_id, part_path, read_part
 from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import nanmean_count
 from vesselflow.records.atomic import write_bytes
 from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.runs.domains import ROLES, Domain
 
 
 @dataclass(frozen=True)

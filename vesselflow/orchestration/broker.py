@@ -10,9 +10,9 @@ from typing import Any
 
 import ray
 
-from vesselflow.orchestration.queue import Job, Queue
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord
+from vesselflow.sweeps.book import Job, Queue
 
 #: Seconds that a call waits for something to happen before it answers "nothing yet".
 LONG_POLL_S = 1.0

@@ -28,12 +28,11 @@ from vesselflow.feed.order import key
 from vesselflow.feed.ray_resident import Resident
 from vesselflow.feed.ray_stream import StreamBatches, Streamed, StreamSamples
 from vesselflow.feed.view import View
-from vesselflow.orchestration.plan import Plan
-from vesselflow.orchestration.runs import RunSpec
+from vesselflow.runs.specs import RunSpec
+from vesselflow.sweeps.capacity import Plan
 
 if TYPE_CHECKING:
-    from vesselflow.orchestration.worker import Order
-    from vesselflow.training.loop import BatchSource
+    from vesselflow.feed.sources import BatchSource, Order
 
 #: (kind, store, view) -> handle of data that are resident, or read as they are used.
 Handles = Mapping[tuple[str, str, View], Resident | Streamed]
@@ -140,8 +139,10 @@ def serve(config: dict[str, Any]) -> None:
     """The training function of a slot: run after run, until the broker says close."""
     import torch
 
-    from vesselflow.orchestration.worker import Reports, execute, settle_process
+    from vesselflow.sweeps.context import Reports
+    from vesselflow.sweeps.execution import execute
     from vesselflow.training.group import current_group
+    from vesselflow.training.process import settle_process
 
     settings: SlotConfig = config["settings"]
     settle_process(settings.threads)

@@ -13,8 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from vesselflow.orchestration.progress import Best, Progress, SlotView
 from vesselflow.reporting.wording import count, duration, printable, spread
+from vesselflow.sweeps.progress import Best, Progress, SlotView
 
 #: Rows of messages, and the fewest rows that slots get on a low terminal.
 _MESSAGES = 4

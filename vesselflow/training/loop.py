@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,8 +17,8 @@ from vesselflow.augment.compose import compose
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
 from vesselflow.errors import VesselflowError
-from vesselflow.feed.batches import Batch, Samples
-from vesselflow.feed.order import key, sample_indices, share
+from vesselflow.feed.order import key, share
+from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
 from vesselflow.models import MODELS
 from vesselflow.models.ema import Ema
@@ -33,50 +32,6 @@ class Diverged(VesselflowError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-
-
-class BatchSource(Protocol):
-    """Gives the micro-batches of a step: a pure function of (seed, step, index)."""
-
-    def batch(self, step: int, index: int) -> Batch:
-        """Micro-batch `index` of step `step`."""
-
-
-class KeyedBatches:
-    """Micro-batches out of samples that can be gathered at random (in memory, or resident).
-
-    Args:
-        samples: All samples of the training store.
-        rows: int64 (n,), the samples of the fold's training part, in store order.
-        seed: Seed of the run.
-        micro_batch_size: Samples of one micro-batch.
-        micro_batches_per_step: Micro-batches of one step.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        rows: np.ndarray,
-        *,
-        seed: int,
-        micro_batch_size: int,
-        micro_batches_per_step: int,
-    ) -> None:
-        self._samples, self._rows = samples, np.asarray(rows, dtype=np.int64)
-        self._seed = key(seed, "order")
-        self._size, self._count = micro_batch_size, micro_batches_per_step
-
-    def indices(self, step: int, index: int) -> np.ndarray:
-        """Sample numbers of one micro-batch; every sample comes once before any comes twice."""
-        position = (step * self._count + index) * self._size
-        order = sample_indices(
-            seed=self._seed, position=position, count=self._size, n=len(self._rows)
-        )
-        return self._rows[order]
-
-    def batch(self, step: int, index: int) -> Batch:
-        """Gather one micro-batch."""
-        return self._samples.gather(self.indices(step, index))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 import pytest
 
-from vesselflow.orchestration.policy import Action, Event, decide
-from vesselflow.orchestration.queue import Job, Queue
+from vesselflow.sweeps.book import Job, Queue
+from vesselflow.sweeps.policy import Action, Event, decide
 
 
 def _queue(*names: str, retries: int = 2) -> Queue:

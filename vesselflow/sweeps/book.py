@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vesselflow.orchestration.policy import Action, Event, decide
-from vesselflow.orchestration.progress import SlotView
+from vesselflow.sweeps.policy import Action, Event, decide
+from vesselflow.sweeps.progress import SlotView
 
 
 @dataclass

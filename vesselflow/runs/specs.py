@@ -11,10 +11,10 @@ from vesselflow.config.experiment import Experiment
 from vesselflow.config.fingerprint import canonical_json, digest, run_identity
 from vesselflow.config.grid import Point
 from vesselflow.config.space import Space
-from vesselflow.evaluation.domains import Domain, make_domain
 from vesselflow.feed.folds import Fold, check_leaks, make_folds
 from vesselflow.feed.view import View
-from vesselflow.orchestration.parts import REGISTRIES
+from vesselflow.runs.domains import Domain, make_domain
+from vesselflow.runs.registries import REGISTRIES
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import SourceInfo

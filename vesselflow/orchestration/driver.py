@@ -25,12 +25,6 @@ from vesselflow.feed.ray_resident import Resident, materialise
 from vesselflow.feed.ray_stream import Streamed, choose
 from vesselflow.feed.view import View
 from vesselflow.orchestration.broker import Broker
-from vesselflow.orchestration.outcome import Outcome, Watch
-from vesselflow.orchestration.plan import Node, Plan, make_plan
-from vesselflow.orchestration.prepare import Prepared
-from vesselflow.orchestration.progress import Best, Progress
-from vesselflow.orchestration.queue import Job
-from vesselflow.orchestration.runs import PointRun, view_of
 from vesselflow.orchestration.slots import (
     Handles,
     SlotConfig,
@@ -40,7 +34,13 @@ from vesselflow.orchestration.slots import (
 )
 from vesselflow.orchestration.study import categories, enqueue, open_storage, open_study
 from vesselflow.orchestration.tuner import run_trials
+from vesselflow.runs.specs import PointRun, view_of
 from vesselflow.stores.store import Store
+from vesselflow.sweeps.book import Job
+from vesselflow.sweeps.capacity import Node, Plan, make_plan
+from vesselflow.sweeps.outcome import Outcome, Watch
+from vesselflow.sweeps.prepare import Prepared
+from vesselflow.sweeps.progress import Best, Progress
 
 NAMESPACE = "vesselflow"
 #: Seconds between two looks at the broker.

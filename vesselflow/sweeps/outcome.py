@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vesselflow.orchestration.progress import Progress
+from vesselflow.sweeps.progress import Progress
 
 
 @dataclass

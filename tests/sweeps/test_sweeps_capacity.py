@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesselflow.errors import UserError
-from vesselflow.orchestration.plan import Node, make_plan, workers_that_fit
+from vesselflow.sweeps.capacity import Node, make_plan, workers_that_fit
 
 FREE = {
     "slots": "auto",

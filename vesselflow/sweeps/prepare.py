@@ -25,9 +25,9 @@ from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import UserError
 from vesselflow.evaluation.tables import Cell, Scored, score_cell
 from vesselflow.feed.folds import Fold, write_folds
-from vesselflow.orchestration import checks
-from vesselflow.orchestration.runs import PointRun, StoreFacts, folds_of, make_runs, split_key
 from vesselflow.records.atomic import read_json_or_none, write_json, write_text
+from vesselflow.runs.specs import PointRun, StoreFacts, folds_of, make_runs, split_key
+from vesselflow.sweeps import checks
 
 #: Says which space a results folder belongs to.
 PROVENANCE = "provenance.json"

@@ -15,10 +15,10 @@ from record_damage import DAMAGE
 
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.space import load_space
-from vesselflow.orchestration.changes import NEUTRAL, changes_line, differences
-from vesselflow.orchestration.outcome import Outcome
-from vesselflow.orchestration.parts import REGISTRIES
-from vesselflow.orchestration.prepare import prepare
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.sweeps.changes import NEUTRAL, changes_line, differences
+from vesselflow.sweeps.outcome import Outcome
+from vesselflow.sweeps.prepare import prepare
 
 SPACE = """
 stores: {a: a.h5, b: b.h5}

@@ -30,7 +30,7 @@ from vesselflow.feed.view import (
     working_fov,
 )
 from vesselflow.models.needs import needs
-from vesselflow.orchestration.runs import StoreFacts, split_key, view_of
+from vesselflow.runs.specs import StoreFacts, split_key, view_of
 from vesselflow.stores.schema import SourceInfo
 
 if TYPE_CHECKING:

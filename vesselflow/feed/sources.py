@@ -1,0 +1,132 @@
+"""Where the micro-batches of a run come from: keyed draws out of memory, in a fixed order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from vesselflow.feed.batches import Batch, Samples, WholeImages
+from vesselflow.feed.order import key, sample_indices
+from vesselflow.feed.view import View
+
+
+class BatchSource(Protocol):
+    """Gives the micro-batches of a step: a pure function of (seed, step, index)."""
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Micro-batch `index` of step `step`."""
+
+
+class KeyedBatches:
+    """Micro-batches out of samples that can be gathered at random (in memory, or resident).
+
+    Args:
+        samples: All samples of the training store.
+        rows: int64 (n,), the samples of the fold's training part, in store order.
+        seed: Seed of the run.
+        micro_batch_size: Samples of one micro-batch.
+        micro_batches_per_step: Micro-batches of one step.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        rows: np.ndarray,
+        *,
+        seed: int,
+        micro_batch_size: int,
+        micro_batches_per_step: int,
+    ) -> None:
+        self._samples, self._rows = samples, np.asarray(rows, dtype=np.int64)
+        self._seed = key(seed, "order")
+        self._size, self._count = micro_batch_size, micro_batches_per_step
+
+    def indices(self, step: int, index: int) -> np.ndarray:
+        """Sample numbers of one micro-batch; every sample comes once before any comes twice."""
+        position = (step * self._count + index) * self._size
+        order = sample_indices(
+            seed=self._seed, position=position, count=self._size, n=len(self._rows)
+        )
+        return self._rows[order]
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Gather one micro-batch."""
+        return self._samples.gather(self.indices(step, index))
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order samples come: all that micro-batches are a function of.
+
+    Attributes:
+        seed: Seed of the run.
+        steps: Optimizer steps of the whole run.
+        micro_batch_size: Samples of one micro-batch.
+        micro_batches_per_step: Micro-batches of one step, over all workers.
+        workers: How many share a step.
+        rank: Which of them asks.
+    """
+
+    seed: int
+    steps: int
+    micro_batch_size: int
+    micro_batches_per_step: int
+    workers: int
+    rank: int
+
+    def gathered(self, samples: Samples, rows: np.ndarray) -> BatchSource:
+        """Micro-batches of samples that can be gathered at random."""
+        return KeyedBatches(
+            samples,
+            rows,
+            seed=self.seed,
+            micro_batch_size=self.micro_batch_size,
+            micro_batches_per_step=self.micro_batches_per_step,
+        )
+
+
+class Data(Protocol):
+    """Where a worker gets samples and whole images from."""
+
+    def samples(self, store: str, view: View) -> Samples:
+        """All samples of a store."""
+
+    def images(self, store: str, view: View) -> WholeImages:
+        """All whole images of a store."""
+
+    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
+        """The keyed micro-batches drawn from `rows` of what `samples` gave."""
+
+
+class StepClock:
+    """Hands micro-batches on and measures the seconds inside optimizer steps, and those alone.
+
+    A step lasts from the moment at which its first micro-batch is asked for until `stop`, which
+    is to be called after it; scoring, checkpoints and building the model are left out.
+
+    Args:
+        source: Where the micro-batches come from.
+
+    Attributes:
+        seconds: Of all steps so far.
+    """
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+        self._began: float | None = None
+        self.seconds = 0.0
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Micro-batch `index` of step `step`."""
+        if self._began is None:
+            self._began = time.perf_counter()
+        return self._source.batch(step, index)
+
+    def stop(self) -> None:
+        """A step has ended."""
+        if self._began is not None:
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
