@@ -39,9 +39,9 @@ from vesselflow.config.space import Synth, load_space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.metrics import METRICS
 from vesselflow.models.weights import source_of
-from vesselflow.sweeps import prepare as preparation
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.synth import SYNTH_KINDS, make_synth, synth_digest_key
+from vesselflow.sweeps import prepare as preparation
 
 ROOT = Path(__file__).resolve().parents[2]
 
