@@ -10,8 +10,8 @@ from vesselflow.errors import UserError
 
 TOP = (
     "data, split, normalise, augment, model, loss, optimizer, schedule, train, score, name, "
-    "question, description, stores, grid, fixed, search, folds, seeds, hypotheses, resources, "
-    "estimate"
+    "question, description, stores, grid, fixed, search, folds, seeds, objective, hypotheses, "
+    "resources, estimate"
 )
 
 SECTIONS = "data, split, normalise, augment, model, loss, optimizer, schedule, train, score"

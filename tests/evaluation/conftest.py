@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vesselflow.runs.cells import Cell, Job
+
 # The tiny experiment is the training tests' own.
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
@@ -18,7 +20,12 @@ class Done:
 
     results: Path
     stores: dict[str, Path]
-    spec: object
+    job: Job
+
+    @property
+    def cell(self) -> Cell:
+        """Its one cell."""
+        return self.job.cells[0]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +46,7 @@ def done(tmp_path_factory) -> Done:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("done")
     stores = cases.tiny_stores(folder)
-    spec = cases.run_b(cases.tiny_domains(stores, "b", "empty"))
-    result = execute(spec, folder / "results", LocalData(stores))
+    job = cases.run_b(cases.tiny_domains(stores, "b", "empty"))
+    result = execute(job, folder / "results", LocalData(stores))
     assert result.state == "finished", result.message
-    return Done(folder / "results", stores, spec)
+    return Done(folder / "results", stores, job)

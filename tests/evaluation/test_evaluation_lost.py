@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import training_cases as cases
 
-from vesselflow.evaluation.parts import part_id, part_path
-from vesselflow.evaluation.tables import Cell, lost_records, score_cell
+from vesselflow.evaluation.evaluated import evaluation_path
+from vesselflow.evaluation.long_tables import lost_records, score_cell
 from vesselflow.feed.local import LocalData
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord, RunState
@@ -24,21 +24,21 @@ def again(done, tmp_path):
     shutil.copytree(done.results, tmp_path / "results")
     told: list[str] = []
 
-    def run(spec=done.spec):
+    def run(job=done.job):
         data = LocalData(done.stores)
-        return execute(spec, tmp_path / "results", data, reports=Reports(message=told.append))
+        return execute(job, tmp_path / "results", data, reports=Reports(message=told.append))
 
     run.results, run.told = tmp_path / "results", told
-    run.record = RunRecord(run.results, done.spec.run_id)
+    run.record = RunRecord(run.results, done.job.run.run_id)
     return run
 
 
-def _part(results: Path, spec, epoch: int, domain: int) -> Path:
-    return part_path(results, part_id(spec.run_id, epoch, spec.domains[domain], spec.experiment))
+def _scores(results: Path, done, epoch: int, domain: int) -> Path:
+    return evaluation_path(results, done.cell.evaluation(epoch, done.cell.domains[domain]))
 
 
 def _same_files(results: Path, done) -> bool:
-    run = done.spec.run_id
+    run = done.job.run.run_id
     return cases.files_of(results, run) == cases.files_of(done.results, run)
 
 
@@ -65,7 +65,7 @@ def test_a_score_that_needs_lost_weights_trains_the_run_again(again, done, damag
         weights.mkdir()
     elif damage == "cut short":
         weights.write_bytes(content[: len(content) // 2])
-    _part(again.results, done.spec, 1, 2).unlink()
+    _scores(again.results, done, 1, 2).unlink()
     # As the broker does: whoever trains holds the run, and holds it to the end.
     lease = Lease.claim(again.record.folder, {})
     assert lease is not None
@@ -73,30 +73,30 @@ def test_a_score_that_needs_lost_weights_trains_the_run_again(again, done, damag
     assert (result.state, result.steps) == ("finished", 6), result.message
     assert not lease.lost()
     assert again.told == [
-        f"{done.spec.label}: the weights of epoch 1 are lost and a score of it is missing; "
+        f"{done.job.run.label}: the weights of epoch 1 are lost and a score of it is missing; "
         "the run is trained again"
     ]
     assert again.record.status().state is RunState.FINISHED
     assert _same_files(again.results, done)
-    assert [path.name for path in again.record.folder.parent.iterdir()] == [done.spec.run_id]
+    assert [path.name for path in again.record.folder.parent.iterdir()] == [done.job.run.run_id]
 
 
 def test_weights_that_are_not_needed_are_not_looked_at(again, done):
     again.record.weights_path(1).unlink()
-    _part(again.results, done.spec, 2, 2).unlink()
+    _scores(again.results, done, 2, 2).unlink()
     result = again()
     assert (result.state, result.steps) == ("finished", 0)
     assert again.told == []
-    assert _part(again.results, done.spec, 2, 2).exists()
+    assert _scores(again.results, done, 2, 2).exists()
 
 
 def test_previews_without_their_weights_are_left_out_and_said(again, done):
     shutil.rmtree(again.record.previews_folder)
     again.record.weights_path(2).unlink()
-    _part(again.results, done.spec, 1, 2).unlink()
+    _scores(again.results, done, 1, 2).unlink()
     result = again()
     assert (result.state, result.steps) == ("finished", 0), result.message
-    assert again.told == [f"{done.spec.label}: no previews: the weights of epoch 2 are lost"]
+    assert again.told == [f"{done.job.run.label}: no previews: the weights of epoch 2 are lost"]
 
 
 def test_a_damaged_acceptance_is_mended_from_the_last_checkpoint(again, done):
@@ -109,41 +109,28 @@ def test_a_damaged_acceptance_is_mended_from_the_last_checkpoint(again, done):
 
 
 def test_a_new_domain_is_scored_by_weights_that_are_there(again, done):
-    fewer = replace(done.spec, domains=done.spec.domains[:2])
+    fewer = cases.changed(done.job, done.cell.domains[:2])
     again.record.weights_path(1).unlink()
     again.record.weights_path(2).unlink()
     assert again(fewer).steps == 0
 
 
-def _cell(spec) -> Cell:
-    return Cell(
-        point="loss=combined",
-        index=0,
-        params={},
-        run_id=spec.run_id,
-        fold=spec.fold,
-        seed=spec.seed,
-        experiment=spec.experiment,
-        domains=spec.domains,
-    )
-
-
 def test_the_start_says_what_a_record_lost(again, done):
-    cell = _cell(done.spec)
-    assert lost_records([score_cell(cell, again.results)], again.results) == []
+    cell = replace(done.cell, point="loss=combined")
+    assert lost_records([score_cell(cell, again.results, cases.OBJECTIVE)], again.results) == []
     again.record.weights_path(1).unlink()
-    row = score_cell(cell, again.results)
+    row = score_cell(cell, again.results, cases.OBJECTIVE)
     assert row.complete
     assert lost_records([row, row], again.results) == [
         "the weights of 2 finished runs are gone: nothing is lost for this answer, but another "
         "score would train them again"
     ]
     (again.record.folder / "accepted.json").write_text("7")
-    row = score_cell(cell, again.results)
+    row = score_cell(cell, again.results, cases.OBJECTIVE)
     assert not row.complete
     assert lost_records([row], again.results) == [
-        f"loss=combined (fold {cell.fold} seed {cell.seed}): accepted.json is damaged: "
+        f"loss=combined (fold {cell.run.fold} seed {cell.run.seed}): accepted.json is damaged: "
         "the run does not count as finished, its attempts are kept"
     ]
     shutil.rmtree(again.record.folder)
-    assert lost_records([score_cell(cell, again.results)], again.results) == []
+    assert lost_records([score_cell(cell, again.results, cases.OBJECTIVE)], again.results) == []

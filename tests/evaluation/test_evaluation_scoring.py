@@ -12,18 +12,20 @@ from scipy.special import expit
 from sklearn import metrics as sk
 from torch import nn
 
-from vesselflow.evaluation.parts import POOLED
+from vesselflow.evaluation.evaluated import POOLED
 from vesselflow.evaluation.scoring import evaluate, select
 from vesselflow.feed.batches import ArrayImages, load_images
 from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics import METRICS
 from vesselflow.runs.domains import make_domain
+from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
 from vesselflow.training.loop import build_model
 
 EXPERIMENT = cases.tiny_experiment()
-THRESHOLDED = [n for n in METRICS.names() if not n.endswith("auc")]
+PROTOCOL = Protocol("dice", "none")
+THRESHOLDED = [metric.name for metric in METRICS if metric.thresholded]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +62,9 @@ def _sklearn(target: np.ndarray, logits: np.ndarray, threshold: float) -> dict[s
 def test_scores_equal_scikit_learn_on_native_pixels_inside_the_fov(done, images, model):
     # A threshold amid the logits, so that no prediction has one class only.
     threshold = float(np.median(predict_whole(model, images["a"][0], EXPERIMENT)))
-    part = evaluate(model, images["a"], EXPERIMENT, threshold_logit=threshold)
-    assert part.threshold_logit == threshold
-    assert part.threshold == pytest.approx(expit(threshold))
+    found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=threshold)
+    assert found.threshold_logit == threshold
+    assert found.threshold == pytest.approx(expit(threshold))
     targets, logits = [], []
     for index, whole in enumerate(images["a"]):
         target, fov = _native(done, "a", index)
@@ -72,42 +74,44 @@ def test_scores_equal_scikit_learn_on_native_pixels_inside_the_fov(done, images,
         targets.append(target[fov])
         logits.append(native[fov])
         for name, value in _sklearn(targets[-1], logits[-1], threshold).items():
-            assert part.value(whole.source_id, name) == pytest.approx(value, abs=1e-9), name
+            assert found.value(whole.source_id, name) == pytest.approx(value, abs=1e-9), name
     pooled = _sklearn(np.concatenate(targets), np.concatenate(logits), threshold)
     for name, value in pooled.items():
-        assert part.value(POOLED, name) == pytest.approx(value, abs=1e-9), name
-    assert len(part.rows) == (len(images["a"]) + 1) * len(METRICS.names())
-    assert list(dict.fromkeys(row[0] for row in part.rows)) == [*images["a"].ids, POOLED]
+        assert found.value(POOLED, name) == pytest.approx(value, abs=1e-9), name
+    assert len(found.rows) == (len(images["a"]) + 1) * len(METRICS.names())
+    assert list(dict.fromkeys(row[0] for row in found.rows)) == [*images["a"].ids, POOLED]
 
 
 def test_threshold_is_chosen_when_there_is_none_and_frozen_otherwise(done, images, model):
-    chosen = evaluate(model, images["a"], EXPERIMENT, threshold_logit=None)
+    chosen = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
     best = chosen.value(POOLED, "dice")
     # No other threshold is better on the pooled pixels.
     for logit in [-np.inf, *np.linspace(-3, 3, 25), np.inf]:
-        part = evaluate(model, images["a"], EXPERIMENT, threshold_logit=float(logit))
-        assert part.threshold_logit == logit
-        assert not part.value(POOLED, "dice") > best
-    frozen = evaluate(model, images["b"], EXPERIMENT, threshold_logit=chosen.threshold_logit)
+        found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=float(logit))
+        assert found.threshold_logit == logit
+        assert not found.value(POOLED, "dice") > best
+    frozen = evaluate(
+        model, images["b"], EXPERIMENT, PROTOCOL, threshold_logit=chosen.threshold_logit
+    )
     assert frozen.threshold_logit == chosen.threshold_logit
-    assert evaluate(model, images["b"], EXPERIMENT, threshold_logit=None).value(
+    assert evaluate(model, images["b"], EXPERIMENT, PROTOCOL, threshold_logit=None).value(
         POOLED, "dice"
     ) >= frozen.value(POOLED, "dice")
 
 
 def test_threshold_metric_chooses(images, model):
-    by_accuracy = cases.tiny_experiment(score={"threshold_metric": "accuracy"})
-    part = evaluate(model, images["a"], by_accuracy, threshold_logit=None)
-    by_dice = evaluate(model, images["a"], EXPERIMENT, threshold_logit=None)
-    assert part.value(POOLED, "accuracy") > by_dice.value(POOLED, "accuracy")
-    assert part.value(POOLED, "dice") < by_dice.value(POOLED, "dice")
+    by_accuracy = Protocol("accuracy", "none")
+    found = evaluate(model, images["a"], EXPERIMENT, by_accuracy, threshold_logit=None)
+    by_dice = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
+    assert found.value(POOLED, "accuracy") > by_dice.value(POOLED, "accuracy")
+    assert found.value(POOLED, "dice") < by_dice.value(POOLED, "dice")
 
 
 def test_an_undefined_threshold_stays_undefined(images, model):
-    part = evaluate(model, images["a"], EXPERIMENT, threshold_logit=math.nan)
-    assert math.isnan(part.threshold)
-    assert all(math.isnan(v) for _, name, v in part.rows if name in THRESHOLDED)
-    assert not math.isnan(part.value(POOLED, "roc_auc"))
+    found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=math.nan)
+    assert math.isnan(found.threshold)
+    assert all(math.isnan(v) for _, name, v in found.rows if name in THRESHOLDED)
+    assert not math.isnan(found.value(POOLED, "roc_auc"))
 
 
 class _Nan(nn.Module):
@@ -117,21 +121,21 @@ class _Nan(nn.Module):
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_a_model_of_nan_scores_nan(images, threshold):
-    part = evaluate(_Nan(), images["a"], EXPERIMENT, threshold_logit=threshold)
-    assert all(math.isnan(value) for _, _, value in part.rows)
-    assert len(part.rows) == 6 * len(METRICS.names())
+    found = evaluate(_Nan(), images["a"], EXPERIMENT, PROTOCOL, threshold_logit=threshold)
+    assert all(math.isnan(value) for _, _, value in found.rows)
+    assert len(found.rows) == 6 * len(METRICS.names())
 
 
 def test_an_image_without_vessels_is_undefined(images, model):
     # Nothing is predicted either, so that Dice is 0 / 0.
-    part = evaluate(model, images["empty"], EXPERIMENT, threshold_logit=math.inf)
-    assert part.threshold == 1.0
+    found = evaluate(model, images["empty"], EXPERIMENT, PROTOCOL, threshold_logit=math.inf)
+    assert found.threshold == 1.0
     for name in ("dice", "iou", "sensitivity", "mcc", "roc_auc", "pr_auc"):
-        assert math.isnan(part.value("e1", name)), name
-    assert part.value("e1", "specificity") == 1.0
-    assert not math.isnan(part.value("e0", "roc_auc"))
+        assert math.isnan(found.value("e1", name)), name
+    assert found.value("e1", "specificity") == 1.0
+    assert not math.isnan(found.value("e0", "roc_auc"))
     # Among others it counts as background.
-    assert not math.isnan(part.value(POOLED, "roc_auc"))
+    assert not math.isnan(found.value(POOLED, "roc_auc"))
 
 
 def test_a_domain_takes_its_sources_in_order(images):
@@ -152,7 +156,7 @@ class _Sure(nn.Module):
 
 
 def test_a_saturated_model_is_ranked_and_cut_by_its_logits(done, images):
-    part = evaluate(_Sure(), images["a"], EXPERIMENT, threshold_logit=None)
+    found = evaluate(_Sure(), images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
     targets, logits = [], []
     for index, whole in enumerate(images["a"]):
         target, fov = _native(done, "a", index)
@@ -163,12 +167,12 @@ def test_a_saturated_model_is_ranked_and_cut_by_its_logits(done, images):
     # Next to no two of them are tied, though in float32 their probabilities are.
     assert len(np.unique(native)) > 0.9 * len(native)
     assert len(np.unique(expit(native))) < 0.8 * len(native)
-    for name, value in _sklearn(target, native, part.threshold_logit).items():
-        assert part.value(POOLED, name) == pytest.approx(value, abs=1e-9), name
+    for name, value in _sklearn(target, native, found.threshold_logit).items():
+        assert found.value(POOLED, name) == pytest.approx(value, abs=1e-9), name
 
 
 def test_domains_of_any_size_are_scored_one_image_at_a_time(images, model):
-    chosen = evaluate(model, images["a"], EXPERIMENT, threshold_logit=None)
+    chosen = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
     seen = []
 
     def lazily():
@@ -176,6 +180,6 @@ def test_domains_of_any_size_are_scored_one_image_at_a_time(images, model):
             seen.append(whole.source_id)
             yield whole
 
-    again = evaluate(model, lazily(), EXPERIMENT, threshold_logit=chosen.threshold_logit)
+    again = evaluate(model, lazily(), EXPERIMENT, PROTOCOL, threshold_logit=chosen.threshold_logit)
     assert cases.differences(again.rows, chosen.rows) == []
     assert seen == list(images["a"].ids)

@@ -16,11 +16,12 @@ import training_cases as cases
 sys.path.append(str(Path(__file__).parents[1] / "records"))
 from record_damage import DAMAGE
 
-from vesselflow.evaluation.parts import POOLED, Part
+from vesselflow.evaluation.evaluated import POOLED, Evaluated
+from vesselflow.evaluation.long_tables import Scored, point_scores, score_cell, write_tables
 from vesselflow.evaluation.previews import LONGEST_PX, extremes, native_image, write_previews
-from vesselflow.evaluation.tables import Cell, Scored, point_scores, score_cell, write_tables
 from vesselflow.feed.batches import ArrayImages, load_images
 from vesselflow.metrics import METRICS
+from vesselflow.runs.cells import Cell
 from vesselflow.runs.domains import ROLES
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
@@ -30,37 +31,41 @@ CLOCKS = ("wall", "_s", "time", "host", "slot", "attempt", "steps_per", "date")
 
 
 def _cell(done, **changes) -> Cell:
-    spec = done.spec
-    cell = Cell(
+    run_id = changes.pop("run_id", done.job.run.run_id)
+    cell = replace(
+        done.cell,
         point="p0",
-        index=0,
         params={"loss.name": "combined", "loss.beta": 0.5},
-        run_id=spec.run_id,
-        fold=0,
-        seed=spec.seed,
-        experiment=spec.experiment,
-        domains=spec.domains,
+        run=replace(done.job.run, run_id=run_id),
     )
     return replace(cell, **changes)
+
+
+def _score(cell: Cell, results: Path) -> Scored:
+    return score_cell(cell, results, cases.OBJECTIVE)
+
+
+def _write(folder: Path, scored: list[Scored], results: Path) -> dict[str, Path]:
+    return write_tables(folder, scored, results, cases.OBJECTIVE)
 
 
 @pytest.fixture
 def scored(done) -> list[Scored]:
     """A finished run, and one of another point that nobody began."""
     missing = _cell(done, point="p1", index=1, run_id="none", params={"loss.name": "fuzzy"})
-    return [score_cell(cell, done.results) for cell in (_cell(done), missing)]
+    return [_score(cell, done.results) for cell in (_cell(done), missing)]
 
 
 @pytest.fixture
 def tables(scored, done, tmp_path) -> dict[str, pd.DataFrame]:
-    paths = write_tables(tmp_path / "tables", scored, done.results)
+    paths = _write(tmp_path / "tables", scored, done.results)
     return {name: pd.read_parquet(path) for name, path in paths.items()}
 
 
 def test_tables_are_equal_byte_for_byte(scored, done, tmp_path):
-    first = write_tables(tmp_path / "first", scored, done.results)
-    again = [score_cell(row.cell, done.results) for row in scored]
-    second = write_tables(tmp_path / "second", again, done.results)
+    first = _write(tmp_path / "first", scored, done.results)
+    again = [_score(row.cell, done.results) for row in scored]
+    second = _write(tmp_path / "second", again, done.results)
     assert sorted(first) == ["cost", "epochs", "images", "points", "runs"]
     for name, path in first.items():
         assert path.read_bytes() == second[name].read_bytes(), name
@@ -116,23 +121,24 @@ def test_points_count_what_is_undefined(scored, done, tmp_path):
     # The same run, but its pooled Dice outside is undefined.
     row = scored[0]
     domain = next(d for d in row.cell.domains if d.name == "empty")
-    parts = {
-        key: Part(
-            part.threshold,
+    evaluated = {
+        key: Evaluated(
+            each.threshold_logit,
             tuple(
                 (s, m, math.nan if (s, m) == (POOLED, "dice") and key[1] is domain else v)
-                for s, m, v in part.rows
+                for s, m, v in each.rows
             ),
         )
-        for key, part in row.parts.items()
+        for key, each in row.evaluated.items()
     }
-    spoilt = replace(row, parts=parts, cell=replace(row.cell, seed=9))
+    other = replace(row.cell, run=replace(row.cell.run, seed=9))
+    spoilt = replace(row, evaluated=evaluated, cell=other)
     points = pd.read_parquet(
-        write_tables(tmp_path / "t", [row, spoilt], done.results)["points"]
+        _write(tmp_path / "t", [row, spoilt], done.results)["points"]
     ).set_index(["domain", "role", "metric"])
     found = points.loc["empty", "ood", "dice"]
     assert (found.n_runs, found.n, found.n_undefined) == (2, 1, 1)
-    assert found["mean"] == row.parts[row.epoch, domain].value(POOLED, "dice")
+    assert found["mean"] == row.evaluated[row.epoch, domain].value(POOLED, "dice")
     assert points.loc["a", "val", "dice"].n_undefined == 0
 
 
@@ -159,16 +165,19 @@ def test_runs_say_how_they_stand(tables):
 def test_a_point_counts_when_all_its_runs_do(scored):
     complete, missing = scored
     assert complete.complete
-    assert point_scores(scored) == {"p0": complete.validation}
+    assert point_scores(scored, cases.OBJECTIVE) == {"p0": complete.value}
+    assert complete.value == complete.evaluated[complete.epoch, complete.cell.domains[0]].value(
+        POOLED, "dice"
+    )
     half = replace(missing, cell=replace(missing.cell, point="p0", index=0))
-    assert point_scores([complete, half]) == {}
+    assert point_scores([complete, half], cases.OBJECTIVE) == {}
 
 
 def test_a_run_without_one_of_its_parts_is_incomplete(done, scored, tmp_path):
-    more = (*done.spec.domains, replace(done.spec.domains[-1], digest="other content"))
-    row = score_cell(_cell(done, domains=more), done.results)
-    assert (row.state, row.complete, row.parts) == ("finished", False, {})
-    assert math.isnan(row.validation)
+    more = (*done.cell.domains, replace(done.cell.domains[-1], digest="other content"))
+    row = _score(_cell(done, domains=more), done.results)
+    assert (row.state, row.complete, row.evaluated) == ("finished", False, {})
+    assert math.isnan(row.value)
     assert math.isnan(row.threshold)
 
 
@@ -176,10 +185,10 @@ def test_a_run_without_one_of_its_parts_is_incomplete(done, scored, tmp_path):
 
 
 def test_a_finished_run_has_previews(done):
-    folder = done.results / "runs" / done.spec.run_id / "previews"
+    folder = done.results / "runs" / done.job.run.run_id / "previews" / done.cell.protocol.name
     names = sorted(path.name for path in folder.glob("*.npz"))
     assert len(names) == 2 * 4
-    part = score_cell(_cell(done), done.results)
+    scored = _score(_cell(done), done.results)
     for path in folder.glob("*.npz"):
         with np.load(path) as stored:
             shape = stored["probability"].shape
@@ -190,11 +199,12 @@ def test_a_finished_run_has_previews(done):
             }
             assert set(np.unique(stored["fov"])) <= {0, 1}
             role, domain = str(stored["role"]), str(stored["domain"])
-            key = next(k for k in part.parts if (k[1].role, k[1].name) == (role, domain))
-            assert float(stored["dice"]) == part.parts[part.epoch, key[1]].value(
+            key = next(k for k in scored.evaluated if (k[1].role, k[1].name) == (role, domain))
+            assert str(stored["metric"]) == "dice"
+            assert float(stored["value"]) == scored.evaluated[scored.epoch, key[1]].value(
                 str(stored["source_id"]), "dice"
             )
-            assert float(stored["threshold"]) == part.threshold
+            assert float(stored["threshold"]) == scored.threshold
     # Labels and fov of small images are native and untouched.
     source = next(iter(folder.glob("val_a_best_*.npz")))
     with np.load(source) as stored, Store.open(done.stores["a"]) as store:
@@ -204,13 +214,16 @@ def test_a_finished_run_has_previews(done):
 
 def test_extremes_leave_out_what_is_undefined():
     rows = [("s1", "dice", 0.2), ("s2", "dice", math.nan), ("s3", "dice", 0.9), ("s1", "iou", 1.0)]
-    part = Part(0.5, (*rows, (POOLED, "dice", 0.95)))
-    assert extremes(part) == {"best": ("s3", 0.9), "worst": ("s1", 0.2)}
-    assert extremes(Part(0.5, ((POOLED, "dice", 0.5), ("s2", "dice", math.nan)))) == {}
+    scores = Evaluated(0.5, (*rows, (POOLED, "dice", 0.95)))
+    assert extremes(scores, cases.OBJECTIVE) == {"best": ("s3", 0.9), "worst": ("s1", 0.2)}
+    smaller = replace(cases.OBJECTIVE, direction="min")
+    assert extremes(scores, smaller) == {"best": ("s1", 0.2), "worst": ("s3", 0.9)}
+    undefined = Evaluated(0.5, ((POOLED, "dice", 0.5), ("s2", "dice", math.nan)))
+    assert extremes(undefined, cases.OBJECTIVE) == {}
 
 
 def test_native_image_stands_where_the_fov_is(done):
-    images = load_images(done.stores["a"], view_of(done.spec.experiment))
+    images = load_images(done.stores["a"], view_of(done.job.run.experiment))
     with Store.open(done.stores["a"]) as store:
         native = store.image(0).astype(float)
     found = native_image(images[0])
@@ -224,7 +237,7 @@ def test_native_image_stands_where_the_fov_is(done):
 
 
 def test_a_grey_image_becomes_three_channels(done):
-    whole = load_images(done.stores["a"], view_of(done.spec.experiment))[0]
+    whole = load_images(done.stores["a"], view_of(done.job.run.experiment))[0]
     grey = native_image(replace(whole, image=whole.image[1:2]))
     assert (grey == grey[..., :1]).all()
     np.testing.assert_array_equal(grey[..., 0], native_image(whole)[..., 1])
@@ -241,11 +254,20 @@ def test_large_previews_are_reduced_and_old_ones_replaced(done, tmp_path):
         box=box,
     )
     assert max(large.target.shape) == 864 > LONGEST_PX
-    domain = replace(done.spec.domains[0], sources=(0,))
-    part = Part(0.5, ((large.source_id, "dice", 0.5),))
+    domain = replace(done.cell.domains[0], sources=(0,))
+    scores = Evaluated(0.5, ((large.source_id, "dice", 0.5),))
     model = build_model(experiment, 3, seed=1).eval()
     (tmp_path / "val_a_worst_gone.npz").write_bytes(b"of an earlier evaluation")
-    written = write_previews(tmp_path, model, ArrayImages([large]), domain, part, experiment)
+    written = write_previews(
+        tmp_path,
+        model,
+        ArrayImages([large]),
+        domain,
+        scores,
+        experiment,
+        done.cell.protocol,
+        cases.OBJECTIVE,
+    )
     assert sorted(tmp_path.iterdir()) == sorted(written)
     assert [path.name.split("_")[2] for path in written] == ["best", "worst"]
     with np.load(written[0]) as stored:
@@ -260,7 +282,7 @@ def test_null_is_a_value_and_an_axis_that_does_not_apply_is_missing(done, tmp_pa
         _cell(done, point=point, index=index, run_id="none", params=values)
         for index, (point, values) in enumerate(params.items())
     ]
-    paths = write_tables(tmp_path, [Scored(cell, "queued") for cell in cells], done.results)
+    paths = _write(tmp_path, [Scored(cell, "queued") for cell in cells], done.results)
     for name in ("points", "runs"):
         table = pd.read_parquet(paths[name]).drop_duplicates("point").set_index("point")
         assert table["config.train.ema"].to_list() == ["null", "0.9"]
@@ -275,20 +297,20 @@ def test_tables_are_made_of_damaged_records(done, tmp_path, kind):
     evaluations.symlink_to(done.results / "evaluations", target_is_directory=True)
     names = sorted(
         path.relative_to(done.results)
-        for path in (done.results / "runs" / cell.run_id).rglob("*.json")
+        for path in (done.results / "runs" / cell.run.run_id).rglob("*.json")
     )
     assert len(names) >= 7
     for name in names:
-        run = tmp_path / "runs" / cell.run_id
+        run = tmp_path / "runs" / cell.run.run_id
         shutil.copytree(
-            done.results / "runs" / cell.run_id,
+            done.results / "runs" / cell.run.run_id,
             run,
             ignore=shutil.ignore_patterns("*.pt", "*.ckpt", "*.npz"),
         )
         DAMAGE[kind](tmp_path / name)
-        row = score_cell(cell, tmp_path)
+        row = _score(cell, tmp_path)
         assert row.complete == (name.name != "accepted.json"), name
-        paths = write_tables(tmp_path / "tables", [row], tmp_path)
+        paths = _write(tmp_path / "tables", [row], tmp_path)
         if row.complete:
             points = pd.read_parquet(paths["points"])
             assert points["selected"].all()

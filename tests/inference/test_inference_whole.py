@@ -20,10 +20,12 @@ from vesselflow.errors import ShapeError
 from vesselflow.evaluation.scoring import evaluate
 from vesselflow.feed.batches import ArrayImages, WholeImage, load_images
 from vesselflow.inference.whole import predict_whole, to_native
+from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.specs import view_of
 from vesselflow.training.loop import build_model
 
 EXPERIMENT = cases.tiny_experiment()
+PROTOCOL = Protocol("dice", "none")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,6 @@ def test_maps_of_another_size_are_refused() -> None:
 
 def test_flips_are_the_mean_of_four(images, model):
     whole = images["a"][0]
-    flipped = cases.tiny_experiment(score={"tta": "flips"})
 
     def seen(axes: tuple[int, ...]) -> torch.Tensor:
         # The image turned by hand; the model's answer turned back.
@@ -135,7 +136,7 @@ def test_flips_are_the_mean_of_four(images, model):
             return torch.from_numpy(np.flip(model(x)[0, 0].numpy(), axes).copy())
 
     views = torch.stack([seen(axes) for axes in ((), (0,), (1,), (0, 1))])
-    found = predict_whole(model, whole, flipped)
+    found = predict_whole(model, whole, EXPERIMENT, tta="flips")
     np.testing.assert_allclose(expit(found), expit(to_native(views, whole)), atol=2e-5)
     plain = predict_whole(model, whole, EXPERIMENT)
     np.testing.assert_allclose(expit(plain), expit(to_native(views[:1], whole)), atol=2e-5)
@@ -147,8 +148,8 @@ def test_a_prediction_does_not_depend_on_other_images(images, model):
     rows = []
     for order in ((0, 1), (1, 0)):
         pair = [images["b"][index] for index in order]
-        part = evaluate(model, pair, EXPERIMENT, threshold_logit=0.5)
-        rows.append(sorted(map(repr, part.rows)))
+        scores = evaluate(model, pair, EXPERIMENT, PROTOCOL, threshold_logit=0.5)
+        rows.append(sorted(map(repr, scores.rows)))
         assert predict_whole(model, images["b"][1], EXPERIMENT).tobytes() == alone.tobytes()
     assert rows[0] == rows[1]
 

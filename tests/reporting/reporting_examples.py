@@ -304,5 +304,6 @@ def _preview(noise: float, draws: np.random.Generator) -> dict[str, np.ndarray]:
         "target": target.astype(np.uint8),
         "fov": fov.astype(np.uint8),
         "threshold": np.float64(0.47),
-        "dice": np.float64(2 * overlap / (int(prediction.sum()) + int(target.sum()))),
+        "metric": np.str_("dice"),
+        "value": np.float64(2 * overlap / (int(prediction.sum()) + int(target.sum()))),
     }

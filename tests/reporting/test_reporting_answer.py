@@ -10,8 +10,8 @@ from pathlib import Path
 from answer_examples import write_answer
 from rich.console import Console
 
-from vesselflow.reporting.runs import load_runs
-from vesselflow.reporting.tables import load_tables
+from vesselflow.reporting.run_list import load_runs
+from vesselflow.reporting.sweep_tables import load_tables
 from vesselflow.reporting.terminal import (
     answer_json,
     answer_table,

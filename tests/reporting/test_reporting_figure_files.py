@@ -6,7 +6,7 @@ from reporting_examples import write_sweep
 
 from vesselflow.errors import UserError
 from vesselflow.reporting.figure_files import remove_outdated, replace_figures
-from vesselflow.reporting.tables import load_tables
+from vesselflow.reporting.sweep_tables import load_tables
 from vesselflow.reporting.written import write_report
 
 

@@ -17,7 +17,7 @@ from vesselflow.reporting.overlays import (
     chosen_previews,
     read_previews,
 )
-from vesselflow.reporting.tables import load_tables
+from vesselflow.reporting.sweep_tables import load_tables
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,8 @@ def preview(**changes):
         "target": np.array([[True, False, True, False, True]]),
         "fov": np.array([[True, True, True, True, False]]),
         "threshold": 0.5,
-        "dice": 0.5,
+        "value": 0.5,
+        "metric": "dice",
     }
     return Preview(**{**values, **changes})
 
@@ -194,7 +195,8 @@ def test_prediction_is_read_where_a_file_holds_it(tmp_path, fits):
         "target": np.ones((4, 5), np.uint8),
         "fov": np.ones((4, 5), np.uint8),
         "threshold": np.float64(0.9999),
-        "dice": np.float64(0.5),
+        "value": np.float64(0.5),
+        "metric": np.str_("dice"),
     }
     np.savez_compressed(folder / "a_best_old.npz", **arrays)
     prediction = np.zeros((4, 5) if fits else (2, 2), np.uint8)
@@ -212,11 +214,11 @@ def test_best_and_worst_of_the_chosen_points_runs(sweep):
     for best, worst in pairs:
         assert {best.run_id, worst.run_id} <= set(runs)
         found = [
-            float(np.load(path)["dice"])
+            float(np.load(path)["value"])
             for run in runs
             for path in (sweep.parent / "runs" / run / "previews").glob(f"{best.domain}_*")
         ]
-        assert (best.dice, worst.dice) == (max(found), min(found))
+        assert (best.value, worst.value) == (max(found), min(found))
 
 
 def test_validation_previews_are_not_shown_and_torn_ones_are_left_out(tmp_path):
@@ -229,12 +231,12 @@ def test_validation_previews_are_not_shown_and_torn_ones_are_left_out(tmp_path):
     for kind in ("best", "worst"):
         with np.load(next(folder.glob(f"a_{kind}_*"))) as file:
             arrays = dict(file)
-        arrays["dice"] = np.float64(1.0 if kind == "best" else 0.0)
+        arrays["value"] = np.float64(1.0 if kind == "best" else 0.0)
         extra = {"domain": np.str_("a"), "role": np.str_("val"), "source_id": np.str_("x")}
         np.savez_compressed(folder / f"val_a_{kind}_x.npz", **arrays, **extra)
     pairs = chosen_previews(tables)
     assert [best.domain for best, _ in pairs] == ["a", "c"]
-    assert all(best.role != "val" and best.dice < 1.0 for best, _ in pairs)
+    assert all(best.role != "val" and best.value < 1.0 for best, _ in pairs)
 
 
 def test_progress_is_told(sweep):

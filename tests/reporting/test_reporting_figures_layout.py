@@ -28,7 +28,7 @@ from vesselflow.reporting.style import (
     styled,
     text_width,
 )
-from vesselflow.reporting.tables import load_tables
+from vesselflow.reporting.sweep_tables import load_tables
 
 INSIDE = (("val", "a"), ("test", "a"))
 FAR = tuple(("ood", f"a-rather-long-domain-name-{index}") for index in range(9))
@@ -478,8 +478,8 @@ def test_predictions_of_long_names_and_many_domains(tmp_path):
     for (index, name), kind in itertools.product(enumerate(names), ("best", "worst")):
         np.savez_compressed(
             folder / f"ood_{index}_{kind}_s.npz", image=np.zeros((40, 60, 3), np.uint8),
-            probability=flat, target=flat, fov=flat + 1, threshold=0.5, dice=0.5, domain=name,
-            role="ood", source_id="an_archive_of_scans/a_patient/with_a_long_name/left_eye_0001",
+            probability=flat, target=flat, fov=flat + 1, threshold=0.5, value=0.5, metric="dice",
+            domain=name, role="ood", source_id="an_archive_of_scans/a_patient/with_a_long_name/left_eye_0001",
         )  # fmt: skip
     figure, numbers = laid_out(draw_predictions, tables)
     for (one, box), (other, box2) in itertools.combinations(labels(figure), 2):

@@ -28,7 +28,7 @@ PROGRESS = Progress(
     steps_total=4800,
     elapsed_s=192.0,
     eta_s=421.0,
-    best=Best("beta=0.5", 0.8123, 0.0041, 4),
+    best=Best("beta=0.5", 0.8123, 0.0041, 4, "val Dice"),
     slots=SLOTS,
     messages=("slot 2 started",),
 )
@@ -64,7 +64,7 @@ def test_panel_fills_its_width_and_shows_everything(width):
     assert "3/12" in text
     assert "3 min 12 s so far, about 7 min 01 s left" in text
     assert "2 running, 1 failed, 5 reused" in text
-    assert "beta=0.5: val dice 0.812 ± 0.004 (n = 4)" in text
+    assert "beta=0.5: val Dice 0.812 ± 0.004 (n = 4)" in text
     assert "slot 2 started" in text
 
 
@@ -83,7 +83,7 @@ def test_slots_beyond_the_terminal_are_counted():
 
 
 def test_single_run_says_n_and_no_zero_spread():
-    best = Best("beta=0.5", 0.8, math.nan, 1)
+    best = Best("beta=0.5", 0.8, math.nan, 1, "val Dice")
     assert "0.800 (n = 1)" in plain_line(replace(PROGRESS, best=best))
     assert "±" not in plain_line(replace(PROGRESS, best=best))
 

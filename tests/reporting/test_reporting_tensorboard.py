@@ -10,7 +10,7 @@ from reporting_examples import write_sweep
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
-from vesselflow.reporting.tables import load_tables
+from vesselflow.reporting.sweep_tables import load_tables
 from vesselflow.reporting.tensorboard import RunBoard, write_boards
 
 

@@ -9,8 +9,8 @@ from reporting_examples import write_sweep
 from rich.console import Console
 
 from vesselflow.errors import UserError
-from vesselflow.reporting.runs import RunRow
-from vesselflow.reporting.tables import find_sweep, load_tables
+from vesselflow.reporting.run_list import RunRow
+from vesselflow.reporting.sweep_tables import find_sweep, load_tables
 from vesselflow.reporting.terminal import (
     answer_table,
     chosen_sentence,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import training_cases as cases
 import vesselflow.inference.whole as whole_module
 import vesselflow.training.step as step_module
 from vesselflow.errors import UserError
-from vesselflow.evaluation.parts import part_id, part_path, read_part
+from vesselflow.evaluation.evaluated import evaluation_path, read_evaluated
 from vesselflow.feed.batches import load_images
 from vesselflow.feed.local import LocalData
 from vesselflow.records.checkpoints import Checkpoints
@@ -52,30 +52,30 @@ def test_a_finished_run_is_neither_trained_nor_scored_again(after_a, stores, mon
     folder, result = after_a
     monkeypatch.delattr("vesselflow.sweeps.scoring_job.evaluate")
     again = execute(cases.run_b(cases.tiny_domains(stores, "b")), folder, LocalData(stores))
-    assert (again.state, again.value, again.epoch) == ("finished", result.value, result.epoch)
+    assert (again.state, again.values) == ("finished", result.values)
+    assert list(again.values) == ["point-bbbb"]
     assert again.steps == 0
     assert RunRecord(folder, "bbbb").status().attempts == 1
 
 
 def test_a_new_domain_is_scored_without_training(after_a, stores):
     folder, result = after_a
-    spec = cases.run_b(cases.tiny_domains(stores, "b", "empty"))
+    job = cases.run_b(cases.tiny_domains(stores, "b", "empty"))
     weights = cases.files_of(folder, "bbbb")
-    again = execute(spec, folder, LocalData(stores))
-    assert (again.state, again.steps, again.value) == ("finished", 0, result.value)
-    part = read_part(part_path(folder, part_id("bbbb", 2, spec.domains[-1], spec.experiment)))
-    assert part is not None
+    again = execute(job, folder, LocalData(stores))
+    assert (again.state, again.steps, again.values) == ("finished", 0, result.values)
+    assert read_evaluated(evaluation_path(folder, job.evaluations[-1])) is not None
     assert cases.files_of(folder, "bbbb").items() > weights.items()
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(after_a, stores, tmp_path):
-    spec, calls = cases.run_b(cases.tiny_domains(stores, "b")), iter(range(100))
+    job, calls = cases.run_b(cases.tiny_domains(stores, "b")), iter(range(100))
     first = execute(
-        spec, tmp_path, LocalData(stores), reports=Reports(should_stop=lambda: next(calls) == 3)
+        job, tmp_path, LocalData(stores), reports=Reports(should_stop=lambda: next(calls) == 3)
     )
     assert (first.state, first.steps) == ("stopped", 4)
     assert RunRecord(tmp_path, "bbbb").status().state is RunState.PAUSED
-    second = execute(spec, tmp_path, LocalData(stores))
+    second = execute(job, tmp_path, LocalData(stores))
     assert (second.state, second.steps) == ("finished", 2)
     ours = cases.files_of(tmp_path, "bbbb")
     theirs = cases.files_of(after_a[0], "bbbb")
@@ -85,21 +85,24 @@ def test_a_stopped_run_goes_on_to_the_same_end(after_a, stores, tmp_path):
 
 
 def test_a_reset_run_is_scored_anew(after_a, stores, tmp_path):
-    spec = cases.run_b(cases.tiny_domains(stores, "b"))
-    path = part_path(tmp_path, part_id("bbbb", 2, spec.domains[2], spec.experiment))
+    job = cases.run_b(cases.tiny_domains(stores, "b"))
+    (cell,) = job.cells
+    first, last = (cell.evaluation(epoch, cell.domains[2]) for epoch in (1, 2))
+    path = evaluation_path(tmp_path, last)
     path.parent.mkdir()
     path.write_bytes(b"scores of the run as it was before it was reset")
-    stale = part_path(tmp_path, part_id("bbbb", 1, spec.domains[2], spec.experiment))
-    other = part_path(after_a[0], part_id("bbbb", 2, spec.domains[2], spec.experiment))
+    stale, other = evaluation_path(tmp_path, first), evaluation_path(after_a[0], last)
     stale.write_bytes(other.read_bytes())  # whole, but of other weights
-    assert execute(spec, tmp_path, LocalData(stores)).state == "finished"
+    assert execute(job, tmp_path, LocalData(stores)).state == "finished"
     for name, content in cases.files_of(tmp_path, "bbbb").items():
         assert content == cases.files_of(after_a[0], "bbbb")[name]
 
 
 def test_a_diverged_run_is_marked_and_the_next_one_works(after_a, stores, tmp_path, monkeypatch):
-    spec = cases.run_b(cases.tiny_domains(stores, "b"))
-    bad = replace(spec, run_id="dddd", experiment=cases.tiny_experiment(train={"nan_tolerance": 1}))
+    job = cases.run_b(cases.tiny_domains(stores, "b"))
+    bad = cases.changed(
+        job, run_id="dddd", experiment=cases.tiny_experiment(train={"nan_tolerance": 1})
+    )
     data = LocalData(stores)
     with monkeypatch.context() as patched:
         true = step_module.normalise_by
@@ -114,36 +117,35 @@ def test_a_diverged_run_is_marked_and_the_next_one_works(after_a, stores, tmp_pa
     assert "Traceback (most recent call last)" in log
     assert "Diverged" in log
 
-    assert execute(spec, tmp_path, data).state == "finished"
+    assert execute(job, tmp_path, data).state == "finished"
     theirs = cases.files_of(after_a[0], "bbbb")
     assert all(content == theirs[n] for n, content in cases.files_of(tmp_path, "bbbb").items())
 
 
 def test_a_run_of_nan_scores_is_finished_with_nan(stores, tmp_path, monkeypatch):
     # A model that gives NaN when it is scored: no threshold, no preview, no crash.
-    spec = cases.run_b(cases.tiny_domains(stores, "empty"))
+    job = cases.run_b(cases.tiny_domains(stores, "empty"))
     true = whole_module.to_native
     monkeypatch.setattr(whole_module, "to_native", lambda *args: true(*args) * np.float32("nan"))
-    result = execute(spec, tmp_path, LocalData(stores))
+    result = execute(job, tmp_path, LocalData(stores))
     assert result.state == "finished", result.message
-    assert result.value != result.value
-    assert result.epoch == 2
-    assert list((tmp_path / "runs/bbbb/previews").glob("*.npz")) == []
+    assert list(map(math.isnan, result.values.values())) == [True]
+    assert list((tmp_path / "runs/bbbb/previews").rglob("*.npz")) == []
 
 
 def test_an_error_while_scoring_leaves_the_run_trained(stores, tmp_path):
     domains = cases.tiny_domains(stores, "b")
-    spec = cases.run_b(domains)
-    result = execute(spec, tmp_path, LocalData({"a": stores["a"]}))
+    job = cases.run_b(domains)
+    result = execute(job, tmp_path, LocalData({"a": stores["a"]}))
     assert result.state == "failed"
     assert RunRecord(tmp_path, "bbbb").status().state is RunState.FINISHED
-    again = execute(spec, tmp_path, LocalData(stores))
+    again = execute(job, tmp_path, LocalData(stores))
     assert (again.state, again.steps) == ("finished", 0)
 
 
 def test_a_fold_without_training_samples_says_so(stores, tmp_path):
-    spec = replace(cases.run_b(cases.tiny_domains(stores)), train=())
-    result = execute(spec, tmp_path, LocalData(stores))
+    job = cases.changed(cases.run_b(cases.tiny_domains(stores)), train=())
+    result = execute(job, tmp_path, LocalData(stores))
     assert result.state == "failed"
     assert "fold 0 has no training sample" in result.message
 
@@ -154,7 +156,7 @@ def test_accepted_record_counts_skipped_steps(after_a):
 
 
 def test_dataset_statistics_are_those_of_all_training_pixels(stores, tmp_path, monkeypatch):
-    spec = cases.run_a(cases.tiny_domains(stores, "b"))
+    job = cases.run_a(cases.tiny_domains(stores, "b"))
     seen = []
 
     def spy(settings, image, fov, centre, scale, known):
@@ -163,10 +165,10 @@ def test_dataset_statistics_are_those_of_all_training_pixels(stores, tmp_path, m
 
     monkeypatch.setattr(step_module, "normalise_by", spy)
     monkeypatch.setattr(whole_module, "normalise_by", spy)
-    assert execute(spec, tmp_path, LocalData(stores)).state == "finished"
-    images = load_images(stores["a"], view_of(spec.experiment))
+    assert execute(job, tmp_path, LocalData(stores)).state == "finished"
+    images = load_images(stores["a"], view_of(job.run.experiment))
     pixels = np.concatenate(
-        [images[n].image[:, images[n].fov_working > 0] for n in spec.train], axis=1
+        [images[n].image[:, images[n].fov_working > 0] for n in job.run.train], axis=1
     )
     assert pixels.shape[1] > 1000
     for centre, scale in seen:
@@ -185,8 +187,8 @@ def test_a_full_disk_is_told_and_waited_for(stores, tmp_path, monkeypatch):
         save(self, step, payload)
 
     monkeypatch.setattr(Checkpoints, "save", full_at_first)
-    spec = cases.run_a(cases.tiny_domains(stores, "b"))
-    result = execute(spec, tmp_path, LocalData(stores), reports=Reports(message=told.append))
+    job = cases.run_a(cases.tiny_domains(stores, "b"))
+    result = execute(job, tmp_path, LocalData(stores), reports=Reports(message=told.append))
     assert result.state == "finished"
     assert len(told) == 1
     assert "no checkpoint at step" in told[0]
@@ -199,7 +201,7 @@ def test_a_disk_that_stays_full_fails_the_run_in_the_end(stores, tmp_path, monke
 
     monkeypatch.setattr(Checkpoints, "save", full)
     monkeypatch.setattr("vesselflow.sweeps.training_job.OVERDUE", 0)
-    spec = cases.run_a(cases.tiny_domains(stores, "b"))
-    result = execute(spec, tmp_path, LocalData(stores))
+    job = cases.run_a(cases.tiny_domains(stores, "b"))
+    result = execute(job, tmp_path, LocalData(stores))
     assert result.state == "failed"
     assert "no space is left" in result.message

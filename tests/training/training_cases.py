@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.sources import KeyedBatches
 from vesselflow.losses import LOSSES
+from vesselflow.runs.cells import Cell, Job
 from vesselflow.runs.domains import Domain, make_domain
+from vesselflow.runs.objective import Objective
+from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.runs.specs import RunSpec
 from vesselflow.stores.schema import Source
@@ -32,6 +35,7 @@ from vesselflow.training.group import Distributed, Group
 from vesselflow.training.loop import Hooks, Outcome, load, train
 
 SEED = 11
+OBJECTIVE = Objective("dice", "max")
 SAMPLES = 12
 BASE: dict[str, Any] = {
     "data": {"train": "a", "working_size_px": 64},
@@ -278,38 +282,50 @@ def tiny_domains(stores: Mapping[str, Path], *outside: str) -> tuple[Domain, ...
     )
 
 
-def tiny_spec(
+def tiny_job(
     run_id: str, experiment: Experiment, domains: tuple[Domain, ...], seed: int = 5
-) -> RunSpec:
-    """A run that trains on sources 0 to 2 of `a`."""
-    return RunSpec(
+) -> Job:
+    """A run that trains on sources 0 to 2 of `a`, for one point."""
+    point = f"point-{run_id}"
+    run = RunSpec(
         run_id=run_id,
-        point=f"point-{run_id}",
-        params={"loss.name": experiment.loss["name"]},
+        label=f"{point} fold 0 seed {seed}",
         fold=0,
         seed=seed,
         experiment=experiment,
         identity={"run": run_id},
         train=(0, 1, 2),
-        domains=domains,
     )
+    params = {"loss.name": experiment.loss["name"]}
+    cell = Cell(point, 0, params, run, domains, Protocol.of(experiment))
+    return Job((cell,), OBJECTIVE)
 
 
-def run_a(domains: tuple[Domain, ...]) -> RunSpec:
+def changed(job: Job, domains: tuple[Domain, ...] | None = None, **changes: Any) -> Job:
+    """The job with its run changed, or the domains of its cells."""
+    run = replace(job.run, **changes)
+    cells = (
+        replace(cell, run=run, domains=cell.domains if domains is None else domains)
+        for cell in job.cells
+    )
+    return replace(job, cells=tuple(cells))
+
+
+def run_a(domains: tuple[Domain, ...]) -> Job:
     """Differs from `run_b` wherever something could be left behind in a process."""
-    changed = tiny_experiment(
+    experiment = tiny_experiment(
         model={"name": "wnet", "filters": [4, 8, 8], "upsample": "bilinear"},
         loss={"name": "fuzzy"},
         train={"steps_per_epoch": 2, "amp": "bf16", "channels_last": False, "ema": None},
         normalise={"scope": "dataset"},
         score={"tta": "flips"},
     )
-    return tiny_spec("aaaa", changed, domains, seed=6)
+    return tiny_job("aaaa", experiment, domains, seed=6)
 
 
-def run_b(domains: tuple[Domain, ...]) -> RunSpec:
-    changed = tiny_experiment(train={"steps_per_epoch": 3}, score={"epochs": "all"})
-    return tiny_spec("bbbb", changed, domains)
+def run_b(domains: tuple[Domain, ...]) -> Job:
+    experiment = tiny_experiment(train={"steps_per_epoch": 3}, score={"epochs": "all"})
+    return tiny_job("bbbb", experiment, domains)
 
 
 def files_of(results: Path, run_id: str) -> dict[str, bytes]:

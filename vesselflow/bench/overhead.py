@@ -242,7 +242,7 @@ def run_stock(folder: Path, runs: int) -> list[dict[str, float]]:
 
     space, file = load(folder, runs)
     prepared = prepare(space, file, folder / "results")
-    spec = prepared.cells[0].spec
+    spec = prepared.cells[0].run
     store = prepared.stores[spec.experiment.data.train].path
     ray.init(
         num_cpus=len(os.sched_getaffinity(0)),
@@ -266,7 +266,7 @@ def run_stock(folder: Path, runs: int) -> list[dict[str, float]]:
             tune.with_parameters(_stock_trial, samples=(samples,), storage=str(folder)),
             {"trial_driver": 1},
         ),
-        param_space={"spec": tune.grid_search([cell.spec for cell in prepared.cells])},
+        param_space={"spec": tune.grid_search([cell.run for cell in prepared.cells])},
         tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune", storage_path=str(folder), callbacks=[Ends()], verbose=0

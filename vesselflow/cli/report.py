@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the answer of a sweep and write its report; 0, also where runs failed."""
     from rich.console import Console
 
-    from vesselflow.reporting.runs import sweep_runs
-    from vesselflow.reporting.tables import load_tables
+    from vesselflow.reporting.run_list import sweep_runs
+    from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_json, answer_table, failures_table
     from vesselflow.reporting.written import write_report
 

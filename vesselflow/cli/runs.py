@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the runs; 0."""
-    from vesselflow.reporting.runs import load_runs
+    from vesselflow.reporting.run_list import load_runs
 
     runs = load_runs(args.folder)
     if args.json:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vesselflow.config.space import Space
+    from vesselflow.runs.cells import Cell
     from vesselflow.sweeps.outcome import Outcome
     from vesselflow.sweeps.prepare import Prepared
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def _sweep(
     console: Console, args: argparse.Namespace, space: Space, file: Path, results: Path
 ) -> int:
-    from vesselflow.evaluation.tables import lost_records
+    from vesselflow.evaluation.long_tables import lost_records
     from vesselflow.sweeps.changes import changes_line
     from vesselflow.sweeps.prepare import prepare
 
@@ -99,8 +100,8 @@ def _sweep(
     )
     if args.fresh:
         _forget(prepared)
-    missing = prepared.missing()
-    total = len(prepared.cells)
+    missing = prepared.jobs()
+    total = len({cell.run.run_id for cell in prepared.cells})
     console.print(
         f"[bold]{prepared.folder.name}[/bold]: {len(prepared.expansion.points)} points, "
         f"{total} runs, {total - len(missing)} already done, {len(missing)} to do"
@@ -133,18 +134,17 @@ def _forget(prepared: Prepared) -> None:
     from vesselflow.records.runs import RunRecord
 
     for cell in prepared.cells:
-        RunRecord(prepared.results, cell.spec.run_id).reset()
+        RunRecord(prepared.results, cell.run.run_id).reset()
     for row in prepared.scored:
-        row.epoch = None
-        row.parts.clear()
+        row.forget()
 
 
 def _nothing(prepared: Prepared) -> Outcome:
     """A finished sweep: the tables again, without torch or ray."""
-    from vesselflow.evaluation.tables import write_tables
+    from vesselflow.evaluation.long_tables import write_tables
     from vesselflow.sweeps.outcome import Outcome
 
-    write_tables(prepared.folder / "tables", prepared.scored, prepared.results)
+    write_tables(prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective)
     return Outcome()
 
 
@@ -207,9 +207,11 @@ class _Boards:
     """TensorBoard files, written as epochs arrive."""
 
     def __init__(self, prepared: Prepared) -> None:
-        self._labels = {cell.spec.run_id: cell.spec for cell in prepared.cells}
+        self._cells: dict[str, list[Cell]] = {}
+        for cell in prepared.cells:
+            self._cells.setdefault(cell.run.run_id, []).append(cell)
         self._folder = prepared.folder / "tensorboard"
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, list[Any]] = {}
 
     def event(self, event: dict[str, Any]) -> None:
         from vesselflow.reporting.tensorboard import RunBoard, board_name
@@ -217,28 +219,29 @@ class _Boards:
         if event["type"] == "epoch":
             run = event["run_id"]
             if run not in self._open:
-                spec = self._labels[run]
-                self._open[run] = RunBoard(
-                    self._folder / board_name(spec.point, spec.fold, spec.seed)
-                )
-            self._open[run].scalars(
-                [
-                    (name, value, event["step"], event["epoch"])
-                    for name, value in event["values"].items()
+                self._open[run] = [
+                    RunBoard(self._folder / board_name(cell.point, cell.run.fold, cell.run.seed))
+                    for cell in self._cells[run]
                 ]
-            )
+            for board in self._open[run]:
+                board.scalars(
+                    [
+                        (name, value, event["step"], event["epoch"])
+                        for name, value in event["values"].items()
+                    ]
+                )
         elif event["type"] in ("finished", "failed", "stopped"):
-            board = self._open.pop(event["run_id"], None)
-            if board is not None:
+            for board in self._open.pop(event["run_id"], ()):
                 board.close()
 
     def close(self) -> None:
-        for board in self._open.values():
-            board.close()
+        for boards in self._open.values():
+            for board in boards:
+                board.close()
 
 
 def _report(console: Console, prepared: Prepared, outcome: Outcome, *, figures: bool) -> int:
-    from vesselflow.reporting.tables import load_tables
+    from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_table
     from vesselflow.reporting.written import write_report
 

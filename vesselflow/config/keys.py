@@ -141,7 +141,7 @@ def reference(registries: Registries) -> list[Chapter]:
         else:
             chapters += _part_chapters(section, registries.get(section, ()))
     chapters += [_chapter(key, model) for key, model in nested.items()]
-    for name in ("fixed", "search", "resources", "estimate"):
+    for name in ("fixed", "search", "objective", "resources", "estimate"):
         (model,) = models_in(Space.model_fields[name])
         chapters.append(_chapter("fixed.<key>" if name == "fixed" else name, model))
     return chapters

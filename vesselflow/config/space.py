@@ -35,6 +35,7 @@ from vesselflow.config.grid import (
     label_of,
 )
 from vesselflow.config.keys import check_key, key_tree, nearest_key
+from vesselflow.config.objective import ObjectiveSpec, check_objective
 from vesselflow.config.overrides import Layers, assign, merge, overlap, parse_set
 from vesselflow.config.registry import all_errors, carried, shown
 from vesselflow.config.yaml_files import load_yaml, parse_yaml
@@ -160,6 +161,9 @@ class Space(BaseModel):
     )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
         (0,), description="Seeds of every point and fold"
+    )
+    objective: ObjectiveSpec = Field(
+        default_factory=ObjectiveSpec, description="By what validation chooses epochs and points"
     )
     hypotheses: Annotated[tuple[Hypothesis, ...], Field(strict=False)] = Field(
         (), description="Expectations, each {name, text}"
@@ -702,6 +706,8 @@ def _build(
                 layouts.part(store.importer.layout, where=f"{where}.layout")
                 extra = store.importer.model_extra or {}
                 layouts.arguments(store.importer.layout, extra, where=where)
+    with faults.gathered():
+        check_objective(space.objective, registries)
     space._registries = registries
     with faults.gathered():
         if whole and not faults:

@@ -12,26 +12,33 @@ from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
-from vesselflow.evaluation.parts import POOLED, Part
+from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.records.atomic import write_bytes
 from vesselflow.runs.domains import Domain
+from vesselflow.runs.objective import Objective
+from vesselflow.runs.protocols import Protocol
 
 #: Previews are reduced until their longer side fits.
 LONGEST_PX = 700
 
 
-def extremes(part: Part) -> dict[str, tuple[str, float]]:
-    """`best` and `worst` -> (source id, Dice) by per-image Dice; undefined ones are left out."""
+def extremes(evaluated: Evaluated, objective: Objective) -> dict[str, tuple[str, float]]:
+    """`best` and `worst` -> (source id, value) by the objective's metric of each image.
+
+    Images on which it is undefined are left out; of equals the later name is the best and the
+    earlier one the worst, whatever the direction.
+    """
+    sign = 1.0 if objective.direction == "max" else -1.0
     scores = [
-        (value, source)
-        for source, metric, value in part.rows
-        if metric == "dice" and source != POOLED and not np.isnan(value)
+        (sign * value, source, value)
+        for source, metric, value in evaluated.rows
+        if metric == objective.metric and source != POOLED and not np.isnan(value)
     ]
     if not scores:
         return {}
-    return {name: (row[1], row[0]) for name, row in (("best", max(scores)), ("worst", min(scores)))}
+    return {name: row[1:] for name, row in (("best", max(scores)), ("worst", min(scores)))}
 
 
 def write_previews(
@@ -39,8 +46,10 @@ def write_previews(
     model: nn.Module,
     images: WholeImages,
     domain: Domain,
-    part: Part,
+    evaluated: Evaluated,
     experiment: Experiment,
+    protocol: Protocol,
+    objective: Objective,
     *,
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
@@ -49,8 +58,8 @@ def write_previews(
 
     Each holds image uint8 (h, w, 3), probability uint8 (h, w), prediction, target and fov uint8
     (h, w), all reduced alike until the longer side is at most `LONGEST_PX` (masks by majority), and
-    threshold, dice, domain, role, source_id. Previews that an earlier evaluation left of this
-    domain are replaced. Where no image has a Dice nothing is written.
+    threshold, metric (the objective's), value, domain, role, source_id. Previews that an earlier
+    evaluation left of this domain are replaced. Where no image has a value nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}
@@ -59,10 +68,16 @@ def write_previews(
         for old in folder.glob(f"{stem}_{kind}_*.npz"):
             old.unlink()
     written = []
-    for name, (source_id, dice) in extremes(part).items():
+    threshold = evaluated.threshold_logit
+    for name, (source_id, value) in extremes(evaluated, objective).items():
         whole = images[by_id[source_id]]
         logits = predict_whole(
-            model, whole, experiment, device=device, dataset_statistics=dataset_statistics
+            model,
+            whole,
+            experiment,
+            tta=protocol.tta,
+            device=device,
+            dataset_statistics=dataset_statistics,
         )
         height, width = logits.shape
         factor = min(1.0, LONGEST_PX / max(height, width))
@@ -77,7 +92,7 @@ def write_previews(
             "image": reduce(native_image(whole)),
             "probability": reduce(np.rint(np.nan_to_num(expit(logits)) * 255).astype(np.uint8)),
             # Kept by itself: 8 bits of probability cannot tell what a saturated model predicts.
-            "prediction": reduce((logits >= part.threshold_logit).astype(np.uint8) * 255) >= 128,
+            "prediction": reduce((logits >= threshold).astype(np.uint8) * 255) >= 128,
             "target": reduce(whole.target * 255) >= 128,
             "fov": reduce(whole.fov * 255) >= 128,
         }
@@ -86,8 +101,9 @@ def write_previews(
             buffer,
             allow_pickle=False,
             **{key: np.asarray(value, dtype=np.uint8) for key, value in arrays.items()},
-            threshold=np.float64(part.threshold),
-            dice=np.float64(dice),
+            threshold=np.float64(evaluated.threshold),
+            metric=np.str_(objective.metric),
+            value=np.float64(value),
             domain=np.str_(domain.name),
             role=np.str_(domain.role),
             source_id=np.str_(source_id),

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
-from vesselflow.evaluation.parts import POOLED, Part
+from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.histogram import Histogram, best_threshold, score
 from vesselflow.runs.domains import Domain
+from vesselflow.runs.protocols import Protocol
 
 
 def evaluate(
     model: nn.Module,
     images: Iterable[WholeImage],
     experiment: Experiment,
+    protocol: Protocol,
     *,
     threshold_logit: float | None,
+    metrics: Sequence[str] | None = None,
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
-) -> Part:
+) -> Evaluated:
     """Score a model on whole images, at native resolution, inside the fov, against the labels.
 
     Args:
         model: In evaluation mode.
         images: The domain's images.
-        experiment: How images are prepared; `score` says which metric chooses the threshold.
-        threshold_logit: Frozen from validation; None chooses it here (on validation data only), as
-            the one that is best for the pooled pixels.
+        experiment: How images are prepared.
+        protocol: How they are predicted, and which metric chooses the threshold.
+        threshold_logit: Frozen from validation, or as it was chosen before; None chooses it here
+            (on validation data only), as the one that is best for the pooled pixels.
+        metrics: Which are computed, in the registry's order; None for all.
         device: Where the model lives.
         dataset_statistics: For ``normalise.scope: dataset``.
 
     Returns:
         Per image and pooled (pixels of all images together) scores.
     """
-    names = METRICS.names()
+    names = METRICS.names() if metrics is None else metrics
     rows: list[tuple[str, str, float]] = []
     waiting: list[tuple[str, Histogram]] = []
 
@@ -50,7 +55,12 @@ def evaluate(
     def counted() -> Iterator[Histogram]:
         for whole in images:
             logits = predict_whole(
-                model, whole, experiment, device=device, dataset_statistics=dataset_statistics
+                model,
+                whole,
+                experiment,
+                tta=protocol.tta,
+                device=device,
+                dataset_statistics=dataset_statistics,
             )
             histogram = Histogram.of(logits, whole.target, whole.fov)
             if threshold_logit is None:
@@ -62,10 +72,10 @@ def evaluate(
 
     pooled = Histogram.sum(counted())
     if threshold_logit is None:
-        threshold_logit = best_threshold(pooled, experiment.score.threshold_metric)
+        threshold_logit = best_threshold(pooled, protocol.threshold_metric)
     for source_id, histogram in [*waiting, (POOLED, pooled)]:
         add(source_id, histogram, threshold_logit)
-    return Part(threshold_logit, tuple(rows))
+    return Evaluated(threshold_logit, tuple(rows))
 
 
 def select(images: WholeImages, domain: Domain) -> Iterable[WholeImage]:

@@ -1,27 +1,26 @@
-"""Choices, made on validation data alone."""
+"""Choices, made on validation data alone, by the objective."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
+from vesselflow.runs.objective import Objective
 
-def choose_epoch(scores: Mapping[int, float]) -> int:
+
+def choose_epoch(scores: Mapping[int, float], objective: Objective) -> int:
     """The epoch with the best validation score; the earliest of equals.
 
     Args:
-        scores: Epoch -> score, larger is better; NaN never wins.
+        scores: Epoch -> score; NaN never wins.
+        objective: What is better.
 
     Returns:
         An epoch; the last one when no score is defined.
     """
-    defined = {epoch: value for epoch, value in scores.items() if not math.isnan(value)}
-    if not defined:
-        return max(scores)
-    return min(defined, key=lambda epoch: (-defined[epoch], epoch))
+    best = objective.best({epoch: scores[epoch] for epoch in sorted(scores)})
+    return max(scores) if best is None else best
 
 
-def choose_point(scores: Mapping[str, float]) -> str | None:
-    """The point with the best mean validation score; the first of equals; None without any."""
-    defined = {name: value for name, value in scores.items() if not math.isnan(value)}
-    return max(defined, key=lambda name: defined[name]) if defined else None
+def choose_point(scores: Mapping[str, float], objective: Objective) -> str | None:
+    """The point with the best validation score; the first of equals; None without any."""
+    return objective.best(scores)

@@ -27,6 +27,7 @@ def predict_whole(
     whole: WholeImage,
     experiment: Experiment,
     *,
+    tta: str = "none",
     device: torch.device | str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
 ) -> np.ndarray:
@@ -36,6 +37,14 @@ def predict_whole(
     depends on nothing else) and brought back to native size before any threshold. What is
     averaged, over flips (test-time augmentation) and between working pixels, is the probability;
     see `to_native` for how its logit is kept exact.
+
+    Args:
+        model: In evaluation mode.
+        whole: The image.
+        experiment: How images are prepared.
+        tta: Test-time augmentation: a key of `_FLIPS`.
+        device: Where the model lives.
+        dataset_statistics: For ``normalise.scope: dataset``.
 
     Returns:
         float32 (H, W); -inf outside the field of view's bounding box, NaN where the model gave it.
@@ -50,7 +59,7 @@ def predict_whole(
         image = image.contiguous(memory_format=torch.channels_last)
     views = []
     with torch.inference_mode():
-        for axes in _FLIPS[experiment.score.tta]:
+        for axes in _FLIPS[tta]:
             logits = model(torch.flip(image, axes) if axes else image).float()
             views.append((torch.flip(logits, axes) if axes else logits)[0, 0].cpu())
         return to_native(torch.stack(views), whole)

@@ -19,7 +19,7 @@ import ray
 
 from vesselflow.config.fingerprint import digest
 from vesselflow.errors import VesselflowError
-from vesselflow.evaluation.tables import point_scores, write_tables
+from vesselflow.evaluation.long_tables import point_scores, write_tables
 from vesselflow.feed.batches import resident_bytes
 from vesselflow.feed.ray_resident import Resident, materialise
 from vesselflow.feed.ray_stream import Streamed, choose
@@ -34,7 +34,8 @@ from vesselflow.orchestration.slots import (
 )
 from vesselflow.orchestration.study import categories, enqueue, open_storage, open_study
 from vesselflow.orchestration.tuner import run_trials
-from vesselflow.runs.specs import PointRun, view_of
+from vesselflow.runs import cells
+from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
 from vesselflow.sweeps.book import Job
 from vesselflow.sweeps.capacity import Node, Plan, make_plan
@@ -59,43 +60,44 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
         VesselflowError: No slot could be kept alive.
     """
     outcome = Outcome()
-    missing = prepared.missing()
+    missing = prepared.jobs()
     if missing:
         _Driver(prepared, missing, watch, outcome).run(address)
         prepared.rescore()
-    labels = {cell.spec.run_id: cell.spec.label for cell in prepared.cells}
     outcome.failed = [
-        (labels[row.cell.run_id], row.message) for row in prepared.scored if row.state == "failed"
+        (row.cell.label, row.message) for row in prepared.scored if row.state == "failed"
     ]
-    write_tables(prepared.folder / "tables", prepared.scored, prepared.results)
+    write_tables(prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective)
     return outcome
 
 
 class _Driver:
     def __init__(
-        self, prepared: Prepared, missing: list[PointRun], watch: Watch, outcome: Outcome
+        self, prepared: Prepared, missing: list[cells.Job], watch: Watch, outcome: Outcome
     ) -> None:
         self.prepared, self.missing, self.watch, self.outcome = prepared, missing, watch, outcome
         self.began = time.monotonic()
         self.first_step_at: float | None = None
-        self.values = point_scores(prepared.scored)
+        self.objective = prepared.objective
+        self.values = point_scores(prepared.scored, self.objective)
         self.messages: list[str] = []
         self.seen = 0
-        self.by_run: dict[str, PointRun] = {cell.spec.run_id: cell for cell in missing}
-        self.jobs: dict[str, Job] = {name: self._job(cell) for name, cell in self.by_run.items()}
-        self.run_values = {
-            row.cell.run_id: row.validation for row in prepared.scored if row.complete
+        self.jobs: dict[str, Job] = {job.run.run_id: self._job(job) for job in missing}
+        self.run_values: dict[tuple[str, str], float] = {
+            (row.cell.point, row.cell.run.run_id): row.value
+            for row in prepared.scored
+            if row.complete
         }
 
-    def _job(self, cell: PointRun) -> Job:
-        spec, train = cell.spec, cell.spec.experiment.train
+    def _job(self, job: cells.Job) -> Job:
+        spec, train = job.run, job.run.experiment.train
         # With patches the true number is known once the samples are; the first beat mends it.
         per_step = train.micro_batch_size * train.micro_batches_per_step
         per_epoch = train.steps_per_epoch or -(-len(spec.train) // per_step)
         return Job(
             run_id=spec.run_id,
             label=spec.label,
-            payload=pickle.dumps(spec),
+            payload=pickle.dumps(job),
             epochs=train.epochs,
             steps=train.epochs * per_epoch,
         )
@@ -160,7 +162,7 @@ class _Driver:
             runs=len(self.missing),
             runs_per_point=max(1, len(self.prepared.cells) // len(self.prepared.expansion.points)),
             micro_batches_per_step=min(
-                cell.spec.experiment.train.micro_batches_per_step for cell in self.missing
+                job.run.experiment.train.micro_batches_per_step for job in self.missing
             ),
             can_grow=can_grow,
             where=self.prepared.file.name,
@@ -172,10 +174,10 @@ class _Driver:
         What fits into the object store is read into it once, for all slots; the rest is streamed.
         """
         wanted: dict[tuple[Literal["samples", "images"], str, View], None] = {}
-        for cell in self.missing:
-            view = view_of(cell.spec.experiment)
-            wanted["samples", cell.spec.experiment.data.train, view] = None
-            for domain in cell.spec.domains:
+        for job in self.missing:
+            view = view_of(job.run.experiment)
+            wanted["samples", job.run.experiment.data.train, view] = None
+            for domain in (job.validation, *(each.domain for each in job.evaluations)):
                 wanted["images", domain.store, image_view(view)] = None
         handles: dict[tuple[str, str, View], Resident | Streamed] = {}
         free = min(
@@ -224,9 +226,14 @@ class _Driver:
         storage = open_storage(prepared.folder / "study.journal")
         # Optuna refuses other values of a category in a study that has begun: another grid is
         # another study in the same journal, which finished points enter directly.
-        axes = digest(categories(prepared.expansion.points), 8)
+        # So is another objective, whose values are not to be compared with these.
+        chosen_by = [self.objective.metric, self.objective.direction, self.objective.reduction]
+        axes = digest([categories(prepared.expansion.points), chosen_by], 8)
         study = f"vesselflow-{prepared.folder.name}-{axes}"
-        enqueue(open_study(storage, study, prepared.expansion.points, self.values), points)
+        opened = open_study(
+            storage, study, prepared.expansion.points, self.values, self.objective.direction
+        )
+        enqueue(opened, points)
         slots = Slots(
             plan,
             config,
@@ -245,7 +252,11 @@ class _Driver:
                     study_name=study,
                     relays=plan.relays,
                     folder=(scratch / "tune").resolve(),
-                    constants={"broker": name, "namespace": NAMESPACE},
+                    constants={
+                        "broker": name,
+                        "namespace": NAMESPACE,
+                        "objective": self.objective,
+                    },
                 )
             except BaseException as error:
                 failure.append(error)
@@ -270,11 +281,12 @@ class _Driver:
         """Tell the broker which runs each point needs; return the points that need any."""
         jobs: dict[str, list[Job]] = {}
         known: dict[str, dict[str, float]] = {}
-        for cell in self.missing:
-            jobs.setdefault(cell.point.name, []).append(self.jobs[cell.spec.run_id])
+        for job in self.missing:
+            for point in job.points:
+                jobs.setdefault(point, []).append(self.jobs[job.run.run_id])
         for row in self.prepared.scored:
             if row.complete:
-                known.setdefault(row.cell.point, {})[row.cell.run_id] = row.validation
+                known.setdefault(row.cell.point, {})[row.cell.run.run_id] = row.value
         ray.get(broker.register.remote(jobs, known))
         return [point for point in self.prepared.expansion.points if point.name in jobs]
 
@@ -308,22 +320,26 @@ class _Driver:
         for event in state["events"]:
             if event["type"] == "finished":
                 self.outcome.trained += 1
-                self.run_values[event["run_id"]] = event["value"]
-                self._point_value(self.by_run[event["run_id"]].point.name)
+                for point, value in event["values"].items():
+                    self.run_values[point, event["run_id"]] = value
+                    self._point_value(point)
             elif event["type"] == "message":
                 self.messages.append(event["text"])
             self.watch.event(event)
 
     def _point_value(self, point: str) -> None:
-        runs = [cell.spec.run_id for cell in self.prepared.cells if cell.point.name == point]
-        values = [self.run_values.get(run, math.nan) for run in runs]
-        if not any(math.isnan(value) for value in values):
-            self.values[point] = sum(values) / len(values)
+        value = self.objective.reduce(
+            self.run_values.get((point, cell.run.run_id), math.nan)
+            for cell in self.prepared.cells
+            if cell.point == point
+        )
+        if not math.isnan(value):
+            self.values[point] = value
 
     def _progress(self, state: dict[str, Any]) -> Progress:
         prepared = self.prepared
         now = time.monotonic()
-        total = len(prepared.cells)
+        total = len({cell.run.run_id for cell in prepared.cells})
         reused = total - len(self.missing)
         steps_total = sum(job.steps for job in self.jobs.values())
         done = state["finished"] + state["failed"]
@@ -334,7 +350,7 @@ class _Driver:
                 self.first_step_at = now
             elapsed = now - self.first_step_at
             eta = elapsed / share * (1 - share) if elapsed > 2 else None
-        best = max(self.values, key=lambda name: self.values[name], default=None)
+        best = self.objective.best(self.values)
         return Progress(
             sweep=prepared.folder.name,
             points_total=len(prepared.expansion.points),
@@ -357,11 +373,10 @@ class _Driver:
     def _best(self, point: str | None) -> Best | None:
         if point is None:
             return None
-        runs = [c.spec.run_id for c in self.prepared.cells if c.point.name == point]
-        values = [self.run_values[run] for run in runs]
+        runs = [cell.run.run_id for cell in self.prepared.cells if cell.point == point]
+        values = [self.run_values[point, run] for run in runs]
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        metric = self.prepared.cells[0].spec.experiment.score.threshold_metric
-        return Best(point, self.values[point], spread, len(values), f"val {metric}")
+        return Best(point, self.values[point], spread, len(values), self.objective.label)
 
 
 def owner() -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Relay(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self._broker = ray.get_actor(config["broker"], config["namespace"])
-        self._runs, self._values = ray.get(self._broker.submit.remote(config["point_name"]))
+        self._point, self._objective = config["point_name"], config["objective"]
+        self._runs, self._values = ray.get(self._broker.submit.remote(self._point))
         self._latest: dict[str, float] = {}
         self._failed = 0
         self._seen = 0
@@ -37,19 +38,19 @@ class Relay(tune.Trainable):
             self._seen, events, done = ray.get(self._broker.poll.remote(self._runs, self._seen))
             for event in events:
                 if event["type"] == "finished":
-                    self._values[event["run_id"]] = event["value"]
+                    self._values[event["run_id"]] = event["values"][self._point]
                 elif event["type"] == "failed":
                     self._failed += 1
-                elif event["type"] == "epoch" and "val/dice" in event["values"]:
-                    self._latest[event["run_id"]] = event["values"]["val/dice"]
+                elif event["type"] == "epoch" and self._objective.curve in event["values"]:
+                    self._latest[event["run_id"]] = event["values"][self._objective.curve]
             if events or done:
                 break
         known = self._values if done else {**self._latest, **self._values}
         defined = [value for value in known.values() if not math.isnan(value)]
-        # Optuna refuses NaN as a trial's value; -inf says "no defined score" and never wins.
-        value = sum(defined) / len(defined) if defined else -math.inf
+        # Optuna refuses NaN as a trial's value; an infinite one says "no defined score".
+        value = self._objective.reduce(defined) if defined else self._objective.worst
         return {
-            "val_dice": value,
+            "objective": value,
             "runs_done": len(self._values),
             "runs_failed": self._failed,
             "done": done,

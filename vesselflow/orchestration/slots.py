@@ -28,7 +28,7 @@ from vesselflow.feed.order import key
 from vesselflow.feed.ray_resident import Resident
 from vesselflow.feed.ray_stream import StreamBatches, Streamed, StreamSamples
 from vesselflow.feed.view import View
-from vesselflow.runs.specs import RunSpec
+from vesselflow.runs.cells import Job
 from vesselflow.sweeps.capacity import Plan
 
 if TYPE_CHECKING:
@@ -170,19 +170,20 @@ def serve(config: dict[str, Any]) -> None:
             return
         if word == "wait":
             continue
-        spec: RunSpec = pickle.loads(payload)
+        job: Job = pickle.loads(payload)
+        run_id = job.run.run_id
         reports = Reports()
         if beacon is not None:
             beacon.phase("training", 0, 0, 0)
             reports = Reports(
                 phase=beacon.phase,
-                epoch=partial(broker.epoch.remote, spec.run_id),
+                epoch=partial(broker.epoch.remote, run_id),
                 message=broker.note.remote,
                 should_stop=beacon.stopped,
             )
         try:
             result = execute(
-                spec,
+                job,
                 Path(settings.results),
                 data,
                 group=group,
@@ -194,13 +195,13 @@ def serve(config: dict[str, Any]) -> None:
             # On every rank: the group must end together, or the others wait in a collective call.
             # The run is marked as failed first, so that the restarted group does not repeat it.
             text = f"{type(error).__name__}: {error}".splitlines()[0]
-            ray.get(broker.finish.remote(settings.slot, spec.run_id, "failed", {"message": text}))
+            ray.get(broker.finish.remote(settings.slot, run_id, "failed", {"message": text}))
             traceback.print_exc()
             raise
         if group.rank == 0:
             fields = asdict(result)
             state = fields.pop("state")
-            ray.get(broker.finish.remote(settings.slot, spec.run_id, state, fields))
+            ray.get(broker.finish.remote(settings.slot, run_id, state, fields))
         if group.share(_grown(settings.memory_gb)):
             return  # The driver starts the slot anew.
 

@@ -51,6 +51,7 @@ def open_study(
     name: str,
     points: Sequence[Point],
     scores: Mapping[str, float],
+    direction: str = "max",
 ) -> optuna.Study:
     """The study, with every point that has a score entered as a complete trial.
 
@@ -61,13 +62,14 @@ def open_study(
         storage: The journal.
         name: The study's own name (Ray's default would merge all sweeps on one storage).
         points: All points of the space.
-        scores: Point name -> mean validation score, for points that are finished.
+        scores: Point name -> the objective's value, for points that are finished.
+        direction: "max" or "min".
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         storage=storage,
         study_name=name,
-        direction="maximize",
+        direction=f"{direction}imize",
         load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(seed=0),
     )

@@ -59,15 +59,15 @@ def run_trials(
         study_name: Its name.
         relays: Trials in flight.
         folder: For Tune's own files; of no value after the sweep.
-        constants: Goes into each trial's config (the broker's address).
+        constants: Goes into each trial's config (the broker's address, the objective).
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     searcher = OptunaSearch(
         space=Definition(
             {point.name: parameters(point) for point in points}, categories(every), constants
         ),
-        metric="val_dice",
-        mode="max",
+        metric="objective",
+        mode=constants["objective"].direction,
         storage=storage,
         study_name=study_name,
         sampler=optuna.samplers.RandomSampler(seed=0),

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vesselflow.reporting.style import shorten, text_width
-from vesselflow.reporting.tables import ROLES, SweepTables
-from vesselflow.reporting.wording import number, printable
+from vesselflow.reporting.sweep_tables import ROLES, SweepTables
+from vesselflow.reporting.wording import printable, score_text
 
 #: Colours of an overlay; red and blue are of different lightness too.
 TRUE_POSITIVE = (255, 255, 255)
@@ -47,7 +47,8 @@ class Preview:
         target: bool (h, w).
         fov: bool (h, w).
         threshold: ``prediction = probability >= threshold``; NaN when none could be chosen.
-        dice: Dice of the image at the native resolution of its labels.
+        value: `metric` of the image, at the native resolution of its labels.
+        metric: The objective's when it was kept.
         kept: bool (h, w), the prediction itself; None in a file that holds none.
     """
 
@@ -61,7 +62,8 @@ class Preview:
     target: np.ndarray
     fov: np.ndarray
     threshold: float
-    dice: float
+    value: float
+    metric: str
     kept: np.ndarray | None = None
 
     @property
@@ -86,14 +88,14 @@ class Preview:
         return picture.astype(np.uint8)
 
 
-def read_previews(run: Path) -> list[Preview]:
+def read_previews(run: Path, protocol: str = "") -> list[Preview]:
     """The previews of one run, ``results/runs/<run_id>``; unreadable files are left out.
 
-    Domain, role and source are read from the file where it holds them, else from its name
-    ``<domain>_<best|worst>_<source id>.npz``.
+    Those of one protocol, or of all where none is named. Domain, role and source are read from the
+    file where it holds them, else from its name ``<domain>_<best|worst>_<source id>.npz``.
     """
     previews = []
-    for path in sorted((run / "previews").glob("*.npz")):
+    for path in sorted((run / "previews" / protocol).rglob("*.npz")):
         preview = _read(path, run.name)
         if preview is not None:
             previews.append(preview)
@@ -119,7 +121,8 @@ def _read(path: Path, run_id: str) -> Preview | None:
                 target=np.asarray(file["target"]) > 0,
                 fov=np.asarray(file["fov"]) > 0,
                 threshold=float(file["threshold"]),
-                dice=float(file["dice"]),
+                value=float(file["value"]),
+                metric=str(file["metric"]),
                 kept=np.asarray(file["prediction"]) > 0 if "prediction" in file else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
@@ -141,20 +144,26 @@ def chosen_previews(tables: SweepTables) -> list[tuple[Preview, Preview]]:
     folder = tables.folder.parent / "runs"
     found: dict[tuple[int, str], list[Preview]] = {}
     roles = {domain.name: domain.role for domain in tables.domains if domain.role != "val"}
-    for run_id in runs["run_id"]:
-        for preview in read_previews(folder / str(run_id)):
+    better = tables.objective.better
+    for run_id, point in runs[["run_id", "point"]].itertuples(index=False):
+        for preview in read_previews(folder / str(run_id), tables.protocol(str(point))):
             role = preview.role or roles.get(preview.domain, "")
             if role != "val":
                 rank = ROLES.index(role) if role in ROLES else len(ROLES)
                 found.setdefault((rank, preview.domain), []).append(preview)
     pairs = []
     for key in sorted(found):
-        best = [item for item in found[key] if item.kind == "best" and not np.isnan(item.dice)]
-        worst = [item for item in found[key] if item.kind == "worst" and not np.isnan(item.dice)]
-        if best and worst:
-            pairs.append(
-                (max(best, key=lambda item: item.dice), min(worst, key=lambda item: item.dice))
-            )
+        best = worst = None
+        for item in found[key]:
+            # Those of another metric, that another sweep over the run kept, cannot be compared.
+            if np.isnan(item.value) or item.metric != tables.objective.metric:
+                continue
+            if item.kind == "best" and (best is None or better(item.value, best.value)):
+                best = item
+            elif item.kind == "worst" and (worst is None or better(worst.value, item.value)):
+                worst = item
+        if best is not None and worst is not None:
+            pairs.append((best, worst))
     return pairs
 
 
@@ -186,7 +195,7 @@ def draw_predictions(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
             right.imshow(preview.overlay())
             source = f"{preview.kind}: {printable(preview.source_id)}"
             left.set_title(shorten(source, _PICTURE * 0.9, 8), fontsize=8, pad=3)
-            right.set_title(f"Dice {number(preview.dice)}", fontsize=8, pad=3)
+            right.set_title(score_text(preview.metric, preview.value), fontsize=8, pad=3)
         label = printable(_domain_label(tables, pair[0]))
         high = _PICTURE * 0.9 * min(item.image.shape[0] / item.image.shape[1] for item in pair)
         row[0].set_ylabel(shorten(label, high, 9, "bold"), fontsize=9, fontweight="bold")
@@ -216,7 +225,7 @@ def draw_predictions(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
     numbers = pd.DataFrame(
         [
             {"domain": item.domain, "kind": item.kind, "source_id": item.source_id}
-            | {"run_id": item.run_id, "dice": item.dice, "threshold": item.threshold}
+            | {"run_id": item.run_id, item.metric: item.value, "threshold": item.threshold}
             for pair in found
             for item in pair
         ]

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from vesselflow.reporting.tables import Domain, SweepTables
+from vesselflow.reporting.sweep_tables import Domain, SweepTables
 
 INK = "#222222"
 SOFT = "#8a8a8a"

@@ -26,7 +26,7 @@ from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from vesselflow.reporting.overlays import Preview, read_previews
-from vesselflow.reporting.tables import SweepTables, load_tables
+from vesselflow.reporting.sweep_tables import SweepTables, load_tables
 from vesselflow.reporting.wording import value_text
 
 Row = tuple[str, float, int, int]
@@ -180,18 +180,18 @@ def write_boards(sweep: SweepTables | str | Path, *, told: Told | None = None) -
     tables = sweep if isinstance(sweep, SweepTables) else load_tables(sweep)
     root = tables.folder / "tensorboard"
     runs = tables.complete
-    curves = {key: rows for key, rows in tables.epochs.groupby("run_id")}
-    scores = {key: rows for key, rows in tables.run_scores.groupby("run_id")}
+    curves = {key: rows for key, rows in tables.epochs.groupby(["run_id", "point"])}
+    scores = {key: rows for key, rows in tables.run_scores.groupby(["run_id", "point"])}
     metrics: dict[str, None] = {}
     for index, run in enumerate(runs.to_dict("records")):
         run_id, point = str(run["run_id"]), str(run["point"])
         name = board_name(point, int(run["fold"]), int(run["seed"]))
         if told is not None:
             told(index, len(runs))
-        final = _final_scores(scores.get(run_id))
+        final = _final_scores(scores.get((run_id, point)))
         metrics.update(dict.fromkeys(final))
-        rows = _rows(curves.get(run_id))
-        previews = read_previews(tables.folder.parent / "runs" / run_id)
+        rows = _rows(curves.get((run_id, point)))
+        previews = read_previews(tables.folder.parent / "runs" / run_id, tables.protocol(point))
         step = max((row[2] for row in rows if row[3] == int(run["epoch"])), default=0)
         params = tables.values.get(point, {})
         digest = _digest(rows, final, params, step, previews)

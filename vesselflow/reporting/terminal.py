@@ -17,8 +17,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from vesselflow.reporting.runs import GONE, RunRow, has_records, lost_runs, results_of
-from vesselflow.reporting.tables import BLIND, Domain, Score, SweepTables, load_tables
+from vesselflow.reporting.run_list import GONE, RunRow, has_records, lost_runs, results_of
+from vesselflow.reporting.sweep_tables import BLIND, Domain, Score, SweepTables, load_tables
 from vesselflow.reporting.wording import (
     MISSING,
     count,

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vesselflow.metrics import METRICS
+
 #: What stands where a number is undefined or missing, or where an axis does not apply.
 MISSING = "—"
 
@@ -63,6 +65,21 @@ def spread(mean: float | None, std: float | None, n: int, digits: int = 3) -> st
     if std is None or not math.isfinite(std) or n < 2:
         return f"{number(mean, digits)} (n = {n})"
     return f"{number(mean, digits)} ± {number(std, digits)}"
+
+
+def metric_label(name: str) -> str:
+    """A metric as it is printed; the name of one that is not registered here."""
+    return METRICS.metric(name).label if name in METRICS else name
+
+
+def metric_digits(name: str) -> int:
+    """Decimals of a metric; three of one that is not registered here."""
+    return METRICS.metric(name).digits if name in METRICS else 3
+
+
+def score_text(metric: str, value: float) -> str:
+    """A score with its metric: "Dice 0.812"."""
+    return f"{metric_label(metric)} {number(value, metric_digits(metric))}"
 
 
 def count(n: int, one: str, many: str = "") -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vesselflow.records.atomic import write_bytes
 from vesselflow.reporting.figure_files import remove_outdated
-from vesselflow.reporting.tables import SweepTables
+from vesselflow.reporting.sweep_tables import SweepTables
 from vesselflow.reporting.terminal import summary_markdown
 
 #: (what is written, parts done, parts in all).

@@ -5,14 +5,17 @@ from __future__ import annotations
 from vesselflow.augment import AUGMENTATIONS
 from vesselflow.config.registry import Registry
 from vesselflow.losses import LOSSES
+from vesselflow.metrics import METRICS
 from vesselflow.models import MODELS
 from vesselflow.stores.importers import IMPORTERS
 
 #: What `config` validates and names parts with: section of the experiment -> registry; "importer"
-#: is no section, its parts make the stores that name one.
+#: is no section, its parts make the
+#: stores that name one; nor is "metric", whose parts `objective` and `score` name.
 REGISTRIES: dict[str, Registry] = {
     "augment": AUGMENTATIONS,
     "model": MODELS,
     "loss": LOSSES,
     "importer": IMPORTERS,
+    "metric": METRICS,
 }

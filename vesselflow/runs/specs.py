@@ -1,20 +1,17 @@
-"""From a space and its stores to runs with names: pure, but for reading the stores' heads."""
+"""What a run is: one training, with a name. Also its view of the stores, its folds, its domains."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vesselflow.config.experiment import Experiment
-from vesselflow.config.fingerprint import canonical_json, digest, run_identity
-from vesselflow.config.grid import Point
-from vesselflow.config.space import Space
+from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.feed.folds import Fold, check_leaks, make_folds
 from vesselflow.feed.view import View
 from vesselflow.runs.domains import Domain, make_domain
-from vesselflow.runs.registries import REGISTRIES
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import SourceInfo
@@ -44,42 +41,33 @@ class StoreFacts:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: all that a worker needs to know, and nothing about where it runs.
+    """One training: all that a worker needs to know of it, and nothing about where it happens.
+
+    Points that differ only in how they are scored share one; then its experiment is that of the
+    first of them, and nothing of it that `identity` leaves out may be looked at.
 
     Attributes:
         run_id: Name by content.
-        point: Name of the (first) point that it belongs to.
-        params: The point's axis values.
+        label: What a person calls it, by the first point that it belongs to.
         fold: Index of the fold.
         seed: Seed of the run.
         experiment: Resolved experiment.
         identity: What was hashed.
         train: Source indices of the training part in the training store.
-        domains: `val` first, then `test`, then the out-of-distribution stores.
     """
 
     run_id: str
-    point: str
-    params: Mapping[str, Any]
+    label: str
     fold: int
     seed: int
     experiment: Experiment
     identity: Mapping[str, Any]
     train: tuple[int, ...]
-    domains: tuple[Domain, ...]
 
     @property
-    def label(self) -> str:
-        """What a person calls the run."""
-        return f"{self.point} fold {self.fold} seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class PointRun:
-    """A cell of the table: one point's run on one fold with one seed."""
-
-    point: Point
-    spec: RunSpec
+    def epochs(self) -> tuple[int, ...]:
+        """The epochs whose weights are kept and scored, rising."""
+        return self.experiment.score.at(self.experiment.train.epochs)
 
 
 def view_of(experiment: Experiment) -> View:
@@ -144,40 +132,3 @@ def split_key(experiment: Experiment) -> str:
     """Points with the same key share their folds."""
     data = experiment.data
     return canonical_json([experiment.split.model_dump(mode="json"), data.train, sorted(data.ood)])
-
-
-def make_runs(
-    space: Space, folds: Mapping[str, Sequence[Fold]], stores: Mapping[str, StoreFacts]
-) -> list[PointRun]:
-    """All cells of the sweep: points x folds x seeds, in this order.
-
-    Args:
-        space: The space.
-        folds: `split_key` of an experiment -> its folds.
-        stores: Facts of every store in use.
-    """
-    cells = []
-    for point, number, seed in space.runs():
-        experiment = point.experiment
-        train = stores[experiment.data.train]
-        fold = folds[split_key(experiment)][number]
-        identity = run_identity(
-            experiment,
-            seed=seed,
-            store_digest=train.digest,
-            split_digest=fold.digest,
-            registries=REGISTRIES,
-        )
-        spec = RunSpec(
-            run_id=digest(identity),
-            point=point.name,
-            params=dict(point.params),
-            fold=fold.index,
-            seed=seed,
-            experiment=experiment,
-            identity=identity,
-            train=tuple(sorted(train.index[name] for name in fold.train)),
-            domains=domains_of(experiment, fold, stores),
-        )
-        cells.append(PointRun(point, spec))
-    return cells

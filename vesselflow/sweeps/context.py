@@ -13,7 +13,8 @@ from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.feed.sources import Data
 from vesselflow.feed.view import View
 from vesselflow.records.runs import RunRecord
-from vesselflow.runs.specs import RunSpec, view_of
+from vesselflow.runs.cells import Job
+from vesselflow.runs.specs import view_of
 from vesselflow.stores.statistics import intensities, pooled_centre_scale
 from vesselflow.training.group import Group
 
@@ -41,16 +42,15 @@ class Result:
 
     Attributes:
         state: `finished`, `failed` or `stopped` (handed back, to be resumed).
-        value: Validation score of the chosen epoch; NaN when undefined or not finished.
-        epoch: The epoch chosen on validation.
+        values: Point -> the objective's value at the epoch that validation chose, by the point's
+            own protocol; NaN when undefined. Empty when not finished.
         message: Why it failed.
         steps: Steps trained by this attempt.
         cost: Seconds by kind, for the cost table.
     """
 
     state: str
-    value: float = float("nan")
-    epoch: int = 0
+    values: dict[str, float] = field(default_factory=dict)
     message: str = ""
     steps: int = 0
     cost: dict[str, float] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Context:
     """One run in work on one rank.
 
     Args:
-        spec: The run.
+        job: The run, and how it is scored.
         results: The results folder.
         data: Where samples and images come from.
         group: The ranks that train it together.
@@ -71,7 +71,7 @@ class Context:
 
     def __init__(
         self,
-        spec: RunSpec,
+        job: Job,
         results: Path,
         data: Data,
         group: Group,
@@ -79,9 +79,10 @@ class Context:
         device: str,
         slot: str,
     ) -> None:
-        self.spec, self.results, self.data = spec, results, data
+        self.job, self.spec = job, job.run
+        self.results, self.data = results, data
         self.group, self.reports, self.device, self.slot = group, reports, device, slot
-        self.record = RunRecord(results, spec.run_id)
+        self.record = RunRecord(results, job.run.run_id)
 
     @functools.cached_property
     def view(self) -> View:

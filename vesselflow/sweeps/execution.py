@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vesselflow.feed.sources import Data
 from vesselflow.records.runs import RunState
-from vesselflow.runs.specs import RunSpec
+from vesselflow.runs.cells import Job
 from vesselflow.sweeps.context import Context, Reports, Result
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.sweeps.training_job import TrainingJob
@@ -19,7 +19,7 @@ from vesselflow.training.loop import Diverged
 
 
 def execute(
-    spec: RunSpec,
+    job: Job,
     results: Path,
     data: Data,
     *,
@@ -28,28 +28,28 @@ def execute(
     device: str = "cpu",
     slot: str = "local",
 ) -> Result:
-    """Bring one run to its end: train unless it is trained, score what is not scored.
+    """Bring one job to its end: train unless it is trained, score what is not scored.
 
     Every rank of the group calls it with the same arguments. An error in the run's code marks the
     run as failed and is returned (rank 0) or raised (other ranks, to end the group).
     """
-    context = Context(spec, results, data, group or Solo(), reports or Reports(), device, slot)
-    job = _Job(context)
+    context = Context(job, results, data, group or Solo(), reports or Reports(), device, slot)
+    work = _Work(context)
     try:
-        return job.run()
+        return work.run()
     except Exception as error:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        attempt = job.training.attempt
-        if context.group.rank == 0 and attempt is not None and not job.trained:
+        attempt = work.training.attempt
+        if context.group.rank == 0 and attempt is not None and not work.trained:
             context.record.fail(attempt, message, traceback.format_exc())
         # A divergence is met by all ranks at the same step, and scoring is rank 0's alone: then
         # no rank is left waiting for another.
-        if context.group.size > 1 and not job.trained and not isinstance(error, Diverged):
+        if context.group.size > 1 and not work.trained and not isinstance(error, Diverged):
             raise
         return Result("failed", message=message)
 
 
-class _Job:
+class _Work:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.scoring = ScoringJob(context)
@@ -68,8 +68,8 @@ class _Job:
             self.trained = True
         if not leads:
             return Result("finished")
-        epoch, value = self.scoring.run()
-        return Result("finished", value, epoch, steps=training.steps, cost=training.cost())
+        values = self.scoring.run()
+        return Result("finished", values, steps=training.steps, cost=training.cost())
 
     def _finished(self) -> bool:
         """Whether nothing is left to train; a run whose lost weights are needed is reopened."""

@@ -23,10 +23,12 @@ from vesselflow.config.grid import Expansion
 from vesselflow.config.space import Space, StoreSpec
 from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import UserError
-from vesselflow.evaluation.tables import Cell, Scored, score_cell
+from vesselflow.evaluation.long_tables import Scored, score_cell
 from vesselflow.feed.folds import Fold, write_folds
 from vesselflow.records.atomic import read_json_or_none, write_json, write_text
-from vesselflow.runs.specs import PointRun, StoreFacts, folds_of, make_runs, split_key
+from vesselflow.runs.cells import Cell, Job, make_cells, make_jobs
+from vesselflow.runs.objective import Objective
+from vesselflow.runs.specs import StoreFacts, folds_of, split_key
 from vesselflow.sweeps import checks
 
 #: Says which space a results folder belongs to.
@@ -56,17 +58,27 @@ class Prepared:
     folder: Path
     stores: dict[str, StoreFacts]
     folds: dict[str, list[Fold]]
-    cells: list[PointRun]
+    cells: list[Cell]
     scored: list[Scored]
 
-    def missing(self) -> list[PointRun]:
+    @property
+    def objective(self) -> Objective:
+        """By what validation chooses."""
+        return Objective.of(self.space.objective)
+
+    def missing(self) -> list[Cell]:
         """Cells that are not trained, or not scored everywhere."""
-        return [cell for cell, row in zip(self.cells, self.scored, strict=True) if not row.complete]
+        return [row.cell for row in self.scored if not row.complete]
+
+    def jobs(self) -> list[Job]:
+        """What completes the missing cells: one job for each run that they need, in their order."""
+        return make_jobs(self.missing(), self.objective)
 
     def rescore(self) -> None:
         """Read again what is known of each cell that was not complete."""
         self.scored = [
-            row if row.complete else score_cell(row.cell, self.results) for row in self.scored
+            row if row.complete else score_cell(row.cell, self.results, self.objective)
+            for row in self.scored
         ]
 
 
@@ -130,26 +142,23 @@ def look_up_runs(
     folds: Mapping[str, Sequence[Fold]],
     stores: Mapping[str, StoreFacts],
     results: Path,
-) -> tuple[list[PointRun], list[Scored]]:
+) -> tuple[list[Cell], list[Scored]]:
     """Every cell of the sweep and what is known of it; none while a store is not made yet."""
     if not all(facts.digest for facts in stores.values()):
         return [], []
-    cells = make_runs(space, folds, stores)
-    return cells, [score_cell(as_cell(cell), results) for cell in cells]
+    cells, objective = make_cells(space, folds, stores), Objective.of(space.objective)
+    return cells, [score_cell(cell, results, objective) for cell in cells]
 
 
 def to_train(
-    space: Space, cells: Sequence[PointRun], scored: Sequence[Scored], *, fresh: bool = False
+    space: Space, cells: Sequence[Cell], scored: Sequence[Scored], *, fresh: bool = False
 ) -> list[Experiment]:
     """The experiments of the points that have a run left to do."""
+    points = space.expand().points
     if fresh or not cells:
-        return [point.experiment for point in space.expand().points]
-    open_points = {
-        cell.point.index: cell.point.experiment
-        for cell, row in zip(cells, scored, strict=True)
-        if not row.complete
-    }
-    return list(open_points.values())
+        return [point.experiment for point in points]
+    open_points = {row.cell.point for row in scored if not row.complete}
+    return [point.experiment for point in points if point.name in open_points]
 
 
 def check_space(
@@ -198,21 +207,6 @@ def _located(error: UserError, file: Path, train: str, split_file: Path | None) 
     else:
         where, what = "data", f"{error.where}: {error.what}" if error.where else error.what
     return UserError(what, where=f"{file.name}: {where}", allowed=error.allowed, hint=error.hint)
-
-
-def as_cell(cell: PointRun) -> Cell:
-    """What the tables need of a cell."""
-    spec = cell.spec
-    return Cell(
-        point=cell.point.name,
-        index=cell.point.index,
-        params=cell.point.params,
-        run_id=spec.run_id,
-        fold=spec.fold,
-        seed=spec.seed,
-        experiment=spec.experiment,
-        domains=spec.domains,
-    )
 
 
 def check_owner(file: Path, folder: Path) -> None:

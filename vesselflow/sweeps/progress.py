@@ -46,17 +46,17 @@ class Best:
 
     Attributes:
         point: Name of the point.
-        value: Mean of `metric` over the runs that are done.
+        value: The objective over its runs.
         std: Standard deviation over runs (ddof = 1); NaN with a single run.
         n: Runs that went into the mean.
-        metric: What is compared, always on validation.
+        metric: The objective, as it is printed: "val Dice".
     """
 
     point: str
     value: float
     std: float
     n: int
-    metric: str = "val dice"
+    metric: str
 
 
 @dataclass(frozen=True)

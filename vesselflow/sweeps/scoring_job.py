@@ -1,19 +1,24 @@
-"""The second half of a run's execution: its weights scored on every domain, and the pictures."""
+"""The second half of a job's execution: weights scored by every evaluation, and the pictures."""
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from vesselflow.evaluation.parts import POOLED, Part, part_id, part_path, read_part, write_part
+from vesselflow.config.fingerprint import digest
+from vesselflow.evaluation.evaluated import (
+    Evaluated,
+    evaluation_path,
+    read_evaluated,
+    write_evaluated,
+)
+from vesselflow.evaluation.long_tables import chosen_epoch, validation_curve
 from vesselflow.evaluation.previews import write_previews
 from vesselflow.evaluation.scoring import evaluate, select
-from vesselflow.evaluation.selection import choose_epoch
-from vesselflow.runs.domains import Domain
+from vesselflow.runs.evaluations import Evaluation
+from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
 from vesselflow.training.loop import build_model, load
 
@@ -22,7 +27,7 @@ class ScoringJob:
     """Scores what is not scored; on rank 0 alone.
 
     Args:
-        context: The run.
+        context: The job.
 
     Attributes:
         seconds: Spent on it so far.
@@ -31,102 +36,142 @@ class ScoringJob:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.seconds = 0.0
+        #: Name of an evaluation -> what stands in its file; each is read once.
+        self._known: dict[str, Evaluated | None] = {}
+        self._loaded: tuple[int, nn.Module] | None = None
 
     def lost_epoch(self) -> int | None:
         """The first epoch that is to be scored and of which no weights can be read."""
-        experiment = self.context.spec.experiment
-        for epoch in experiment.score.at(experiment.train.epochs):
-            paths = (self._part_path(domain, epoch) for domain in self.context.spec.domains)
-            if all(read_part(path) is not None for path in paths):
+        checked: set[int] = set()
+        for evaluation in self.context.job.evaluations:
+            if evaluation.epoch in checked or self._whole(evaluation):
                 continue
+            checked.add(evaluation.epoch)
             try:
-                load(self.context.record.read_weights(epoch))
+                load(self.context.record.read_weights(evaluation.epoch))
             except Exception:
                 # A file that is cut short raises one of many types.
-                return epoch
+                return evaluation.epoch
         return None
 
     def validate(self, model: nn.Module, epoch: int, step: int) -> dict[str, float]:
         """Score an epoch on validation data while it trains; its pooled scores for the curve."""
         began = time.perf_counter()
+        job = self.context.job
         self.context.reports.phase("evaluating", epoch, step, 0)
         # Always anew: what stands there may be of an attempt that did this epoch before.
-        part = self._make_part(self.context.spec.domains[0], epoch, None, model)
+        evaluation = self._validation(epoch, job.protocols[0])
+        evaluated = self._make(evaluation, None, None, model)
         self.seconds += time.perf_counter() - began
-        pooled = {metric: value for source, metric, value in part.rows if source == POOLED}
-        return {**{f"val/{name}": v for name, v in pooled.items()}, "val/threshold": part.threshold}
+        return validation_curve(evaluated)
 
-    def run(self) -> tuple[int, float]:
-        """Score every kept epoch on every domain; return the epoch chosen on val and its value."""
+    def run(self) -> dict[str, float]:
+        """Make every evaluation that is missing; return point -> the objective's value.
+
+        The value is that of the epoch which validation chooses, by the point's own protocol.
+        """
         began = time.perf_counter()
-        spec, experiment = self.context.spec, self.context.spec.experiment
-        epochs = experiment.score.at(experiment.train.epochs)
-        validation = spec.domains[0]
-        parts: dict[tuple[int, Domain], Part] = {}
-        for epoch in epochs:
-            self.context.reports.phase("evaluating", epoch, 0, 0)
-            cached = functools.cache(functools.partial(self._model, epoch))
-            part = self._part(validation, epoch, None, cached)
-            parts[epoch, validation] = part
-            for domain in spec.domains[1:]:
-                parts[epoch, domain] = self._part(domain, epoch, part.threshold_logit, cached)
-        metric = experiment.score.threshold_metric
-        scores = {epoch: parts[epoch, validation].value(POOLED, metric) for epoch in epochs}
-        chosen = choose_epoch(scores)
-        self._previews(chosen, {domain: parts[chosen, domain] for domain in spec.domains})
+        job = self.context.job
+        scores: dict[str, Evaluated] = {}
+        for evaluation in job.evaluations:
+            self.context.reports.phase("evaluating", evaluation.epoch, 0, 0)
+            frozen = None
+            if evaluation.domain.role != "val":
+                frozen = scores[
+                    self._validation(evaluation.epoch, evaluation.protocol).name
+                ].threshold_logit
+            scores[evaluation.name] = self._scores(evaluation, frozen)
+        values: dict[str, float] = {}
+        for protocol in job.protocols:
+            chosen, value = chosen_epoch(
+                {epoch: scores[self._validation(epoch, protocol).name] for epoch in job.run.epochs},
+                job.objective,
+            )
+            values |= {cell.point: value for cell in job.cells if cell.protocol == protocol}
+            self._previews(
+                {
+                    evaluation: scores[evaluation.name]
+                    for evaluation in job.evaluations
+                    if (evaluation.epoch, evaluation.protocol) == (chosen, protocol)
+                }
+            )
         self.seconds += time.perf_counter() - began
-        return chosen, scores[chosen]
-
-    def _part(
-        self,
-        domain: Domain,
-        epoch: int,
-        threshold_logit: float | None,
-        model: Callable[[], nn.Module],
-    ) -> Part:
-        part = read_part(self._part_path(domain, epoch))
-        if part is None:
-            return self._make_part(domain, epoch, threshold_logit, model())
-        return part
-
-    def _make_part(
-        self, domain: Domain, epoch: int, threshold_logit: float | None, model: nn.Module
-    ) -> Part:
-        part = evaluate(
-            model,
-            select(self.context.data.images(domain.store, self.context.view), domain),
-            self.context.spec.experiment,
-            threshold_logit=threshold_logit,
-            device=self.context.device,
-            dataset_statistics=self.context.statistics,
-        )
-        write_part(self._part_path(domain, epoch), part)
-        return part
-
-    def _part_path(self, domain: Domain, epoch: int) -> Path:
-        name = part_id(self.context.spec.run_id, epoch, domain, self.context.spec.experiment)
-        return part_path(self.context.results, name)
+        return values
 
     def forget(self) -> None:
         """A run that starts from nothing has no scores: those of a run that was reset go."""
-        experiment = self.context.spec.experiment
-        for epoch in experiment.score.at(experiment.train.epochs):
-            for domain in self.context.spec.domains:
-                self._part_path(domain, epoch).unlink(missing_ok=True)
+        self._known.clear()
+        for evaluation in self.context.job.evaluations:
+            self._path(evaluation).unlink(missing_ok=True)
+
+    def _path(self, evaluation: Evaluation) -> Path:
+        return evaluation_path(self.context.results, evaluation)
+
+    def _read(self, evaluation: Evaluation) -> Evaluated | None:
+        if evaluation.name not in self._known:
+            self._known[evaluation.name] = read_evaluated(self._path(evaluation))
+        return self._known[evaluation.name]
+
+    def _whole(self, evaluation: Evaluation) -> bool:
+        known = self._read(evaluation)
+        return known is not None and not known.missing()
+
+    def _validation(self, epoch: int, protocol: Protocol) -> Evaluation:
+        """The evaluation that makes the choices of an epoch by a protocol."""
+        job = self.context.job
+        return Evaluation(job.run.run_id, epoch, job.validation, protocol)
+
+    def _scores(self, evaluation: Evaluation, threshold_logit: float | None) -> Evaluated:
+        known = self._read(evaluation)
+        if known is not None and not known.missing():
+            return known
+        return self._make(evaluation, known, threshold_logit, self._model(evaluation.epoch))
+
+    def _make(
+        self,
+        evaluation: Evaluation,
+        known: Evaluated | None,
+        threshold_logit: float | None,
+        model: nn.Module,
+    ) -> Evaluated:
+        """Score, and write; of what is known already only the metrics that are missing."""
+        domain = evaluation.domain
+        evaluated = evaluate(
+            model,
+            select(self.context.data.images(domain.store, self.context.view), domain),
+            self.context.spec.experiment,
+            evaluation.protocol,
+            threshold_logit=threshold_logit if known is None else known.threshold_logit,
+            metrics=None if known is None else known.missing(),
+            device=self.context.device,
+            dataset_statistics=self.context.statistics,
+        )
+        if known is not None:
+            evaluated = known.joined(evaluated)
+        write_evaluated(self._path(evaluation), evaluated)
+        self._known[evaluation.name] = evaluated
+        return evaluated
 
     def _model(self, epoch: int) -> nn.Module:
-        experiment = self.context.spec.experiment
-        images = self.context.data.images(self.context.spec.domains[0].store, self.context.view)
-        model = build_model(experiment, int(images[0].image.shape[0]), self.context.spec.seed)
+        """The model with the weights of an epoch; one is held at a time."""
+        if self._loaded is not None and self._loaded[0] == epoch:
+            return self._loaded[1]
+        run = self.context.spec
+        images = self.context.data.images(self.context.job.validation.store, self.context.view)
+        model = build_model(run.experiment, int(images[0].image.shape[0]), run.seed)
         model.load_state_dict(load(self.context.record.read_weights(epoch)))
-        return model.to(self.context.device).eval()
+        self._loaded = (epoch, model.to(self.context.device).eval())
+        return self._loaded[1]
 
-    def _previews(self, epoch: int, parts: dict[Domain, Part]) -> None:
-        folder = self.context.record.previews_folder
-        cached = functools.cache(functools.partial(self._model, epoch))
-        for domain, part in parts.items():
+    def _previews(self, scores: dict[Evaluation, Evaluated]) -> None:
+        """Pictures of evaluations that share their epoch and their protocol."""
+        objective = self.context.job.objective
+        for evaluation, evaluated in scores.items():
+            epoch, domain, protocol = evaluation.epoch, evaluation.domain, evaluation.protocol
+            folder = self.context.record.previews_folder / protocol.name
             # Named as the evaluation is: other images or settings under the same name are new.
-            done = folder / f".{self._part_path(domain, epoch).stem}"
+            what = digest([evaluation.name, objective.metric, objective.direction])
+            done = folder / f".{what}"
             if done.exists():
                 continue
             if not self.context.record.weights_path(epoch).is_file():
@@ -137,11 +182,13 @@ class ScoringJob:
                 return
             write_previews(
                 folder,
-                cached(),
+                self._model(epoch),
                 self.context.data.images(domain.store, self.context.view),
                 domain,
-                part,
+                evaluated,
                 self.context.spec.experiment,
+                protocol,
+                objective,
                 device=self.context.device,
                 dataset_statistics=self.context.statistics,
             )

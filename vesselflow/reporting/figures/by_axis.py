@@ -34,7 +34,7 @@ from vesselflow.reporting.style import (
     shorten_apart,
     text_width,
 )
-from vesselflow.reporting.tables import Domain, SweepTables
+from vesselflow.reporting.sweep_tables import Domain, SweepTables
 from vesselflow.reporting.wording import count, listing, printable
 
 #: Domains in one figure; the others stand in the CSV.

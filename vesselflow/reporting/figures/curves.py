@@ -15,7 +15,7 @@ from vesselflow.reporting.figures.layout import MOST_PANELS, head, lowest, panel
 from vesselflow.reporting.figures.look import DASHES, Look, choose_axes
 from vesselflow.reporting.figures.settings import Settings, State
 from vesselflow.reporting.style import breathe
-from vesselflow.reporting.tables import SweepTables
+from vesselflow.reporting.sweep_tables import SweepTables
 from vesselflow.reporting.wording import count, listing
 
 #: Curves in a panel up to which their spread is drawn, and epochs up to which each is marked.

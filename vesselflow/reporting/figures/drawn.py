@@ -16,7 +16,7 @@ from vesselflow.reporting.figures.curves import draw_curves
 from vesselflow.reporting.figures.in_against_out import draw_gap
 from vesselflow.reporting.overlays import draw_predictions
 from vesselflow.reporting.style import styled
-from vesselflow.reporting.tables import SweepTables, load_tables
+from vesselflow.reporting.sweep_tables import SweepTables, load_tables
 
 Told = Callable[[int, int], None]
 Draw = Callable[[SweepTables], tuple[Figure, pd.DataFrame] | None]

@@ -26,7 +26,7 @@ from vesselflow.reporting.style import (
     SOFT,
     shorten,
 )
-from vesselflow.reporting.tables import SweepTables
+from vesselflow.reporting.sweep_tables import SweepTables
 from vesselflow.reporting.wording import count, listing, printable
 
 #: Points up to which their spread is drawn.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from vesselflow.reporting.tables import PREFIX, Domain, SweepTables
+from vesselflow.reporting.sweep_tables import PREFIX, Domain, SweepTables
 from vesselflow.reporting.wording import decode, value_text
 
 #: JSON text of a value; None where an axis does not apply to a point (its `when` does not hold).

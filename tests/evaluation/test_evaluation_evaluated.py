@@ -1,4 +1,4 @@
-"""Parts are whole or absent, and named by what determines them; choices are made on val alone."""
+"""Scores are whole or absent, and named by what determines them; choices are made on val alone."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ import training_cases as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselflow.evaluation.parts import POOLED, Part, part_id, part_path, read_part, write_part
+from vesselflow.evaluation.evaluated import POOLED, Evaluated, read_evaluated, write_evaluated
 from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
+from vesselflow.runs import protocols
 from vesselflow.runs.domains import make_domain
+from vesselflow.runs.evaluations import Evaluation
+from vesselflow.runs.protocols import Protocol
 
-PART = Part(0.25, (("s1", "dice", 0.5), ("s1", "roc_auc", math.nan), (POOLED, "dice", 1 / 3)))
+SCORES = Evaluated(
+    0.25, (("s1", "dice", 0.5), ("s1", "roc_auc", math.nan), (POOLED, "dice", 1 / 3))
+)
 
 
-def test_a_part_comes_back_as_it_was(tmp_path):
-    path = part_path(tmp_path, "x")
-    write_part(path, PART)
-    assert cases.differences(read_part(path).rows, PART.rows) == []
-    assert read_part(path).threshold_logit == PART.threshold_logit
+def test_scores_come_back_as_they_were(tmp_path):
+    path = tmp_path / "x.parquet"
+    write_evaluated(path, SCORES)
+    assert cases.differences(read_evaluated(path).rows, SCORES.rows) == []
+    assert read_evaluated(path).threshold_logit == SCORES.threshold_logit
     # NaN is a value, not a missing one.
     assert pq.ParquetFile(path).read().column("value").null_count == 0
-    assert PART.value(POOLED, "dice") == 1 / 3
+    assert SCORES.value(POOLED, "dice") == 1 / 3
     with pytest.raises(KeyError):
-        PART.value("s1", "iou")
+        SCORES.value("s1", "iou")
 
 
 @pytest.mark.parametrize(
@@ -45,49 +50,49 @@ def test_a_part_comes_back_as_it_was(tmp_path):
     ],
 )
 def test_a_threshold_comes_back_as_logit_and_as_probability(tmp_path, logit, probability):
-    write_part(tmp_path / "x.parquet", Part(logit, PART.rows))
-    found = read_part(tmp_path / "x.parquet")
+    write_evaluated(tmp_path / "x.parquet", Evaluated(logit, SCORES.rows))
+    found = read_evaluated(tmp_path / "x.parquet")
     assert found.threshold_logit == pytest.approx(logit, abs=0, nan_ok=True)
     assert found.threshold == pytest.approx(probability, abs=1e-15, nan_ok=True)
 
 
 def test_folders_that_look_like_partitions_do_not_matter(tmp_path):
-    path = part_path(tmp_path / "metric=dice" / "value=3", "x")
-    write_part(path, PART)
-    assert read_part(path).rows[0] == ("s1", "dice", 0.5)
+    path = tmp_path / "metric=dice" / "value=3" / "x.parquet"
+    write_evaluated(path, SCORES)
+    assert read_evaluated(path).rows[0] == ("s1", "dice", 0.5)
 
 
-def test_equal_parts_are_equal_files(tmp_path):
+def test_equal_scores_are_equal_files(tmp_path):
     for name in ("x", "y"):
-        write_part(tmp_path / name, PART)
+        write_evaluated(tmp_path / name, SCORES)
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
-def test_an_absent_part_is_none(tmp_path):
-    assert read_part(tmp_path / "nothing.parquet") is None
-    assert read_part(tmp_path) is None
+def test_absent_scores_are_none(tmp_path):
+    assert read_evaluated(tmp_path / "nothing.parquet") is None
+    assert read_evaluated(tmp_path) is None
 
 
-def test_a_torn_part_is_none_wherever_it_is_cut(tmp_path):
+def test_torn_scores_are_none_wherever_they_are_cut(tmp_path):
     path = tmp_path / "x.parquet"
-    write_part(path, PART)
+    write_evaluated(path, SCORES)
     content = path.read_bytes()
     for length in [*range(0, len(content), 37), len(content) - 1]:
         path.write_bytes(content[:length])
-        assert read_part(path) is None, length
+        assert read_evaluated(path) is None, length
 
 
 def test_a_changed_value_is_noticed(tmp_path):
     path = tmp_path / "x.parquet"
     rows = tuple((f"s{n}", "dice", 0.123456789 + n) for n in range(50))
-    write_part(path, Part(0.5, rows))
+    write_evaluated(path, Evaluated(0.5, rows))
     content = bytearray(path.read_bytes())
     # The first 400 bytes are pages of ids and metrics; what is there has a checksum or a header.
     for place in range(4, 400, 13):
         damaged = bytearray(content)
         damaged[place] ^= 0x40
         path.write_bytes(damaged)
-        found = read_part(path)
+        found = read_evaluated(path)
         assert found is None or found.rows == rows, place
 
 
@@ -101,7 +106,7 @@ def test_a_changed_value_is_noticed(tmp_path):
 )
 def test_a_foreign_table_is_none(tmp_path, columns):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
-    assert read_part(tmp_path / "x.parquet") is None
+    assert read_evaluated(tmp_path / "x.parquet") is None
 
 
 # -- names -------------------------------------------------------------------------------------
@@ -111,10 +116,11 @@ DOMAIN = make_domain("a", "test", "a", [1, 2], DIGESTS)
 
 
 def _name(run="r", epoch=3, domain=DOMAIN, **changes) -> str:
-    return part_id(run, epoch, domain, cases.tiny_experiment(**changes))
+    protocol = Protocol.of(cases.tiny_experiment(**changes))
+    return Evaluation(run, epoch, domain, protocol).name
 
 
-def test_a_part_is_named_by_all_that_changes_it(monkeypatch):
+def test_an_evaluation_is_named_by_all_that_changes_it(monkeypatch):
     names = [
         _name(),
         _name(run="q"),
@@ -124,13 +130,15 @@ def test_a_part_is_named_by_all_that_changes_it(monkeypatch):
         _name(score={"tta": "flips"}),
         _name(score={"threshold_metric": "iou"}),
     ]
-    # A mended metric is another version, and evaluates again.
-    monkeypatch.setitem(vars(next(iter(METRICS))), "version", 2)
+    # Mended code that scores, and a mended metric where it chooses the threshold.
+    monkeypatch.setattr(protocols, "SCORER", protocols.SCORER + 1)
+    names.append(_name())
+    monkeypatch.setitem(vars(METRICS.metric("dice")), "version", 2)
     names.append(_name())
     assert len(set(names)) == len(names)
 
 
-def test_a_part_is_not_named_by_what_does_not_change_it():
+def test_an_evaluation_is_not_named_by_what_does_not_change_it():
     assert _name(domain=make_domain("other name", "ood", "other", [2, 1], DIGESTS)) == _name()
     # Of sources that do not belong to it, a domain knows nothing.
     grown = make_domain("a", "test", "a", [1, 2], [*DIGESTS, "one more"])
@@ -147,7 +155,7 @@ scores = st.floats(0, 1) | st.just(math.nan)
 @settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.integers(1, 30), scores, min_size=1))
 def test_the_best_epoch_is_the_earliest_of_equals(values):
-    chosen = choose_epoch(values)
+    chosen = choose_epoch(values, cases.OBJECTIVE)
     defined = {epoch: v for epoch, v in values.items() if not math.isnan(v)}
     if not defined:
         assert chosen == max(values)
@@ -155,13 +163,13 @@ def test_the_best_epoch_is_the_earliest_of_equals(values):
     best = max(defined.values())
     assert chosen == min(epoch for epoch, v in defined.items() if v == best)
     # The order in which they were scored does not matter.
-    assert choose_epoch(dict(reversed(values.items()))) == chosen
+    assert choose_epoch(dict(reversed(values.items())), cases.OBJECTIVE) == chosen
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), scores))
 def test_the_best_point_is_the_first_of_equals(values):
-    chosen = choose_point(values)
+    chosen = choose_point(values, cases.OBJECTIVE)
     defined = {name: v for name, v in values.items() if not math.isnan(v)}
     best = max(defined.values(), default=None)
     assert chosen == next((name for name, v in defined.items() if v == best), None)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from vesselflow.errors import UserError, closest
 from vesselflow.records.runs import RunRecord, RunState, read_index
-from vesselflow.reporting.tables import SweepTables, is_sweep, read_table, sweeps_of
+from vesselflow.reporting.sweep_tables import SweepTables, is_sweep, read_table, sweeps_of
 from vesselflow.reporting.wording import printable
 
 #: The state of a run that a table knows as trained, and that has no folder any more.

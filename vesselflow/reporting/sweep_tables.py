@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
+from vesselflow.config.objective import ObjectiveSpec
 from vesselflow.errors import UserError, closest
+from vesselflow.evaluation.long_tables import SCORING
 from vesselflow.records.atomic import read_json_or_none
 from vesselflow.reporting.wording import decode, point_text, printable, short_names
+from vesselflow.runs.objective import Objective
 
 #: The roles of domains, in the order in which they are shown.
 ROLES = ("val", "test", "ood")
@@ -269,21 +273,47 @@ class SweepTables:
         scores = self.run_scores
         scores = scores[scores["role"] == "val"]
         values = {
-            (run_id, metric): float(value)
-            for run_id, metric, value in scores[["run_id", "metric", "value"]].itertuples(
-                index=False
-            )
+            (run_id, point, metric): float(value)
+            for run_id, point, metric, value in scores[
+                ["run_id", "point", "metric", "value"]
+            ].itertuples(index=False)
         }
         found = []
         for run_id, point, fold, seed in self.complete[
             ["run_id", "point", "fold", "seed"]
         ].itertuples(index=False):
-            sensitivity = values.get((run_id, "sensitivity"), math.nan)
-            specificity = values.get((run_id, "specificity"), math.nan)
+            sensitivity = values.get((run_id, point, "sensitivity"), math.nan)
+            specificity = values.get((run_id, point, "specificity"), math.nan)
             predicts = _predicts(sensitivity, specificity)
             if predicts:
                 found.append(Blind(str(run_id), str(point), int(fold), int(seed), predicts))
         return tuple(found)
+
+    @cached_property
+    def _scoring(self) -> dict[str, Any]:
+        loaded = read_json_or_none(self.folder / "tables" / SCORING)
+        return loaded if isinstance(loaded, dict) else {}
+
+    @cached_property
+    def objective(self) -> Objective:
+        """By what validation chose; the default where the tables do not say.
+
+        Raises:
+            UserError: It names a metric that is not registered here.
+        """
+        given = self._scoring.get("objective")
+        known = given if isinstance(given, dict) else {}
+        fields = {key: known[key] for key in ObjectiveSpec.model_fields if key in known}
+        try:
+            return Objective.of(ObjectiveSpec(**fields))
+        except ValidationError:
+            return Objective.of(ObjectiveSpec())
+
+    def protocol(self, point: str) -> str:
+        """Name of the protocol by which a point was scored; "" where the tables do not say."""
+        known = self._scoring.get("protocols")
+        name = known.get(point) if isinstance(known, dict) else None
+        return name if isinstance(name, str) else ""
 
     @cached_property
     def provenance(self) -> dict[str, Any]:

@@ -10,46 +10,30 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vesselflow.config.experiment import Experiment
-from vesselflow.evaluation.parts import POOLED, Part, part_id, part_path, read_part
+from vesselflow.evaluation.evaluated import (
+    POOLED,
+    Evaluated,
+    evaluation_path,
+    read_evaluated,
+)
 from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import nanmean_count
-from vesselflow.records.atomic import write_bytes
+from vesselflow.records.atomic import write_bytes, write_json
 from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.runs.cells import Cell
 from vesselflow.runs.domains import ROLES, Domain
+from vesselflow.runs.objective import Objective
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One point's run on one fold with one seed.
-
-    Attributes:
-        point: Name of the point.
-        index: Place of the point in the expansion.
-        params: Axis key -> value.
-        run_id: Name of the run.
-        fold: Index of the fold.
-        seed: Seed of the run.
-        experiment: The run's experiment.
-        domains: `val` first.
-    """
-
-    point: str
-    index: int
-    params: Mapping[str, Any]
-    run_id: str
-    fold: int
-    seed: int
-    experiment: Experiment
-    domains: tuple[Domain, ...]
+#: Says, beside the tables, what chose and how was scored.
+SCORING = "scoring.json"
 
 
 @dataclass
@@ -59,15 +43,17 @@ class Scored:
     Attributes:
         cell: The cell.
         state: The run's state.
-        epoch: Chosen on validation; None while unscored.
-        parts: (epoch, domain) -> its scores.
+        epoch: Chosen on validation; None while something of it is not trained or not scored.
+        value: The objective's at that epoch; NaN while incomplete, and where it is undefined.
+        evaluated: (epoch, domain) -> its scores; empty while incomplete.
         message: Why it failed.
     """
 
     cell: Cell
     state: str
     epoch: int | None = None
-    parts: dict[tuple[int, Domain], Part] = field(default_factory=dict)
+    value: float = math.nan
+    evaluated: dict[tuple[int, Domain], Evaluated] = field(default_factory=dict)
     message: str = ""
 
     @property
@@ -76,64 +62,77 @@ class Scored:
         return self.epoch is not None
 
     @property
-    def validation(self) -> float:
-        """Pooled validation score of the chosen epoch; NaN while incomplete."""
-        if self.epoch is None:
-            return math.nan
-        metric = self.cell.experiment.score.threshold_metric
-        return self.parts[self.epoch, self.cell.domains[0]].value(POOLED, metric)
-
-    @property
     def threshold(self) -> float:
         """Chosen on validation at the chosen epoch."""
         if self.epoch is None:
             return math.nan
-        return self.parts[self.epoch, self.cell.domains[0]].threshold
+        return self.evaluated[self.epoch, self.cell.domains[0]].threshold
+
+    def forget(self) -> None:
+        """Hold it for incomplete, as when its run is reset."""
+        self.epoch, self.value = None, math.nan
+        self.evaluated.clear()
 
 
-def score_cell(cell: Cell, results: Path) -> Scored:
+def score_cell(cell: Cell, results: Path, objective: Objective) -> Scored:
     """Read what there is of one cell."""
-    status = RunRecord(results, cell.run_id).status()
+    status = RunRecord(results, cell.run.run_id).status()
     scored = Scored(cell, status.state.value, message=status.message)
     if status.state is not RunState.FINISHED:
         return scored
-    epochs = cell.experiment.score.at(cell.experiment.train.epochs)
-    for epoch in epochs:
-        for domain in cell.domains:
-            name = part_id(cell.run_id, epoch, domain, cell.experiment)
-            part = read_part(part_path(results, name))
-            if part is None:
-                scored.parts.clear()
-                return scored
-            scored.parts[epoch, domain] = part
-    metric = cell.experiment.score.threshold_metric
-    scored.epoch = choose_epoch(
-        {epoch: scored.parts[epoch, cell.domains[0]].value(POOLED, metric) for epoch in epochs}
+    found: dict[tuple[int, Domain], Evaluated] = {}
+    for evaluation in cell.evaluations():
+        evaluated = read_evaluated(evaluation_path(results, evaluation))
+        if evaluated is None or evaluated.missing():
+            return scored
+        found[evaluation.epoch, evaluation.domain] = evaluated
+    scored.evaluated = found
+    scored.epoch, scored.value = chosen_epoch(
+        {epoch: found[epoch, cell.domains[0]] for epoch in cell.run.epochs}, objective
     )
     return scored
 
 
-def point_scores(scored: Sequence[Scored]) -> dict[str, float]:
-    """Point -> mean validation score, for points all of whose runs are complete."""
+def chosen_epoch(validation: Mapping[int, Evaluated], objective: Objective) -> tuple[int, float]:
+    """The epoch that validation chooses, and the objective's value there.
+
+    Args:
+        validation: Epoch -> scores on the validation images; at least one.
+        objective: By what.
+    """
+    values = {
+        epoch: evaluated.value(POOLED, objective.metric) for epoch, evaluated in validation.items()
+    }
+    chosen = choose_epoch(values, objective)
+    return chosen, values[chosen]
+
+
+def validation_curve(validation: Evaluated) -> dict[str, float]:
+    """The pooled scores of an epoch on validation, and its threshold, as its curve has them."""
+    pooled = {
+        f"val/{metric}": value for source, metric, value in validation.rows if source == POOLED
+    }
+    return {**pooled, "val/threshold": validation.threshold}
+
+
+def point_scores(scored: Sequence[Scored], objective: Objective) -> dict[str, float]:
+    """Point -> its runs' objective in one number, for points all of whose runs have a value."""
     values: dict[str, list[float]] = {}
     for row in scored:
-        values.setdefault(row.cell.point, []).append(row.validation if row.complete else math.nan)
-    return {
-        point: sum(column) / len(column)
-        for point, column in values.items()
-        if not any(math.isnan(value) for value in column)
-    }
+        values.setdefault(row.cell.point, []).append(row.value)
+    reduced = {point: objective.reduce(column) for point, column in values.items()}
+    return {point: value for point, value in reduced.items() if not math.isnan(value)}
 
 
-def selected_point(scored: Sequence[Scored]) -> str | None:
+def selected_point(scored: Sequence[Scored], objective: Objective) -> str | None:
     """The point that validation chooses among the complete ones; None without any."""
-    return choose_point(point_scores(scored))
+    return choose_point(point_scores(scored, objective), objective)
 
 
 def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
     """What the records of these runs lost, and what comes of it, a line each."""
     lines = [
-        f"{row.cell.point} (fold {row.cell.fold} seed {row.cell.seed}): {row.message}"
+        f"{row.cell.point} (fold {row.cell.run.fold} seed {row.cell.run.seed}): {row.message}"
         for row in scored
         # Nobody writes a message for a run that waits or runs: it tells of a damaged record.
         if row.message and row.state in (RunState.QUEUED.value, RunState.RUNNING.value)
@@ -141,8 +140,8 @@ def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
     bare = 0
     for row in scored:
         if row.complete:
-            record = RunRecord(results, row.cell.run_id)
-            paths = {record.weights_path(epoch) for epoch, _ in row.parts}
+            record = RunRecord(results, row.cell.run.run_id)
+            paths = {record.weights_path(epoch) for epoch, _ in row.evaluated}
             bare += not all(path.is_file() for path in paths)
     if bare:
         lines.append(
@@ -152,11 +151,16 @@ def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
     return lines
 
 
-def write_tables(folder: Path, scored: Sequence[Scored], results: Path) -> dict[str, Path]:
-    """Write all tables of a sweep; return their paths by name."""
+def write_tables(
+    folder: Path, scored: Sequence[Scored], results: Path, objective: Objective
+) -> dict[str, Path]:
+    """Write all tables of a sweep; return their paths by name.
+
+    Beside them stands `SCORING`: the objective, and each point's protocol.
+    """
     axes = list(dict.fromkeys(key for row in scored for key in row.cell.params))
     tables = {
-        "points": _points(scored, axes),
+        "points": _points(scored, axes, objective),
         "runs": _runs(scored, axes),
         "epochs": _epochs(scored, results),
         "images": _images(scored),
@@ -169,6 +173,13 @@ def write_tables(folder: Path, scored: Sequence[Scored], results: Path) -> dict[
         pq.write_table(table, sink)
         paths[name] = folder / f"{name}.parquet"
         write_bytes(paths[name], sink.getvalue())
+    write_json(
+        folder / SCORING,
+        {
+            "objective": asdict(objective),
+            "protocols": {row.cell.point: row.cell.protocol.name for row in scored},
+        },
+    )
     return paths
 
 
@@ -190,8 +201,8 @@ def _config_schema(axes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
     return [(f"config.{axis}", pa.string()) for axis in axes]
 
 
-def _points(scored: Sequence[Scored], axes: Sequence[str]) -> pa.Table:
-    best = selected_point(scored)
+def _points(scored: Sequence[Scored], axes: Sequence[str], objective: Objective) -> pa.Table:
+    best = selected_point(scored, objective)
     groups: dict[str, list[Scored]] = {}
     for row in scored:
         groups.setdefault(row.cell.point, []).append(row)
@@ -243,12 +254,17 @@ def _points(scored: Sequence[Scored], axes: Sequence[str]) -> pa.Table:
 def _pooled(row: Scored, role: str, name: str, metric: str) -> float:
     assert row.epoch is not None
     domain = next(d for d in row.cell.domains if d.role == role and d.name == name)
-    return row.parts[row.epoch, domain].value(POOLED, metric)
+    return row.evaluated[row.epoch, domain].value(POOLED, metric)
 
 
 def _head(row: Scored) -> dict[str, Any]:
     cell = row.cell
-    return {"run_id": cell.run_id, "point": cell.point, "fold": cell.fold, "seed": cell.seed}
+    return {
+        "run_id": cell.run.run_id,
+        "point": cell.point,
+        "fold": cell.run.fold,
+        "seed": cell.run.seed,
+    }
 
 
 _HEAD: list[tuple[str, pa.DataType]] = [
@@ -287,13 +303,18 @@ def _runs(scored: Sequence[Scored], axes: Sequence[str]) -> pa.Table:
 def _epochs(scored: Sequence[Scored], results: Path) -> pa.Table:
     rows = []
     for row in scored:
-        for entry in RunRecord(results, row.cell.run_id).rows():
+        for entry in RunRecord(results, row.cell.run.run_id).rows():
             if not isinstance(entry.get("epoch"), int):
                 continue  # a damaged row: of no epoch, so of no curve
             place = {"epoch": entry["epoch"], "step": entry["step"]}
-            for name, value in entry.items():
-                if name not in place:
-                    rows.append({**_head(row), **place, "name": name, "value": float(value)})
+            curve = {name: value for name, value in entry.items() if name not in place}
+            validation = row.evaluated.get((entry["epoch"], row.cell.domains[0]))
+            if validation is not None:
+                # The record has them by the protocol of the point that it was trained for.
+                curve = {name: v for name, v in curve.items() if not name.startswith("val/")}
+                curve |= validation_curve(validation)
+            for name in sorted(curve):
+                rows.append({**_head(row), **place, "name": name, "value": float(curve[name])})
     return _table(
         rows,
         [
@@ -316,12 +337,12 @@ def _images(scored: Sequence[Scored]) -> pa.Table:
             "source_id": source,
             "metric": metric,
             "value": value,
-            "threshold": part.threshold,
+            "threshold": evaluated.threshold,
             "chosen": epoch == row.epoch,
         }
         for row in scored
-        for (epoch, domain), part in row.parts.items()
-        for source, metric, value in part.rows
+        for (epoch, domain), evaluated in row.evaluated.items()
+        for source, metric, value in evaluated.rows
     ]
     return _table(
         rows,
@@ -347,7 +368,7 @@ def _cost(scored: Sequence[Scored], results: Path) -> pa.Table:
         | {name: cost[name] for name in texts if isinstance(cost.get(name), str)}
         | {name: float(cost[name]) for name in numbers if isinstance(cost.get(name), int | float)}
         for row in scored
-        for cost in RunRecord(results, row.cell.run_id).costs()
+        for cost in RunRecord(results, row.cell.run.run_id).costs()
     ]
     return _table(
         rows,

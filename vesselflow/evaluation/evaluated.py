@@ -1,0 +1,146 @@
+"""What one evaluation came to, as one Parquet file; each value beside its metric's version.
+
+Imports no torch: tables are made, and a finished sweep is recognised, without it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vesselflow.metrics import METRICS
+from vesselflow.records.atomic import write_bytes
+from vesselflow.runs.evaluations import Evaluation
+
+#: The source id under which the scores of all pixels of a domain together stand.
+POOLED = "*"
+
+_SCHEMA = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("metric", pa.string()),
+        ("version", pa.int64()),
+        ("value", pa.float64()),
+        ("threshold_logit", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The scores of one evaluation.
+
+    Attributes:
+        threshold_logit: `prediction = logit >= threshold_logit`; -inf predicts every pixel, inf
+            none; NaN when validation data have no vessel pixel, so that none could be chosen.
+        rows: (source id or `POOLED`, metric, value) in the order of the domain's sources, each
+            with its metrics in the order of the registry; by the registry's versions.
+        foreign: (source id, metric, version, value) that other code wrote: of metrics or versions
+            that are not registered here. They are kept, so that two versions of the code on one
+            results folder do not take turns in scoring it.
+    """
+
+    threshold_logit: float
+    rows: tuple[tuple[str, str, float], ...]
+    foreign: tuple[tuple[str, str, int, float], ...] = ()
+
+    @property
+    def threshold(self) -> float:
+        """The threshold as a probability in [0, 1], for people.
+
+        A saturated model's is 1 in float64 from a logit of 37 on, so that only the logit tells
+        what is predicted.
+        """
+        return sigmoid(self.threshold_logit)
+
+    def value(self, source_id: str, metric: str) -> float:
+        """One score; KeyError when it is not there."""
+        for row in self.rows:
+            if row[0] == source_id and row[1] == metric:
+                return row[2]
+        raise KeyError((source_id, metric))
+
+    def missing(self) -> list[str]:
+        """Registered metrics of which no value is here, in the registry's order."""
+        there = {metric for _, metric, _ in self.rows}
+        return [name for name in METRICS.names() if name not in there]
+
+    def joined(self, other: Evaluated) -> Evaluated:
+        """With the rows of another one too, whose metrics are missing here."""
+        order = {name: place for place, name in enumerate(METRICS.names())}
+        sources = {row[0]: place for place, row in reversed(list(enumerate(self.rows)))}
+        if not sources:
+            sources = {row[0]: place for place, row in reversed(list(enumerate(other.rows)))}
+        rows = sorted((*self.rows, *other.rows), key=lambda row: (sources[row[0]], order[row[1]]))
+        return Evaluated(self.threshold_logit, tuple(rows), self.foreign)
+
+
+def sigmoid(logit: float) -> float:
+    """The probability of a logit; 0 and 1 of the infinite ones, NaN of NaN."""
+    # The exponent is never positive, so that nothing overflows.
+    if logit < 0:
+        return math.exp(logit) / (1.0 + math.exp(logit))
+    return 1.0 / (1.0 + math.exp(-logit))
+
+
+def evaluation_path(results: Path, evaluation: Evaluation) -> Path:
+    """Where the scores of an evaluation stand."""
+    return results / "evaluations" / f"{evaluation.name}.parquet"
+
+
+def write_evaluated(path: Path, evaluated: Evaluated) -> None:
+    """Write the scores whole, their pages with checksums."""
+    versions = METRICS.versions()
+    own = ((source, name, versions[name], value) for source, name, value in evaluated.rows)
+    rows = [*own, *evaluated.foreign]
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    table = pa.table(
+        {
+            "source_id": columns[0],
+            "metric": columns[1],
+            "version": columns[2],
+            "value": columns[3],
+            "threshold_logit": [evaluated.threshold_logit] * len(rows),
+        },
+        schema=_SCHEMA,
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, write_page_checksum=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, sink.getvalue())
+
+
+def read_evaluated(path: Path) -> Evaluated | None:
+    """Read what is there; None when nothing is, or it is not whole (it is then made again).
+
+    Values by other versions than those registered are set apart: see `Evaluated.missing`.
+    """
+    try:
+        # As bytes: given a path, Arrow would take folders called "a=b" above it for columns.
+        content = pa.BufferReader(path.read_bytes())
+        table = pq.read_table(content, page_checksum_verification=True)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types or not len(table):
+        return None
+    names = ("source_id", "metric", "version", "value")
+    rows = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
+    logit = table.column("threshold_logit")[0].as_py()
+    return _parted(logit, rows)
+
+
+def _parted(logit: float, rows: Iterable[tuple[str, str, int, float]]) -> Evaluated:
+    versions = METRICS.versions()
+    own, foreign = [], []
+    for source, metric, version, value in rows:
+        if versions.get(metric) == version:
+            own.append((source, metric, value))
+        else:
+            foreign.append((source, metric, version, value))
+    return Evaluated(logit, tuple(own), tuple(foreign))

@@ -1,0 +1,94 @@
+"""What a registered metric says of itself: all that tables, figures and words need to know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from vesselflow.config.registry import Arguments, Part, Registry
+
+
+@dataclass(frozen=True)
+class Metric(Part):
+    """One registered metric.
+
+    Attributes:
+        label: As it is printed: "Dice", "ROC AUC".
+        undefined: When its value is NaN, in words.
+        direction: Which values are better: the larger ones ("max") or the smaller ones ("min").
+        low: Its smallest possible value; -inf without a bound.
+        high: Its largest possible value; inf without a bound.
+        digits: Decimals that are printed.
+        thresholded: Whether it depends on the threshold, so that it can choose one.
+        shown: Whether the answer table has a column for it; every other table has it anyway.
+    """
+
+    label: str
+    undefined: str
+    direction: Literal["max", "min"]
+    low: float
+    high: float
+    digits: int
+    thresholded: bool
+    shown: bool
+
+
+class Metrics(Registry):
+    """The metrics, by name."""
+
+    def __init__(self) -> None:
+        super().__init__("metric")
+
+    def add_metric(
+        self,
+        name: str,
+        *,
+        target: str,
+        label: str,
+        undefined: str,
+        version: int = 1,
+        direction: Literal["max", "min"] = "max",
+        low: float = 0.0,
+        high: float = 1.0,
+        digits: int = 3,
+        thresholded: bool = True,
+        shown: bool = False,
+    ) -> None:
+        """Register a metric.
+
+        Raises:
+            ValueError: The name is taken, or the range is empty.
+        """
+        if not low < high or math.isnan(low + high):
+            raise ValueError(f"{self.kind} {name!r} has no range between {low} and {high}")
+        if name in self._parts:
+            raise ValueError(f"{self.kind} {name!r} is registered already")
+        self._parts[name] = Metric(
+            name=name,
+            target=target,
+            arguments=Arguments,
+            version=version,
+            label=label,
+            undefined=undefined,
+            direction=direction,
+            low=low,
+            high=high,
+            digits=digits,
+            thresholded=thresholded,
+            shown=shown,
+        )
+
+    def __iter__(self) -> Iterator[Metric]:
+        return (self.metric(name) for name in self.names())
+
+    def metric(self, name: object, *, where: str = "") -> Metric:
+        """The metric called `name`; UserError with the closest match otherwise."""
+        found = self.part(name, where=where)
+        assert isinstance(found, Metric)
+        return found
+
+    def versions(self) -> dict[str, int]:
+        """Metric -> version of its numbers, in order of registration."""
+        return {metric.name: metric.version for metric in self}

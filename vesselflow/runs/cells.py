@@ -1,0 +1,153 @@
+"""Cells (points x folds x seeds), and the jobs that complete them: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vesselflow.config.fingerprint import digest, run_identity
+from vesselflow.config.space import Space
+from vesselflow.feed.folds import Fold
+from vesselflow.runs.domains import Domain
+from vesselflow.runs.evaluations import Evaluation
+from vesselflow.runs.objective import Objective
+from vesselflow.runs.protocols import Protocol
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.runs.specs import RunSpec, StoreFacts, domains_of, split_key
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place of a sweep's tables: one point on one fold with one seed.
+
+    Attributes:
+        point: Name of the point.
+        index: Place of the point in the expansion.
+        params: Axis key -> value.
+        run: The training that it needs; other cells may need the same one.
+        domains: On which it is scored: `val` first, then `test`, then out of distribution.
+        protocol: How it is scored.
+    """
+
+    point: str
+    index: int
+    params: Mapping[str, Any]
+    run: RunSpec
+    domains: tuple[Domain, ...]
+    protocol: Protocol
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.point} fold {self.run.fold} seed {self.run.seed}"
+
+    def evaluation(self, epoch: int, domain: Domain) -> Evaluation:
+        """One of its evaluations."""
+        return Evaluation(self.run.run_id, epoch, domain, self.protocol)
+
+    def evaluations(self) -> list[Evaluation]:
+        """All of them: by epoch, `val` first within each."""
+        return [
+            self.evaluation(epoch, domain) for epoch in self.run.epochs for domain in self.domains
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of work: train a run if that is missing, and score what its cells need.
+
+    Attributes:
+        cells: Cells of one run, at least one.
+        objective: By what the epoch is chosen.
+    """
+
+    cells: tuple[Cell, ...]
+    objective: Objective
+
+    def __post_init__(self) -> None:
+        if len({cell.run.run_id for cell in self.cells}) != 1:
+            raise ValueError("a job has cells of exactly one run")
+
+    @property
+    def run(self) -> RunSpec:
+        """The training."""
+        return self.cells[0].run
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the points that wait for it, each once."""
+        return tuple(dict.fromkeys(cell.point for cell in self.cells))
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """How it is scored, each way once; the first one's validation scores are its curve."""
+        return tuple(dict.fromkeys(cell.protocol for cell in self.cells))
+
+    @property
+    def validation(self) -> Domain:
+        """The images that make every choice: the run's fold determines them."""
+        return self.cells[0].domains[0]
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """All that its cells need, each once: by epoch, and `val` before what it freezes."""
+        by_name = {
+            evaluation.name: evaluation for cell in self.cells for evaluation in cell.evaluations()
+        }
+        return tuple(sorted(by_name.values(), key=lambda evaluation: evaluation.epoch))
+
+
+def make_cells(
+    space: Space, folds: Mapping[str, Sequence[Fold]], stores: Mapping[str, StoreFacts]
+) -> list[Cell]:
+    """All cells of a sweep: points x folds x seeds, in this order.
+
+    Args:
+        space: The space.
+        folds: `split_key` of an experiment -> its folds.
+        stores: Facts of every store in use.
+    """
+    runs: dict[str, RunSpec] = {}
+    cells = []
+    for point, number, seed in space.runs():
+        experiment = point.experiment
+        train = stores[experiment.data.train]
+        fold = folds[split_key(experiment)][number]
+        identity = run_identity(
+            experiment,
+            seed=seed,
+            store_digest=train.digest,
+            split_digest=fold.digest,
+            registries=REGISTRIES,
+        )
+        run_id = digest(identity)
+        if run_id not in runs:
+            runs[run_id] = RunSpec(
+                run_id=run_id,
+                label=f"{point.name} fold {fold.index} seed {seed}",
+                fold=fold.index,
+                seed=seed,
+                experiment=experiment,
+                identity=identity,
+                train=tuple(sorted(train.index[name] for name in fold.train)),
+            )
+        cells.append(
+            Cell(
+                point=point.name,
+                index=point.index,
+                params=dict(point.params),
+                run=runs[run_id],
+                domains=domains_of(experiment, fold, stores),
+                protocol=Protocol.of(experiment),
+            )
+        )
+    return cells
+
+
+def make_jobs(cells: Iterable[Cell], objective: Objective) -> list[Job]:
+    """The jobs that complete these cells: one for each run, in order of first appearance."""
+    by_run: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_run.setdefault(cell.run.run_id, []).append(cell)
+    return [Job(tuple(members), objective) for members in by_run.values()]
