@@ -1,0 +1,135 @@
+"""Names of runs that people have: results that stand under these must be found again.
+
+Written down before the code around them was moved. A name may only change with a version, because
+numbers changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vesselflow.config.experiment import load_experiment
+from vesselflow.config.fingerprint import digest, run_id
+from vesselflow.config.space import load_space
+from vesselflow.config.yaml_files import load_yaml
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.stores.synth import synth_digest_key
+
+SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
+
+FACTS: dict[str, Any] = {
+    "seed": 0,
+    "store_digest": "5" * 20,
+    "split_digest": "7" * 20,
+    "registries": REGISTRIES,
+}
+
+#: (file, profile) -> number of points, name of the first point's run, digest of all names in order.
+SHIPPED = {
+    ("loss_beta.yaml", None): (6, "47314de93c5bacd048bf", "1a0843215b821209a5a3"),
+    ("loss_beta.yaml", "chase"): (3, "bf285a0619b31f441bc8", "3150a62cbf06ed8633ff"),
+    ("loss_beta.yaml", "full"): (22, "af5d22cb71d6470b1149", "47fe41c99fbb43f2db7d"),
+}
+
+#: Name of the run of an experiment that says no more than the store.
+DEFAULT = "040629cbdc9d087e7a44"
+
+#: (section, what it holds beside the defaults) -> name.
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("data", {}, "040629cbdc9d087e7a44"),
+    ("model", {"name": "wnet"}, "040629cbdc9d087e7a44"),
+    ("model", {"name": "unet"}, "1de4beca1e8ecf39c7b0"),
+    ("model", {"name": "unetplusplus"}, "113d92cf486f756066a1"),
+    ("model", {"name": "manet"}, "cbea79b214b823f31180"),
+    ("model", {"name": "linknet"}, "97093d31271813011e5e"),
+    ("model", {"name": "fpn"}, "1c3cd06df8b9895c215d"),
+    ("model", {"name": "pspnet"}, "a7994fc5a3ccb170647e"),
+    ("model", {"name": "pan"}, "97ebdf086cd145900d52"),
+    ("model", {"name": "deeplabv3"}, "839a54d27bf42100faa2"),
+    ("model", {"name": "deeplabv3plus"}, "c5d93778a9e5d98795c2"),
+    ("model", {"name": "upernet"}, "2aa5c04ee822a6893d9a"),
+    ("model", {"name": "segformer"}, "6dd942c540a831ec6a80"),
+    ("model", {"name": "dpt"}, "2d714c5fccbd9e8f8cf1"),
+    ("loss", {"name": "bce"}, "6c5f7050696b6a632754"),
+    ("loss", {"name": "dice"}, "29c50e881f0ed1ae18a9"),
+    ("loss", {"name": "combined"}, "040629cbdc9d087e7a44"),
+    ("loss", {"name": "fuzzy"}, "9d35cc4c57fd0badb95b"),
+    ("loss", {"name": "tversky"}, "565300973be010e09fd6"),
+    ("loss", {"name": "focal"}, "99ea3e7de62f29970104"),
+    ("augment", {"hflip": {}}, "3caaf38168f15979d3b4"),
+    ("augment", {"vflip": {}}, "1e47f4a5d3a3cfbe8fd6"),
+    ("augment", {"rotate90": {}}, "b67c2bf3f3533ddf57ad"),
+    ("augment", {"affine": {}}, "46be20cd0362efe4e7b8"),
+    ("augment", {"color_jitter": {}}, "613c4b980be2c9d07c1c"),
+    ("augment", {"gamma": {}}, "989ea318e7628e9902d8"),
+    ("augment", {"gaussian_noise": {}}, "0e21b8fb3bf2fb725fb3"),
+    (
+        "loss",
+        {"name": "fuzzy", "beta": {"schedule": "linear", "from": 0.2, "to": 0.8}},
+        "73975b1d6493111c9a26",
+    ),
+    ("loss", {"name": "bce", "pos_weight": "balanced"}, "2476a93ff349a3ce0b2e"),
+    ("model", {"name": "wnet", "filters": [8, 16], "dropout": 0.1}, "0cdad03680daf957ffb7"),
+    ("model", {"name": "unet", "encoder": "resnet18"}, "eda02ab7eb0e4c96b721"),
+    (
+        "augment",
+        {"affine": {"degrees": 20, "scale": [0.8, 1.25]}, "hflip": {"p": 1}},
+        "e9b7b43c58502a60187a",
+    ),
+    ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),
+    ("normalise", {"scope": "patch", "method": "median"}, "1118eacf8c4104c74816"),
+    ("normalise", {"method": "percentile", "per_channel": False}, "9c512812cf47fa2b8bf8"),
+    ("optimizer", {"lr": 0.01}, "d90c7fc7b86d7859dc95"),
+    (
+        "optimizer",
+        {"name": "adamw", "weight_decay": 0, "beta1": 0.8, "beta2": 0.99},
+        "f0d4724a3f2d50aa93fe",
+    ),
+    ("schedule", {"name": "cosine"}, "aaa491688ec590c92c66"),
+    ("schedule", {"warmup": 0.1}, "01cd47364f1b4591cd00"),
+    ("schedule", {"warmup": 0.6}, "2dacd900efaddc24c096"),
+    ("schedule", {"name": "cosine", "floor": 0.1}, "94c651ca0a696f32b6f6"),
+    ("schedule", {"name": "cosine", "warmup": 0.5}, "000c909b534710571e3f"),
+    ("schedule", {"name": "cyclic"}, "40d91c366b5b5c493635"),
+    ("schedule", {"name": "cyclic", "cycles": 3, "floor": 0.01}, "40e6778387daa24df34c"),
+    ("train", {"epochs": 20, "ema": 0.99, "clip_norm": 1}, "7ad03330c0332c38374b"),
+    ("data", {"working_size_px": 256, "patch": 64, "stride": 32}, "ff9656520c63adb5b814"),
+]
+
+
+def _name(section: str, values: dict[str, Any]) -> str:
+    sections = {"data": {"train": "a"}, section: values}
+    if section == "data":
+        sections = {"data": {"train": "a", **values}}
+    return run_id(load_experiment(sections, registries=REGISTRIES), **FACTS)
+
+
+@pytest.mark.parametrize(("file", "profile"), SHIPPED)
+def test_the_runs_of_shipped_spaces_keep_their_names(file: str, profile: str | None) -> None:
+    space = load_space(SPACES / file, profile=profile, registries=REGISTRIES)
+    names = [run_id(point.experiment, **FACTS) for point in space.expand().points]
+    assert (len(names), names[0], digest(names)) == SHIPPED[file, profile]
+
+
+def test_every_shipped_space_is_here() -> None:
+    found = {
+        (path.name, profile)
+        for path in SPACES.rglob("*.yaml")
+        for profile in (None, *load_yaml(path).get("profiles", {}))
+    }
+    assert found == set(SHIPPED)
+
+
+@pytest.mark.parametrize(("section", "values", "name"), CASES)
+def test_a_run_keeps_its_name(section: str, values: dict[str, Any], name: str) -> None:
+    assert _name(section, values) == name
+    assert (name == DEFAULT) == (values in ({}, {"name": "combined"}, {"name": "wnet"}))
+
+
+def test_a_synthetic_store_keeps_its_name() -> None:
+    assert synth_digest_key({"sources": 12}) == "3bad4737289b24e8"
+    given = {"kind": "fundus", "sources": 6, "seed": 2, "domain": "c", "size_px": 128}
+    assert synth_digest_key(given) == "f5bc97e17373f266"
