@@ -61,8 +61,14 @@ def room_of(path: Path, package: Path) -> str:
     return "" if first.startswith("__") else first.removesuffix(".py")
 
 
-def imports(path: Path, package: Path) -> Iterator[tuple[int, str]]:
-    """Line and absolute dotted name of everything that a file imports, now or later."""
+def imports(path: Path, package: Path, targets: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of everything that a file imports, now or later.
+
+    Args:
+        path: The file.
+        package: What its own name is counted from.
+        targets: Whether what it names as lazy targets is an import too.
+    """
     inside = (package.name, *path.relative_to(package).with_suffix("").parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -74,7 +80,7 @@ def imports(path: Path, package: Path) -> Iterator[tuple[int, str]]:
             base += node.module.split(".") if node.module else []
             for alias in node.names:
                 yield node.lineno, ".".join([*base, alias.name])
-        elif isinstance(node, ast.Constant) and _TARGET.fullmatch(str(node.value)):
+        elif targets and isinstance(node, ast.Constant) and _TARGET.fullmatch(str(node.value)):
             yield node.lineno, str(node.value).replace(":", ".")
 
 
@@ -107,12 +113,66 @@ def violations(package: Path) -> list[str]:
     return found
 
 
+def files_of(package: Path) -> dict[str, Path]:
+    """Dotted name -> file; a package's name stands for its `__init__`."""
+    return {
+        ".".join((package.name, *path.relative_to(package).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
+        for path in files(package)
+    }
+
+
+def circles(package: Path) -> list[str]:
+    """Files of one room that import each other, now or later, as "config/a.py <-> config/b.py".
+
+    That a registry names its parts ties nothing: it knows them by a text, in order not to know
+    their files.
+    """
+    named = files_of(package)
+    leads: dict[str, set[str]] = {}
+    for module, path in named.items():
+        leads[module] = set()
+        for _, name in imports(path, package, targets=False):
+            target = name
+            while target and target not in named:
+                target = target.rpartition(".")[0]
+            same_room = target and room_of(named[target], package) == room_of(path, package)
+            if same_room and target != module:
+                leads[module].add(target)
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        todo = [start]
+        while todo:
+            fresh = leads[todo.pop()] - found
+            found |= fresh
+            todo += fresh
+        return found
+
+    after = {module: reached(module) for module in named}
+    pairs = [
+        (one, other)
+        for one in named
+        for other in named
+        if one < other and other in after[one] and one in after[other]
+    ]
+    return [
+        f"{named[one].relative_to(package)} <-> {named[other].relative_to(package)}"
+        for one, other in pairs
+    ]
+
+
 def _matches(place: Path, pattern: str) -> bool:
     return place.match(pattern) if "**" not in pattern else place.parts[0] == pattern.split("/")[0]
 
 
 def test_imports_run_one_way() -> None:
     assert violations(PACKAGE) == []
+
+
+def test_no_file_of_a_room_imports_itself_by_way_of_another() -> None:
+    assert circles(PACKAGE) == []
 
 
 def test_every_room_of_the_design_is_there_and_says_what_it_is_for() -> None:
@@ -208,6 +268,26 @@ def test_a_planted_violation_is_found(planted: Path, file: str, code: str, compl
 def test_what_is_allowed_is_not_found(planted: Path, file: str, code: str) -> None:
     (planted / file).write_text(code + "\n")
     assert violations(planted) == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "knots"),
+    [
+        ({"a": "from vesselflow.config.b import x"}, 0),
+        ({"a": "from vesselflow.config import b", "b": "def f():\n    from .a import y"}, 1),
+        ({"a": "from .b import x", "b": "import vesselflow.config.c", "c": "from . import a"}, 3),
+        ({"__init__": "from .a import x", "a": "from . import REGISTRY"}, 1),
+        ({"__init__": "ADD(target='vesselflow.config.a:A')", "a": "from . import REGISTRY"}, 0),
+        ({"a": "from vesselflow.config.b import x", "b": "'vesselflow is no import'"}, 0),
+    ],
+)
+def test_a_planted_circle_is_found(planted: Path, codes: dict[str, str], knots: int) -> None:
+    for name in "abc":
+        (planted / "config" / f"{name}.py").write_text('"""Empty."""\n')
+    assert circles(planted) == []
+    for name, code in codes.items():
+        (planted / "config" / f"{name}.py").write_text(code + "\n")
+    assert len(circles(planted)) == knots
 
 
 # What has to be light.

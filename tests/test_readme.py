@@ -21,7 +21,7 @@ from reporting_examples import write_sweep
 
 from vesselflow.cli.main import COMMANDS, EXIT_CODES, build_parser, main
 from vesselflow.config.keys import check_key, key_tree
-from vesselflow.config.space import load_space
+from vesselflow.config.loading import load_space
 from vesselflow.runs.registries import REGISTRIES
 
 ROOT = Path(__file__).resolve().parents[1]

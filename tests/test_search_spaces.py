@@ -10,7 +10,8 @@ import pytest
 
 from vesselflow.cli.keys import BEGIN, END, markdown
 from vesselflow.config.keys import check_key, key_tree, reference
-from vesselflow.config.space import Space, load_space
+from vesselflow.config.loading import load_space
+from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import dump_yaml, load_yaml, parse_yaml
 from vesselflow.runs.registries import REGISTRIES
 

@@ -35,7 +35,8 @@ from vesselflow.cli import plan as plan_command
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.experiment import Score
 from vesselflow.config.keys import describe_keys
-from vesselflow.config.space import Synth, load_space
+from vesselflow.config.loading import load_space
+from vesselflow.config.store_specs import Synth
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.metrics import METRICS
 from vesselflow.models.weights import source_of

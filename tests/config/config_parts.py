@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vesselflow.config.loading import load_space
 from vesselflow.config.registry import Arguments, Registry
-from vesselflow.config.space import Space, load_space
+from vesselflow.config.space import Space
 
 
 class Ramp(Arguments):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from config_parts import REGISTRIES, STORES, load
 
-from vesselflow.config.space import load_space
+from vesselflow.config.loading import load_space
 from vesselflow.errors import UserError
 
 TOP = (

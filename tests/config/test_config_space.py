@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from vesselflow.config.experiment import Experiment, Score, load_experiment
 from vesselflow.config.keys import describe_keys
+from vesselflow.config.loading import load_space
 from vesselflow.config.overrides import assign, merge
-from vesselflow.config.space import Space, load_space
+from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import dump_yaml, parse_yaml
 from vesselflow.errors import UserError
 
@@ -313,7 +314,7 @@ def test_importers_are_checked_when_their_registry_is_given(tmp_path: Path) -> N
 
 def test_config_imports_nothing_heavy() -> None:
     code = (
-        "import sys; import vesselflow.config.space, vesselflow.config.fingerprint; "
+        "import sys; import vesselflow.config.loading, vesselflow.config.fingerprint; "
         "print([m for m in ('torch', 'ray', 'optuna', 'h5py', 'numpy', 'pandas', 'rich') "
         "if m in sys.modules])"
     )

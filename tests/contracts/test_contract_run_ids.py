@@ -13,7 +13,7 @@ import pytest
 
 from vesselflow.config.experiment import load_experiment
 from vesselflow.config.fingerprint import digest, run_id
-from vesselflow.config.space import load_space
+from vesselflow.config.loading import load_space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.synth import synth_digest_key

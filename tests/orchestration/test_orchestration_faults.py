@@ -7,7 +7,7 @@ import time
 import fault_cases as cases
 import pytest
 
-from vesselflow.config.space import load_space
+from vesselflow.config.loading import load_space
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.prepare import prepare
 

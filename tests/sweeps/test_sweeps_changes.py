@@ -14,7 +14,7 @@ from bad_input import command, write_sources
 from record_damage import DAMAGE
 
 from vesselflow.cli import sweep as sweep_command
-from vesselflow.config.space import load_space
+from vesselflow.config.loading import load_space
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.changes import NEUTRAL, changes_line, differences
 from vesselflow.sweeps.outcome import Outcome

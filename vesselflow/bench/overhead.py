@@ -195,7 +195,7 @@ def _measure(peer: str, folder: Path, runs: int) -> list[dict[str, float]]:
 
 def load(folder: Path, runs: int) -> tuple[Space, Path]:
     """Write the bench's space into a folder and load it."""
-    from vesselflow.config.space import load_space
+    from vesselflow.config.loading import load_space
     from vesselflow.runs.registries import REGISTRIES
 
     file = folder / "overhead.yaml"

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from vesselflow.config.space import Space, url_scheme
+from vesselflow.config.paths import url_scheme
+from vesselflow.config.space import Space
 from vesselflow.errors import UserError
 from vesselflow.sweeps.capacity import Node, Plan, make_plan
 

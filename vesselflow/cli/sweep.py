@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vesselflow.cli.plan import check_machine, check_results, print_plan
-    from vesselflow.config.space import load_space
+    from vesselflow.config.loading import load_space
     from vesselflow.runs.registries import REGISTRIES
 
     console = Console(highlight=False)

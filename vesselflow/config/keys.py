@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
 from vesselflow.config.registry import Part, allowed_values, models_in, shown
+from vesselflow.config.space import FILE_KEYS, Space
 from vesselflow.errors import UserError, closest, closest_name
 
 
@@ -118,8 +119,6 @@ def reference(registries: Registries) -> list[Chapter]:
     Args:
         registries: The parts by section, and the importers under "importer".
     """
-    from vesselflow.config.space import FILE_KEYS, Space
-
     top = [KeyDoc(*entry) for entry in FILE_KEYS]
     for name in Space.model_fields:
         if name == "base":

@@ -241,6 +241,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def listed(values: Sequence[Any]) -> str:
+    """Values as one writes them in YAML, with commas between; texts without quotes."""
+    return ", ".join(value if isinstance(value, str) else shown(value) for value in values)
+
+
 def allowed_values(annotation: Any) -> str:
     """What a field takes, in words: "0 to 1", "none, bf16, fp16", "a whole number, 1 or more".
 

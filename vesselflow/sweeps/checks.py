@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from vesselflow.config.experiment import Experiment
 from vesselflow.config.fingerprint import canonical_json
-from vesselflow.config.space import Space, StoreSpec
+from vesselflow.config.space import Space
+from vesselflow.config.store_specs import StoreSpec
 from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold
 from vesselflow.feed.view import (

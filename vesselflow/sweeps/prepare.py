@@ -20,7 +20,8 @@ from pathlib import Path
 from vesselflow import __version__
 from vesselflow.config.experiment import Experiment
 from vesselflow.config.grid import Expansion
-from vesselflow.config.space import Space, StoreSpec
+from vesselflow.config.space import Space
+from vesselflow.config.store_specs import StoreSpec
 from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import UserError
 from vesselflow.evaluation.long_tables import Scored, score_cell
