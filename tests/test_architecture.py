@@ -20,7 +20,7 @@ TIERS = (
     ("config",),
     ("records",),
     ("stores",),
-    ("feed", "augment", "models", "losses", "metrics"),
+    ("feed", "augment", "models", "losses", "metrics", "optimizers"),
     ("runs",),
     ("training", "inference"),
     ("evaluation",),
@@ -45,6 +45,8 @@ REGISTRIES = (
     "vesselflow.models:MODELS",
     "vesselflow.augment:AUGMENTATIONS",
     "vesselflow.metrics:METRICS",
+    "vesselflow.optimizers:OPTIMIZERS",
+    "vesselflow.optimizers.learning_rates:LEARNING_RATES",
     "vesselflow.stores.importers:IMPORTERS",
 )
 #: A lazy target ("vesselflow.losses.dice:Dice") is an import too, only later.

@@ -1,4 +1,4 @@
-"""Small registries of parts that exist on paper only, and a way to write and load a space."""
+"""Small registries, most of parts that exist on paper only, and a way to write and load a space."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +8,8 @@ from pydantic import Field
 from vesselflow.config.loading import load_space
 from vesselflow.config.registry import Arguments, Registry
 from vesselflow.config.space import Space
+from vesselflow.optimizers import OPTIMIZERS
+from vesselflow.optimizers.learning_rates import LEARNING_RATES
 
 
 class Ramp(Arguments):
@@ -43,6 +45,8 @@ REGISTRIES = {
     "augment": _registry("augmentation", hflip=Flip, vflip=Flip),
     "model": _registry("model", wnet=Net, unet=Net),
     "loss": _registry("loss", bce=Plain, combined=Mixed, fuzzy=Mixed),
+    "optimizer": OPTIMIZERS,
+    "schedule": LEARNING_RATES,
 }
 
 STORES = "stores: {a: synth:fundus, b: 'synth:fundus?domain=b'}\ndata: {train: a}\n"

@@ -32,7 +32,7 @@ data: {train: a, patch: 8, stried: 3}
 augment: {flip: {}, hflip: {p: 2}, vflip: {q: 1}}
 loss: {name: fuzzy, beta: {schedule: linear, to: 3}, smoth: 1}
 model: {name: wnet, width: 0}
-optimizer: {name: adam, lr: 20}
+optimizer: {momentum: 1, lr: 20, name: adam}
 schedule: cosine
 train: {epochs: 0}
 grid:
@@ -57,7 +57,7 @@ hypotheses: [{nam: x}, 3]
         "loss.beta.to: 3 is not allowed",
         "loss.smoth: unknown key 'smoth'",
         "model.width: 0 is not allowed",
-        "optimizer.name: 'adam' is not allowed",
+        "optimizer.momentum: unknown key 'momentum'",
         "optimizer.lr: 20 is not allowed",
         "schedule: 'cosine' is not allowed",
         "train.epochs: 0 is not allowed",

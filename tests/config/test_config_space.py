@@ -142,7 +142,7 @@ def test_set_wins_over_everything(tmp_path: Path) -> None:
     sets = ["train.epochs=5", "optimizer.lr=1e-4", "augment.hflip={}", "stores.a=c.h5"]
     space = load(tmp_path, text, profile="p", overrides=sets)
     assert only(space).train.epochs == 5
-    assert only(space).optimizer.lr == 1e-4
+    assert only(space).optimizer["lr"] == 1e-4
     assert only(space).augment == {"hflip": {"p": 0.5}}
     assert space.stores["a"].path == str(Path.cwd() / "c.h5")
 

@@ -1,8 +1,8 @@
 """What one training is: every section of an experiment, its defaults and its checks.
 
-Defaults stand here and in the argument models of the parts, nowhere else. The sections `augment`,
-`model` and `loss` name registered parts; they are kept as plain mappings with every default filled
-in. Validate with ``context={"registries": {"augment": ..., "model": ..., "loss": ...}}``.
+Defaults stand here and in the argument models of the parts, nowhere else. The sections in `PARTS`
+and `augment` name registered parts; they are kept as plain mappings with every default filled in.
+Validate with ``context={"registries": {"augment": ..., "model": ..., ...}}``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vesselflow.errors import Faults, UserError
 Registries = Mapping[str, Registry]
 
 #: Sections whose arguments depend on the part they name: section -> part when none is named.
-PARTS = {"model": "wnet", "loss": "combined"}
+PARTS = {"model": "wnet", "loss": "combined", "optimizer": "adamw", "schedule": "constant"}
 
 
 class Section(BaseModel):
@@ -91,27 +91,6 @@ class Normalise(Section):
     method: Literal["standard", "percentile", "median"] = Field(
         "standard", description="Mean and deviation, 1st and 99th percentile, or median and MAD"
     )
-
-
-class Optimizer(Section):
-    """The optimizer and its arguments."""
-
-    name: Literal["adamw"] = Field("adamw", description="Which optimizer")
-    lr: float = Field(0.003, gt=0, le=10, description="Highest learning rate")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean gradient")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean squared gradient")
-
-
-class Schedule(Section):
-    """The learning rate over the steps of a run."""
-
-    name: Literal["constant", "cosine", "cyclic"] = Field(
-        "constant", description="Shape after the warm-up"
-    )
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with a linear rise")
-    cycles: int = Field(4, ge=1, description="Restarts of `cyclic`; the other shapes ignore it")
-    floor: float = Field(0.0, ge=0, le=1, description="Lowest learning rate, as a share of lr")
 
 
 class Train(Section):
@@ -194,9 +173,15 @@ class Experiment(Section):
     loss: dict[str, Any] = Field(
         default_factory=dict, description="Loss: its name and its arguments", validate_default=True
     )
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer")
-    schedule: Schedule = Field(
-        default_factory=Schedule, description="Learning rate over the steps of a run"
+    optimizer: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Optimizer: its name and its arguments",
+        validate_default=True,
+    )
+    schedule: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Learning rate over the steps of a run: a schedule and its arguments",
+        validate_default=True,
     )
     train: Train = Field(default_factory=Train, description="Training loop")
     score: Score = Field(default_factory=Score, description="When and how a run is scored")
@@ -223,7 +208,7 @@ class Experiment(Section):
         # The registry's order is the order of application, so that the file's cannot matter.
         return {name: found[name] for name in registry.names() if found.get(name) is not None}
 
-    @field_validator("model", "loss", mode="before")
+    @field_validator(*PARTS, mode="before")
     @classmethod
     def _part(cls, value: Any, info: ValidationInfo) -> dict[str, Any]:
         section = str(info.field_name)
@@ -349,7 +334,7 @@ def load_experiment(
 
     Args:
         data: Sections, as in YAML; those left out take their defaults (`data.train` has none).
-        registries: The parts that `augment`, `model` and `loss` may name, by section.
+        registries: The parts that `augment` and the sections of `PARTS` may name, by section.
         fit: Whether the sections have to fit each other too.
 
     Raises:
@@ -368,8 +353,6 @@ SECTIONS: dict[str, type[Section]] = {
     "data": Data,
     "split": Split,
     "normalise": Normalise,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
     "train": Train,
     "score": Score,
 }

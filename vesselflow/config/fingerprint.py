@@ -14,15 +14,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
+from vesselflow.config.experiment import PARTS, Experiment, Registries
 
 #: Contract version of the code behind each section that no registry holds; raised whenever the
 #: numbers of a run change for the same values.
 SECTION_VERSIONS = {
     "data": 1,
     "normalise": 1,
-    "optimizer": 1,
-    "schedule": 1,
     "train": 1,
     "score": 1,
 }
@@ -32,15 +30,6 @@ SECTION_VERSIONS = {
 REVISED: dict[str, tuple[int, Callable[[Any], bool]]] = {
     # 2: pools the pixels of all images instead of averaging the images' own centres and scales.
     "normalise": (2, lambda section: section.scope == "dataset"),
-    # 2: cosines reach their floor, cycles restart at the top, a warm-up leaves one step at least.
-    "schedule": (
-        2,
-        lambda section: (
-            section.name == "cyclic"
-            or (section.name == "cosine" and section.floor > 0)
-            or section.warmup >= 0.5
-        ),
-    ),
 }
 
 #: Keys that are not hashed, each with its reason. Everything else of an experiment is.
@@ -93,8 +82,8 @@ def digest(data: Any, length: int = 20) -> str:
 def experiment_identity(experiment: Experiment, registries: Registries) -> dict[str, Any]:
     """What is hashed of an experiment, as plain data.
 
-    Every key that differs from its default and is not in `RESULT_NEUTRAL`; parts, optimizer and
-    schedule by name, version and changed arguments.
+    Every key that differs from its default and is not in `RESULT_NEUTRAL`; parts by name, version
+    and changed arguments.
     """
     identity: dict[str, Any] = {}
     for section, version in SECTION_VERSIONS.items():
@@ -105,8 +94,6 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
         changed = {
             key: value for key, value in values.items() if f"{section}.{key}" not in RESULT_NEUTRAL
         }
-        if "name" in SECTIONS[section].model_fields:
-            changed["name"] = model.name
         identity[section] = {"version": version, **changed}
     for section in PARTS:
         identity[section] = registries[section].canonical(getattr(experiment, section))

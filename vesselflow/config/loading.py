@@ -43,8 +43,8 @@ def load_space(
             value fixes it: the axis leaves the grid (an axis of joint settings keeps the one that
             has this label; ``grid.KEY=[...]`` gives an axis other values).
             Paths are relative to the working directory.
-        registries: The parts that `augment`, `model` and `loss` may name, by section; "importer",
-            where given, checks the importers that stores name.
+        registries: The parts that sections may name, by section; "importer", where given, checks
+            the importers that stores name.
 
     Returns:
         The space; its points are valid.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,12 +39,21 @@ class Part:
         arguments: Pydantic model of the flat arguments, the only place of their defaults.
         version: Contract version, hashed into the name of every run that uses the part; raised
             whenever its numbers change.
+        revised: Where mended numbers reach some arguments only: the version that these have, and
+            which they are. No other run is renamed.
     """
 
     name: str
     target: str
     arguments: type[Arguments]
     version: int
+    revised: tuple[int, Callable[[Any], bool]] | None = field(default=None, kw_only=True)
+
+    def version_at(self, arguments: Arguments) -> int:
+        """The contract version with these arguments."""
+        if self.revised is not None and self.revised[1](arguments):
+            return self.revised[0]
+        return self.version
 
     def load(self) -> Any:
         """Import and return the target."""
@@ -60,12 +69,18 @@ class Registry:
         self._parts: dict[str, Part] = {}
 
     def add(
-        self, name: str, *, target: str, arguments: type[Arguments] = Arguments, version: int = 1
+        self,
+        name: str,
+        *,
+        target: str,
+        arguments: type[Arguments] = Arguments,
+        version: int = 1,
+        revised: tuple[int, Callable[[Any], bool]] | None = None,
     ) -> None:
-        """Register a part; a name that is taken is a ValueError."""
+        """Register a part (see `Part`); a name that is taken is a ValueError."""
         if name in self._parts:
             raise ValueError(f"{self.kind} {name!r} is registered already")
-        self._parts[name] = Part(name, target, arguments, version)
+        self._parts[name] = Part(name, target, arguments, version, revised=revised)
 
     def names(self) -> list[str]:
         """All names, in order of registration."""
@@ -112,7 +127,7 @@ class Registry:
         part = self.part(spec.get("name"))
         model = part.arguments.model_validate(rest)
         changed = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return {"name": part.name, "version": part.version, **changed}
+        return {"name": part.name, "version": part.version_at(model), **changed}
 
     def build(self, spec: Mapping[str, Any], **runtime: Any) -> Any:
         """Import the part and call it with its flat arguments and the runtime's (sizes, seeds)."""

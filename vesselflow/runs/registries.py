@@ -7,6 +7,8 @@ from vesselflow.config.registry import Registry
 from vesselflow.losses import LOSSES
 from vesselflow.metrics import METRICS
 from vesselflow.models import MODELS
+from vesselflow.optimizers import OPTIMIZERS
+from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
 
 #: What `config` validates and names parts with: section of the experiment -> registry; "importer"
@@ -16,6 +18,8 @@ REGISTRIES: dict[str, Registry] = {
     "augment": AUGMENTATIONS,
     "model": MODELS,
     "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "schedule": LEARNING_RATES,
     "importer": IMPORTERS,
     "metric": METRICS,
 }

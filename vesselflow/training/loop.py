@@ -22,8 +22,9 @@ from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
 from vesselflow.models import MODELS
 from vesselflow.models.ema import Ema
+from vesselflow.optimizers import OPTIMIZERS
+from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.training.group import Group, Solo
-from vesselflow.training.schedule import lr_factor
 from vesselflow.training.step import Stepper
 
 
@@ -158,14 +159,8 @@ def train(
     steps = settings.epochs * per_epoch
     scored = set(experiment.score.at(settings.epochs))
     model = build_model(experiment, channels, seed).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=experiment.optimizer.lr,
-        betas=(experiment.optimizer.beta1, experiment.optimizer.beta2),
-        weight_decay=experiment.optimizer.weight_decay,
-        # The loop over parameters has the same bits everywhere; the fused kernels need not.
-        foreach=False,
-    )
+    optimizer = OPTIMIZERS.build(experiment.optimizer, parameters=model.parameters())
+    schedule = LEARNING_RATES.build(experiment.schedule)
     loss = LOSSES.build(experiment.loss)
     ema = Ema(model, settings.ema) if settings.ema is not None else None
     augmenter = compose(experiment.augment) if experiment.augment else None
@@ -211,7 +206,7 @@ def train(
     model.train()
     while step < steps:
         progress = step / max(1, steps - 1)
-        lr = experiment.optimizer.lr * lr_factor(experiment.schedule, step, steps)
+        lr = experiment.optimizer["lr"] * schedule(step, steps)
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
         own = {index: batches.batch(step, index) for index in mine}

@@ -1,0 +1,77 @@
+"""Optimizers: two steps by hand, from the papers' formulas in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from vesselflow.config.registry import Registry
+from vesselflow.errors import UserError
+from vesselflow.optimizers import OPTIMIZERS
+from vesselflow.optimizers.arguments import OptimizerArguments
+
+START, GRADIENTS = 2.0, (0.5, -1.0)
+
+
+def after_two_steps(name: str, **arguments: float | bool) -> float:
+    weight = torch.nn.Parameter(torch.tensor([START], dtype=torch.float64))
+    optimizer = OPTIMIZERS.build({"name": name, **arguments}, parameters=[weight])
+    for gradient in GRADIENTS:
+        weight.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+    return weight.item()
+
+
+def adam_by_hand(lr: float, decay: float, *, decoupled: bool) -> float:
+    w, m, v, beta1, beta2 = START, 0.0, 0.0, 0.9, 0.999
+    for number, gradient in enumerate(GRADIENTS, start=1):
+        if decoupled:
+            w -= lr * decay * w
+        else:
+            gradient = gradient + decay * w
+        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+        w -= lr * (m / (1 - beta1**number)) / (math.sqrt(v / (1 - beta2**number)) + 1e-8)
+    return w
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_and_adamw(decay: float) -> None:
+    for name, decoupled in (("adam", False), ("adamw", True)):
+        found = after_two_steps(name, lr=0.1, weight_decay=decay)
+        assert found == pytest.approx(adam_by_hand(0.1, decay, decoupled=decoupled), abs=1e-12)
+
+
+def test_sgd() -> None:
+    # Without momentum: 2 - 0.1 * (0.5 - 1).
+    assert after_two_steps("sgd", lr=0.1, momentum=0.0) == pytest.approx(2.05)
+    # b = 0.5, then 0.9 * 0.5 - 1 = -0.55: 2 - 0.05 + 0.055.
+    assert after_two_steps("sgd", lr=0.1, momentum=0.9) == pytest.approx(2.005)
+    # g + 0.9 b: 0.95, then -1 - 0.495 = -1.495: 2 - 0.095 + 0.1495.
+    nesterov = after_two_steps("sgd", lr=0.1, momentum=0.9, nesterov=True)
+    assert nesterov == pytest.approx(2.0545)
+    # g + 0.1 w: 0.7, w = 1.93, then -1 + 0.193 = -0.807.
+    decayed = after_two_steps("sgd", lr=0.1, momentum=0.0, weight_decay=0.1)
+    assert decayed == pytest.approx(1.93 + 0.0807)
+
+
+def test_nesterov_without_a_momentum_is_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        OPTIMIZERS.validate({"name": "sgd", "momentum": 0, "nesterov": True}, where="optimizer")
+    assert str(caught.value) == (
+        "optimizer.nesterov: there is no momentum to look ahead of; "
+        "allowed: false, or true with a momentum above 0"
+    )
+
+
+def test_a_version_that_reaches_some_arguments_only() -> None:
+    registry = Registry("optimizer")
+    registry.add(
+        "odd",
+        target="nowhere:nothing",
+        arguments=OptimizerArguments,
+        revised=(3, lambda arguments: arguments.lr > 1),
+    )
+    assert registry.canonical({"name": "odd", "lr": 0.5})["version"] == 1
+    assert registry.canonical({"name": "odd", "lr": 2})["version"] == 3

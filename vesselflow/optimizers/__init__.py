@@ -1,0 +1,15 @@
+"""What turns gradients into weights, by name: optimizers here, in `learning_rates` their rates.
+
+``OPTIMIZERS.build({"name": "sgd", "momentum": 0.9}, parameters=model.parameters())`` gives a
+`torch.optim.Optimizer`. This module imports no torch.
+"""
+
+from vesselflow.config.registry import Registry
+from vesselflow.optimizers.adam import AdamArguments
+from vesselflow.optimizers.adamw import AdamWArguments
+from vesselflow.optimizers.sgd import SgdArguments
+
+OPTIMIZERS = Registry("optimizer")
+OPTIMIZERS.add("adamw", target="vesselflow.optimizers.adamw:adamw", arguments=AdamWArguments)
+OPTIMIZERS.add("adam", target="vesselflow.optimizers.adam:adam", arguments=AdamArguments)
+OPTIMIZERS.add("sgd", target="vesselflow.optimizers.sgd:sgd", arguments=SgdArguments)
