@@ -1,10 +1,17 @@
 """Augmentations and normalisation, by name.
 
 The order of registration is the order of application: what moves pixels first, then what changes
-their values. This module imports no torch.
+their values. An augmentation is its class and argument model (in the file of its family, or one of
+its own), its line here and its test. The files import torch and kornia inside their functions,
+because this one may not import them at all.
 """
 
-from vesselflow.augment import arguments as _arguments
+from vesselflow.augment.geometric import AffineArguments, FlipArguments
+from vesselflow.augment.photometric import (
+    ColorJitterArguments,
+    GammaArguments,
+    GaussianNoiseArguments,
+)
 from vesselflow.config.registry import Registry
 
 AUGMENTATIONS = Registry("augmentation")
@@ -12,27 +19,23 @@ AUGMENTATIONS = Registry("augmentation")
 AUGMENTATIONS.add(
     "hflip",
     target="vesselflow.augment.geometric:HorizontalFlip",
-    arguments=_arguments.FlipArguments,
+    arguments=FlipArguments,
 )
 AUGMENTATIONS.add(
-    "vflip", target="vesselflow.augment.geometric:VerticalFlip", arguments=_arguments.FlipArguments
+    "vflip", target="vesselflow.augment.geometric:VerticalFlip", arguments=FlipArguments
 )
 AUGMENTATIONS.add(
-    "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=_arguments.FlipArguments
+    "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=FlipArguments
 )
-AUGMENTATIONS.add(
-    "affine", target="vesselflow.augment.geometric:Affine", arguments=_arguments.AffineArguments
-)
+AUGMENTATIONS.add("affine", target="vesselflow.augment.geometric:Affine", arguments=AffineArguments)
 AUGMENTATIONS.add(
     "color_jitter",
     target="vesselflow.augment.photometric:ColorJitter",
-    arguments=_arguments.ColorJitterArguments,
+    arguments=ColorJitterArguments,
 )
-AUGMENTATIONS.add(
-    "gamma", target="vesselflow.augment.photometric:Gamma", arguments=_arguments.GammaArguments
-)
+AUGMENTATIONS.add("gamma", target="vesselflow.augment.photometric:Gamma", arguments=GammaArguments)
 AUGMENTATIONS.add(
     "gaussian_noise",
     target="vesselflow.augment.photometric:GaussianNoise",
-    arguments=_arguments.GaussianNoiseArguments,
+    arguments=GaussianNoiseArguments,
 )

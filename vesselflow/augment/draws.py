@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Draws:
@@ -27,6 +28,8 @@ class Draws:
 
     def stream(self, sample: int, purpose: str = "values") -> torch.Generator:
         """A fresh CPU generator for one sample and purpose."""
+        import torch
+
         text = f"{self._base}/{self._part}/{sample}/{purpose}".encode()
         digest = hashlib.blake2b(text, digest_size=8).digest()
         # 63 bits: manual_seed takes no more on all platforms.
@@ -34,6 +37,8 @@ class Draws:
 
     def uniform(self, numbers: int) -> Tensor:
         """float64 (samples, numbers) in [0, 1); calling it again gives the same numbers."""
+        import torch
+
         rows = [
             torch.rand(numbers, generator=self.stream(sample), dtype=torch.float64)
             for sample in range(self._samples)

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-import torch
-from kornia.geometry.transform import get_affine_matrix2d, warp_affine
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field, field_validator
+
+from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread, spread_log
+from vesselflow.config.registry import Arguments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FlipArguments(Arguments):
+    """Arguments of `hflip`, `vflip` and `rotate90`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+    """
+
+    p: Probability = 0.5
+
+
+class AffineArguments(Arguments):
+    """Arguments of `affine`; every strength may be 0 (or 1, for the scale) to switch it off.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        degrees: Largest rotation either way, in degrees.
+        scale: Smallest and largest magnification.
+        translate: Largest shift either way, as a fraction of the width and of the height.
+        shear_degrees: Largest shear either way along x and along y, in degrees.
+    """
+
+    p: Probability = 0.5
+    degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
+    scale: Range = (0.9, 1.1)
+    translate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    shear_degrees: Annotated[float, Field(ge=0.0, lt=45.0)] = 0.0
+
+    _scale = field_validator("scale")(ordered)
 
 
 class HorizontalFlip:
@@ -54,6 +89,8 @@ class Rotate90:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
+        import torch
+
         chosen, numbers = choose(draws, self.p, 1)
         square = image.shape[-1] == image.shape[-2]
         for index, number in zip(chosen, numbers[:, 0].tolist(), strict=True):
@@ -102,6 +139,9 @@ class Affine:
 
     def _matrices(self, numbers: Tensor, height: int, width: int) -> Tensor:
         """float64 (k, 2, 3): pixel (x, y) of the sample to pixel (x, y) of the result."""
+        import torch
+        from kornia.geometry.transform import get_affine_matrix2d
+
         count = numbers.shape[0]
         size = torch.tensor([width, height], dtype=numbers.dtype)
         shear = torch.deg2rad(spread(numbers[:, 2:4], self.shear_degrees))
@@ -130,6 +170,9 @@ def warp(
     Returns:
         image and target, bilinear, and fov, nearest; all 0 where they come from beyond the frame.
     """
+    import torch
+    from kornia.geometry.transform import warp_affine
+
     size = (image.shape[-2], image.shape[-1])
     # Zeros as border would darken the pixels along the frame's edge, which stay inside the fov.
     smooth: Tensor = warp_affine(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from kornia.enhance import adjust_gamma
-from torch import Tensor
+from pydantic import Field, field_validator
 
+from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread, spread_log
+from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: RGB to YIQ (FCC 1953, NTSC): luma, and two axes of colour in which hue is an angle.
 YIQ = (
@@ -17,6 +21,51 @@ YIQ = (
     (0.595716, -0.274453, -0.321263),
     (0.211456, -0.522591, 0.311135),
 )
+
+
+class ColorJitterArguments(Arguments):
+    """Arguments of `color_jitter`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        brightness: Factor on the image in [1 - brightness, 1 + brightness].
+        contrast: Factor in [1 - contrast, 1 + contrast] on the distance from the mean grey of the
+            field of view.
+        saturation: Factor in [1 - saturation, 1 + saturation] on the distance from grey.
+        hue: Largest turn of the hue either way, as a fraction of the whole circle.
+    """
+
+    p: Probability = 0.5
+    brightness: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    contrast: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    saturation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+
+
+class GammaArguments(Arguments):
+    """Arguments of `gamma`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        gamma: Smallest and largest exponent.
+    """
+
+    p: Probability = 0.5
+    gamma: Range = (0.8, 1.25)
+
+    _gamma = field_validator("gamma")(ordered)
+
+
+class GaussianNoiseArguments(Arguments):
+    """Arguments of `gaussian_noise`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        std: Largest standard deviation, in units of the [0, 1] image; drawn from [0, std].
+    """
+
+    p: Probability = 0.5
+    std: Annotated[float, Field(ge=0.0, le=1.0)] = 0.03
 
 
 class ColorJitter:
@@ -48,6 +97,8 @@ class ColorJitter:
         Raises:
             UserError: Saturation or hue is asked for and the images have not 3 channels.
         """
+        import torch
+
         channels = image.shape[1]
         if channels != 3 and (self.saturation or self.hue):
             raise UserError(
@@ -88,6 +139,8 @@ class Gamma:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
+        from kornia.enhance import adjust_gamma
+
         chosen, numbers = choose(draws, self.p, 1)
         for index, exponent in zip(
             chosen, spread_log(numbers[:, 0], self.gamma).tolist(), strict=True
@@ -108,6 +161,8 @@ class GaussianNoise:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
+        import torch
+
         chosen, numbers = choose(draws, self.p, 1)
         for index, std in zip(chosen, (numbers[:, 0] * self.std).tolist(), strict=True):
             # On the CPU whatever the device, so that a run does not depend on it.
@@ -124,6 +179,8 @@ def colour_matrix(saturation: float, hue: float) -> Tensor:
     Returns:
         float32 (3, 3), computed in float64.
     """
+    import torch
+
     to_yiq = torch.tensor(YIQ, dtype=torch.float64)
     angle = 2 * math.pi * hue
     cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
@@ -133,5 +190,7 @@ def colour_matrix(saturation: float, hue: float) -> Tensor:
 
 def _write(image: Tensor, index: int, fov: Tensor, values: Tensor) -> None:
     """Put new values into one sample, inside the fov only: what a warp opened stays 0."""
+    import torch
+
     inside = fov[index] > 0
     image[index] = torch.where(inside, values.view_as(image[index]), image[index])

@@ -167,10 +167,15 @@ def _part_chapters(section: str, parts: Iterable[Part]) -> Iterator[Chapter]:
         prefix = f"{section}[{part.name}]."
         yield Chapter(f"{section}.{part.name}", _summary_of(part), tuple(keys), prefix)
         for field in part.arguments.model_fields.values():
-            inner |= {model.__name__.lower(): model for model in models_in(field)}
+            inner |= {_called(model): model for model in models_in(field)}
     for name, model in inner.items():
         text = _first_line(model.__doc__)
         yield Chapter(f"{section}.{name}", text, tuple(_fields(model)), f"{section}[{name}].")
+
+
+def _called(model: type[BaseModel]) -> str:
+    """What the reference calls a model inside an argument: its title, or the name of its class."""
+    return str(model.model_config.get("title") or model.__name__.lower())
 
 
 def _fields(model: type[BaseModel], only: str = "") -> list[KeyDoc]:

@@ -1,22 +1,24 @@
-"""Losses and their schedules, by name.
+"""Losses, by name.
 
 ``loss = LOSSES.build({"name": "combined", "beta": 0.3})`` gives a `vesselflow.losses.loss.Loss`;
 ``total, terms = loss(logits, target, fov, progress=0.25)``.
+
+A loss is its file (argument model, function, class), its line here and its test. The file imports
+torch inside its functions, because this one may not import it at all.
 """
 
 from vesselflow.config.registry import Registry
-from vesselflow.losses import arguments
+from vesselflow.losses.bce import BceArguments
+from vesselflow.losses.combined import CombinedArguments
+from vesselflow.losses.dice import DiceArguments
+from vesselflow.losses.focal import FocalArguments
+from vesselflow.losses.fuzzy import FuzzyArguments
+from vesselflow.losses.tversky import TverskyArguments
 
 LOSSES = Registry("loss")
-LOSSES.add("bce", target="vesselflow.losses.bce:Bce", arguments=arguments.BceArguments)
-LOSSES.add("dice", target="vesselflow.losses.dice:Dice", arguments=arguments.DiceArguments)
-LOSSES.add(
-    "combined",
-    target="vesselflow.losses.combined:Combined",
-    arguments=arguments.CombinedArguments,
-)
-LOSSES.add("fuzzy", target="vesselflow.losses.fuzzy:Fuzzy", arguments=arguments.TverskyArguments)
-LOSSES.add(
-    "tversky", target="vesselflow.losses.tversky:Tversky", arguments=arguments.TverskyArguments
-)
-LOSSES.add("focal", target="vesselflow.losses.focal:Focal", arguments=arguments.FocalArguments)
+LOSSES.add("bce", target="vesselflow.losses.bce:Bce", arguments=BceArguments)
+LOSSES.add("dice", target="vesselflow.losses.dice:Dice", arguments=DiceArguments)
+LOSSES.add("combined", target="vesselflow.losses.combined:Combined", arguments=CombinedArguments)
+LOSSES.add("fuzzy", target="vesselflow.losses.fuzzy:Fuzzy", arguments=FuzzyArguments)
+LOSSES.add("tversky", target="vesselflow.losses.tversky:Tversky", arguments=TverskyArguments)
+LOSSES.add("focal", target="vesselflow.losses.focal:Focal", arguments=FocalArguments)

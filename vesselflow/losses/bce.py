@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
+from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import Pixels, pixels
+from vesselflow.losses.scalars import Range, ScalarSchedule, Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Bounds of the balanced weight: one positive pixel in a large patch must not drown all others.
 BALANCED_LIMIT = 256.0
+
+
+class BceArguments(Arguments):
+    """Arguments of `bce`.
+
+    Attributes:
+        pos_weight: Weight of the positive part, above 0, or ``balanced``.
+        label_smoothing: Share of every target that is replaced by 1/2.
+    """
+
+    pos_weight: Annotated[
+        float | ScalarSchedule | Literal["balanced"],
+        Range(0.0, open_low=True, others=("balanced",)),
+    ] = 1.0
+    label_smoothing: Share = 0.0
 
 
 def bce_loss(
@@ -44,6 +60,8 @@ def bce_loss(
     Raises:
         ShapeError: The shapes do not fit each other.
     """
+    from torch.nn import functional
+
     px = pixels(logits, target, fov)
     weight = _balance(px) if pos_weight == "balanced" else px.logits.new_tensor(pos_weight)
     smoothed = px.target * (1.0 - label_smoothing) + 0.5 * label_smoothing
@@ -54,6 +72,8 @@ def bce_loss(
 
 
 def _balance(px: Pixels) -> Tensor:
+    import torch
+
     positives = px.sum(px.target)
     negatives = px.count - positives
     ratio = negatives / positives.clamp(min=torch.finfo(positives.dtype).tiny)

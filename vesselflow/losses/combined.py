@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from vesselflow.losses.bce import bce_loss
-from vesselflow.losses.dice import dice_loss
+from vesselflow.losses.bce import BceArguments, bce_loss
+from vesselflow.losses.dice import DiceArguments, dice_loss
 from vesselflow.losses.loss import Loss
+from vesselflow.losses.scalars import Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CombinedArguments(BceArguments, DiceArguments):
+    """Arguments of `combined`: those of `bce` and of `dice`, and the mix.
+
+    Attributes:
+        beta: Share of `dice`: 0 is `bce` exactly, 1 is `dice` exactly.
+    """
+
+    beta: Share = 0.5
 
 
 def combined_loss(
@@ -69,6 +80,8 @@ def combined_terms(
     per: Literal["image", "batch"],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`combined_loss` and its two terms, detached and before their weights."""
+    import torch
+
     # A term without a share is still logged, but costs no backward pass.
     with torch.set_grad_enabled(torch.is_grad_enabled() and beta < 1.0):
         bce = bce_loss(logits, target, fov, pos_weight=pos_weight, label_smoothing=label_smoothing)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
+from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
+from vesselflow.losses.scalars import Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DiceArguments(Arguments):
+    """Arguments of `dice`.
+
+    Attributes:
+        smooth: Pixels added above and below the line. Above 0: without it, the gradient on an
+            empty target is zero.
+        per: Sums are taken per ``image`` and averaged, or over the whole micro-``batch``.
+    """
+
+    smooth: Positive = 1.0
+    per: Literal["image", "batch"] = "image"
 
 
 def dice_loss(
@@ -44,6 +59,8 @@ def dice_loss(
         Milletari et al., V-Net, 3DV 2016, https://arxiv.org/abs/1606.04797. Deviates: sums of p
         and t rather than of their squares, and `smooth`.
     """
+    import torch
+
     px = pixels(logits, target, fov)
     p = torch.sigmoid(px.logits)
     apart = px.sum(p * (1.0 - px.target) + px.target * (1.0 - p))

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, Annotated
 
+from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
+from vesselflow.losses.scalars import Range, ScalarSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Below this distance the exponent's derivative is cut: for gamma < 1 it grows without bound.
 NEAREST = 1e-12
+
+
+class FocalArguments(Arguments):
+    """Arguments of `focal`.
+
+    Attributes:
+        gamma: Exponent that turns down well-classified pixels; 0 turns nothing down.
+        alpha: Weight of positives (negatives weigh 1 - alpha); null weighs both by 1.
+    """
+
+    gamma: Annotated[float | ScalarSchedule, Range(0.0, 10.0)] = 2.0
+    alpha: Annotated[float | ScalarSchedule | None, Range(0.0, 1.0, others=(None,))] = None
 
 
 def focal_loss(
@@ -44,6 +59,9 @@ def focal_loss(
         Lin et al., ICCV 2017, https://arxiv.org/abs/1708.02002, eq. 5; soft targets: Li et al.,
         NeurIPS 2020, https://arxiv.org/abs/2006.04388.
     """
+    import torch
+    from torch.nn import functional
+
     px = pixels(logits, target, fov)
     p = torch.sigmoid(px.logits)
     focus = (px.target - p).abs().clamp(min=NEAREST).pow(gamma)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING
 
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
+from vesselflow.losses.tversky import TverskyArguments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FuzzyArguments(TverskyArguments):
+    """Arguments of `fuzzy`: those of `tversky`."""
 
 
 def fuzzy_loss(
@@ -45,6 +51,9 @@ def fuzzy_loss(
         Tversky index with fuzzy set operations; index: Salehi et al., MLMI 2017,
         https://arxiv.org/abs/1706.05721, eq. 2. Deviates: minimum for the product, and `smooth`.
     """
+    import torch
+    from torch.nn import functional
+
     px = pixels(logits, target, fov)
     p = torch.sigmoid(px.logits)
     hit = px.sum(torch.minimum(p, px.target))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from vesselflow.losses.scalars import ScalarSchedule, resolve
 
-from vesselflow.losses.schedules import Schedule, resolve
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Loss:
@@ -35,7 +36,7 @@ class Loss:
         return {
             key: resolve(value, progress)
             for key, value in self._arguments.items()
-            if isinstance(value, (int, float, Schedule))
+            if isinstance(value, (int, float, ScalarSchedule))
         }
 
     def evaluate(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vesselflow.errors import ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Pixels:
         An image whose field of view is empty says nothing about the model: it is left out of the
         mean and gets no gradient. When all are, the mean is 0, with a gradient of 0.
         """
+        import torch
+
         seen = self.count > 0
         kept = torch.where(seen, values, torch.zeros_like(values))
         return kept.sum() / (seen.sum().clamp(min=1) * values.shape[1])
@@ -62,6 +65,8 @@ def pixels(logits: Tensor, target: Tensor, fov: Tensor | None) -> Pixels:
     Raises:
         ShapeError: Fewer than three dimensions, or shapes that do not fit.
     """
+    import torch
+
     if logits.ndim < 3 or logits.shape != target.shape:
         raise ShapeError(
             f"logits {tuple(logits.shape)} and target {tuple(target.shape)} should both be "

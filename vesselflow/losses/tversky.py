@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
+from vesselflow.losses.scalars import Positive, Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TverskyArguments(Arguments):
+    """Arguments of `tversky`.
+
+    Attributes:
+        beta: Weight of what was missed; 1 - beta is that of false alarms. Above 0.5 recall counts
+            more.
+        smooth: Pixels added above and below the line.
+    """
+
+    beta: Share = 0.5
+    smooth: Positive = 1.0
 
 
 def tversky_loss(
@@ -40,6 +57,8 @@ def tversky_loss(
         Salehi et al., MLMI 2017, https://arxiv.org/abs/1706.05721, eq. 2 with alpha = 1 - beta.
         Deviates: `smooth`.
     """
+    import torch
+
     px = pixels(logits, target, fov)
     p = torch.sigmoid(px.logits)
     hit = px.sum(p * px.target)

@@ -1,36 +1,81 @@
 """Models, by name.
 
 Own architectures first, then those of segmentation-models-pytorch under its lowercase names. This
-module imports neither torch nor segmentation-models-pytorch.
+module imports neither torch nor segmentation-models-pytorch. A network of one's own is a class of
+torch's, so that its file cannot wait with the import: its argument model stands here, beside its
+line. A model is its file, its entry here and its test.
 """
 
-from vesselflow.config.registry import Registry
-from vesselflow.models import arguments as _arguments
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vesselflow.config.registry import Arguments, Registry
+from vesselflow.models.arguments import Channels, Probability
+from vesselflow.models.smp import (
+    Deeplabv3Arguments,
+    Deeplabv3PlusArguments,
+    DptArguments,
+    FpnArguments,
+    LinknetArguments,
+    ManetArguments,
+    PanArguments,
+    PspnetArguments,
+    SegformerArguments,
+    UnetArguments,
+    UnetPlusPlusArguments,
+    UpernetArguments,
+)
 
 MODELS = Registry("model")
 
-MODELS.add("wnet", target="vesselflow.models.wnet:WNet", arguments=_arguments.WNetArguments)
-MODELS.add("unet", target="vesselflow.models.smp:unet", arguments=_arguments.UnetArguments)
+
+class WNetArguments(Arguments):
+    """Arguments of `wnet`, see `vesselflow.models.wnet.WNet`.
+
+    Attributes:
+        filters: Channels of each level, finest first; one level per entry.
+        convolutions: 3 x 3 convolutions per block.
+        shortcut: 1 x 1 convolution around each block.
+        bridge: One 3 x 3 convolution on each skip connection.
+        upsample: "transposed" convolution, as published, or "bilinear".
+        dropout: Probability of dropping a channel after each block.
+        input_norm: Batch-norm on the input.
+        auxiliary_weight: Weight of the loss on the first U-Net's answer; the paper adds both, 1.
+    """
+
+    filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)] = (
+        8,
+        16,
+        32,
+    )
+    convolutions: Annotated[int, Field(ge=1, le=8)] = 2
+    shortcut: bool = True
+    bridge: bool = True
+    upsample: Literal["transposed", "bilinear"] = "transposed"
+    dropout: Probability = 0.0
+    input_norm: bool = False
+    auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
+
+
+MODELS.add("wnet", target="vesselflow.models.wnet:WNet", arguments=WNetArguments)
+MODELS.add("unet", target="vesselflow.models.smp:unet", arguments=UnetArguments)
 MODELS.add(
     "unetplusplus",
     target="vesselflow.models.smp:unetplusplus",
-    arguments=_arguments.UnetPlusPlusArguments,
+    arguments=UnetPlusPlusArguments,
 )
-MODELS.add("manet", target="vesselflow.models.smp:manet", arguments=_arguments.ManetArguments)
-MODELS.add("linknet", target="vesselflow.models.smp:linknet", arguments=_arguments.LinknetArguments)
-MODELS.add("fpn", target="vesselflow.models.smp:fpn", arguments=_arguments.FpnArguments)
-MODELS.add("pspnet", target="vesselflow.models.smp:pspnet", arguments=_arguments.PspnetArguments)
-MODELS.add("pan", target="vesselflow.models.smp:pan", arguments=_arguments.PanArguments)
-MODELS.add(
-    "deeplabv3", target="vesselflow.models.smp:deeplabv3", arguments=_arguments.Deeplabv3Arguments
-)
+MODELS.add("manet", target="vesselflow.models.smp:manet", arguments=ManetArguments)
+MODELS.add("linknet", target="vesselflow.models.smp:linknet", arguments=LinknetArguments)
+MODELS.add("fpn", target="vesselflow.models.smp:fpn", arguments=FpnArguments)
+MODELS.add("pspnet", target="vesselflow.models.smp:pspnet", arguments=PspnetArguments)
+MODELS.add("pan", target="vesselflow.models.smp:pan", arguments=PanArguments)
+MODELS.add("deeplabv3", target="vesselflow.models.smp:deeplabv3", arguments=Deeplabv3Arguments)
 MODELS.add(
     "deeplabv3plus",
     target="vesselflow.models.smp:deeplabv3plus",
-    arguments=_arguments.Deeplabv3PlusArguments,
+    arguments=Deeplabv3PlusArguments,
 )
-MODELS.add("upernet", target="vesselflow.models.smp:upernet", arguments=_arguments.UpernetArguments)
-MODELS.add(
-    "segformer", target="vesselflow.models.smp:segformer", arguments=_arguments.SegformerArguments
-)
-MODELS.add("dpt", target="vesselflow.models.smp:dpt", arguments=_arguments.DptArguments)
+MODELS.add("upernet", target="vesselflow.models.smp:upernet", arguments=UpernetArguments)
+MODELS.add("segformer", target="vesselflow.models.smp:segformer", arguments=SegformerArguments)
+MODELS.add("dpt", target="vesselflow.models.smp:dpt", arguments=DptArguments)

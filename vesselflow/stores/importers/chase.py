@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pydantic import Field
+
+from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
 from vesselflow.stores.importers.listing import (
     Item,
@@ -22,6 +25,13 @@ from vesselflow.stores.importers.listing import (
 
 _NAME = re.compile(r"(\d\d)[LR]")
 LAST_TRAINING_CHILD = 10
+
+
+class ChaseArguments(Arguments):
+    """CHASE_DB1: both eyes of 14 children, two observers; sorted or flat as published."""
+
+    # Not strict: the command line gives it as text.
+    observer: int = Field(1, ge=1, le=2, strict=False, description="whose labels: observer 1 or 2")
 
 
 def chase(*, source: Path, observer: int) -> Listing:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
+
+from vesselflow.config.registry import Arguments
 from vesselflow.stores.importers.listing import (
     Item,
     Listing,
@@ -20,6 +24,14 @@ from vesselflow.stores.importers.listing import (
 )
 
 _NAME = re.compile(r"im\d{4}")
+
+
+class StareArguments(Arguments):
+    """STARE: 20 images, two annotators; sorted or flat as published (.ppm.gz)."""
+
+    observer: Literal["ah", "vk"] = Field(
+        "ah", description="whose labels: ah (Hoover) or vk (Kouznetsova)"
+    )
 
 
 def stare(*, source: Path, observer: str) -> Listing:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     SerializerFunctionWrapHandler,
@@ -67,7 +68,7 @@ CURVES: dict[Kind, Curve] = {
 }
 
 
-class Schedule(Arguments):
+class ScalarSchedule(Arguments):
     """A scalar over training progress, ``{schedule, from, to, start, end}`` in YAML.
 
     With s = (progress - start) / (end - start), held to [0, 1] (so the value is `from` up to
@@ -87,6 +88,8 @@ class Schedule(Arguments):
         start: Progress in [0, 1] at which the way begins.
         end: Progress in [0, 1] at which it ends; 1, for ``warmup`` 0.1.
     """
+
+    model_config = ConfigDict(title="schedule")  # so the reference of keys calls it
 
     schedule: Kind
     from_: float = Field(alias="from")
@@ -109,7 +112,7 @@ class Schedule(Arguments):
         return filled
 
     @model_validator(mode="after")
-    def _check(self) -> Schedule:
+    def _check(self) -> ScalarSchedule:
         curve = CURVES[self.schedule]
         if self.start > self.end:
             raise _refusal(self.start, f"start at or before end ({self.end:g})", "start")
@@ -146,8 +149,8 @@ SCHEDULE_WORDS = f"a schedule ({{schedule: {'|'.join(get_args(Kind))}, from, to,
 class Range:
     """What a scalar of a loss may be: numbers in an interval, a schedule within it, or words.
 
-    Annotates ``float | Schedule`` (and more) in an argument model; both ends of a schedule are held
-    to the interval, which its values then cannot leave.
+    Annotates ``float | ScalarSchedule`` (and more) in an argument model; both ends of a schedule
+    are held to the interval, which its values then cannot leave.
 
     Attributes:
         low: Least value.
@@ -184,9 +187,9 @@ class Range:
         """Convert before the union of types is tried, so that errors name key and interval."""
         return core_schema.no_info_before_validator_function(self._convert, handler(source))
 
-    def _convert(self, value: Any) -> float | str | Schedule | None:
-        if isinstance(value, (Mapping, Schedule)):
-            schedule = Schedule.model_validate(value)
+    def _convert(self, value: Any) -> float | str | ScalarSchedule | None:
+        if isinstance(value, (Mapping, ScalarSchedule)):
+            schedule = ScalarSchedule.model_validate(value)
             for key, end in (("from", schedule.from_), ("to", schedule.to)):
                 if end not in self:
                     raise _refusal(end, self.interval, key)
@@ -222,11 +225,11 @@ def _refusal(value: Any, expected: str, *path: str) -> ValidationError:
 
 
 #: A number in [0, 1] or a schedule within it.
-Share = Annotated[float | Schedule, Range(0.0, 1.0)]
+Share = Annotated[float | ScalarSchedule, Range(0.0, 1.0)]
 #: A number above 0 or a schedule of such.
-Positive = Annotated[float | Schedule, Range(0.0, open_low=True)]
+Positive = Annotated[float | ScalarSchedule, Range(0.0, open_low=True)]
 
 
-def resolve(value: float | Schedule, progress: float) -> float:
+def resolve(value: float | ScalarSchedule, progress: float) -> float:
     """`value` itself, or its value at `progress` where it is a schedule."""
-    return value.value(progress) if isinstance(value, Schedule) else float(value)
+    return value.value(progress) if isinstance(value, ScalarSchedule) else float(value)

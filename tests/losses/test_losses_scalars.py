@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from vesselflow.config.yaml_files import parse_yaml
 from vesselflow.errors import UserError
 from vesselflow.losses import LOSSES
-from vesselflow.losses.schedules import CURVES, Kind, Schedule, resolve
+from vesselflow.losses.scalars import CURVES, Kind, ScalarSchedule, resolve
 
 quick = settings(deadline=None, max_examples=60)
 
 
-def schedule(text: str) -> Schedule:
-    return Schedule.model_validate(yaml.safe_load(text))
+def schedule(text: str) -> ScalarSchedule:
+    return ScalarSchedule.model_validate(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_monotone_between_the_ends_and_clamped_outside(
 ) -> None:
     first, last = ends
     start, end = way
-    line = Schedule.model_validate(
+    line = ScalarSchedule.model_validate(
         {"schedule": kind, "from": first, "to": last, "start": start, "end": end}
     )
     values = [line.value(p) for p in progress]
@@ -85,7 +85,7 @@ def test_monotone_between_the_ends_and_clamped_outside(
 @quick
 @given(value=st.floats(0, 1), progress=st.floats(0, 1))
 def test_a_constant_and_a_number_are_the_same(value: float, progress: float) -> None:
-    line = Schedule.model_validate({"schedule": "constant", "from": value})
+    line = ScalarSchedule.model_validate({"schedule": "constant", "from": value})
     assert line.value(progress) == value == resolve(value, progress)
 
 
