@@ -48,6 +48,8 @@ REGISTRIES = (
     "vesselflow.optimizers:OPTIMIZERS",
     "vesselflow.optimizers.learning_rates:LEARNING_RATES",
     "vesselflow.stores.importers:IMPORTERS",
+    "vesselflow.stores.normalisations:NORMALISATIONS",
+    "vesselflow.stores.synth:SYNTH_KINDS",
 )
 #: A lazy target ("vesselflow.losses.dice:Dice") is an import too, only later.
 _TARGET = re.compile(r"vesselflow(\.\w+)+(:\w+)?")

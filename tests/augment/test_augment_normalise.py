@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from vesselflow.augment.normalise import normalise, patch_statistics
 from vesselflow.errors import ShapeError, UserError
-from vesselflow.stores.statistics import METHODS, centre_scale
+from vesselflow.stores.normalisations import NORMALISATIONS
+from vesselflow.stores.statistics import centre_scale
 
 torch.set_num_threads(1)
 
@@ -45,7 +46,7 @@ def test_statistics_by_hand():
     assert float(scale) == pytest.approx(0.196)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALISATIONS.names())
 @pytest.mark.parametrize("per_channel", [True, False])
 @settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 1000), broken=st.booleans())
@@ -63,7 +64,7 @@ def test_statistics_agree_with_those_of_sources(method, per_channel, seed, broke
         np.testing.assert_allclose(scale[index].numpy(), expected[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALISATIONS.names())
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_pixels_outside_the_fov_have_no_effect(method, per_channel):
     image, fov = sample()
@@ -77,7 +78,7 @@ def test_pixels_outside_the_fov_have_no_effect(method, per_channel):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALISATIONS.names())
 @pytest.mark.parametrize("case", ["constant", "nan", "empty", "one"])
 def test_degenerate_images_stay_finite(method, case):
     image, fov = sample()
@@ -122,7 +123,7 @@ def test_bool_fov_and_bad_scale_and_nan_pixels():
 
 def test_bad_input():
     image, fov = sample()
-    with pytest.raises(UserError, match="unknown method 'mean'"):
+    with pytest.raises(UserError, match="unknown normalisation 'mean'"):
         patch_statistics(image, fov, "mean")
     with pytest.raises(ShapeError):
         patch_statistics(image, fov[:1], "standard")

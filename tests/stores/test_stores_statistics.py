@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from vesselflow.errors import UserError
-from vesselflow.stores.statistics import METHODS, centre_scale, intensities, pooled_centre_scale
+from vesselflow.stores.normalisations import NORMALISATIONS
+from vesselflow.stores.statistics import centre_scale, intensities, pooled_centre_scale
 
 
 def test_golden_by_hand() -> None:
@@ -51,7 +52,7 @@ def test_channels_apart_or_together() -> None:
 
 def test_uint8_and_its_float_agree() -> None:
     image = np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    for method in METHODS:
+    for method in NORMALISATIONS.names():
         for one, other in zip(
             centre_scale(image, None, method),
             centre_scale(image / 255.0, None, method),
@@ -67,7 +68,7 @@ def test_uint8_and_its_float_agree() -> None:
         st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3)),
         elements=st.floats(0, 1, width=32) | st.sampled_from([np.nan, np.inf, -np.inf]),
     ),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(NORMALISATIONS.names()),
     per_channel=st.booleans(),
     share=st.sampled_from([0.0, 0.5, 1.0]),
 )
@@ -87,7 +88,7 @@ def test_always_finite_and_blind_outside(
 
 def test_constant_and_empty() -> None:
     image = np.full((4, 4, 3), 51, np.uint8)
-    for method in METHODS:
+    for method in NORMALISATIONS.names():
         centre, scale = centre_scale(image, None, method)
         assert centre == pytest.approx([0.2] * 3)
         assert scale.tolist() == [1.0] * 3
@@ -96,7 +97,7 @@ def test_constant_and_empty() -> None:
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(UserError, match="unknown method 'mean'; allowed: standard"):
+    with pytest.raises(UserError, match="unknown normalisation 'mean'; allowed: standard"):
         centre_scale(np.zeros((2, 2, 1), np.uint8), None, "mean")
 
 
@@ -133,7 +134,7 @@ def test_pooled_keeps_the_variance_between_images() -> None:
     sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
     channels=st.integers(1, 3),
     levels=st.sampled_from([1, 2, 256]),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(NORMALISATIONS.names()),
     per_channel=st.booleans(),
     seed=st.integers(0, 2**31),
 )
@@ -162,8 +163,8 @@ def test_pooled_equals_all_pixels_in_one_image(
 
 def test_pooled_of_nothing_and_of_an_unknown_method() -> None:
     empty = intensities(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))
-    for method in METHODS:
+    for method in NORMALISATIONS.names():
         centre, scale = pooled_centre_scale([empty], method)
         assert (centre.tolist(), scale.tolist()) == ([0.0] * 3, [1.0] * 3)
-    with pytest.raises(UserError, match="unknown method 'mean'; allowed: standard"):
+    with pytest.raises(UserError, match="unknown normalisation 'mean'; allowed: standard"):
         pooled_centre_scale([empty], "mean")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vesselflow.errors import ShapeError, UserError
-from vesselflow.stores.statistics import MAD_TO_STD, METHODS, MIN_SCALE, PERCENTILES
+from vesselflow.errors import ShapeError
+from vesselflow.stores.normalisations import NORMALISATIONS
+from vesselflow.stores.statistics import MIN_SCALE
 
 
 def normalise(image: Tensor, fov: Tensor, *, centre: Tensor, scale: Tensor) -> Tensor:
@@ -50,9 +51,7 @@ def patch_statistics(
     Args:
         image: float (N, C, H, W).
         fov: float or bool (N, 1, H, W); 0 is outside.
-        method: "standard": mean and standard deviation (ddof 0). "percentile": middle and half
-            distance of the 1st and the 99th percentile. "median": median and 1.4826 times the
-            median absolute deviation.
+        method: Name of a normalisation.
         per_channel: One pair per channel; False pools the channels of a sample into one pair.
 
     Returns:
@@ -61,62 +60,20 @@ def patch_statistics(
 
     Raises:
         ShapeError: The shapes do not fit each other.
-        UserError: Unknown method.
+        UserError: Unknown normalisation.
     """
     _check(image, fov)
-    if method not in METHODS:
-        raise UserError(
-            f"unknown method {method!r}", where="normalise.method", allowed=", ".join(METHODS)
-        )
+    normalisation = NORMALISATIONS.build({"name": method})
     samples, channels = image.shape[:2]
     values = image.detach().float()
     valid = (fov > 0) & torch.isfinite(values)
     rows = channels if per_channel else 1
     values, valid = values.reshape(samples, rows, -1), valid.reshape(samples, rows, -1)
-    if method == "standard":
-        centre, scale = _mean_std(values, valid)
-    else:
-        spread = _percentile if method == "percentile" else _median
-        pairs = [
-            spread(row[keep])
-            for sample, mask in zip(values, valid, strict=True)
-            for row, keep in zip(sample, mask, strict=True)
-        ]
-        centre, scale = (torch.stack(part).view(samples, rows) for part in zip(*pairs, strict=True))
+    centre, scale = normalisation.rows(values, valid)
     return (
         centre.expand(samples, channels).to(image.dtype),
         _usable(scale).expand(samples, channels).to(image.dtype),
     )
-
-
-def _mean_std(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    count = valid.sum(-1).clamp(min=1)
-    mean = torch.where(valid, values, 0.0).sum(-1) / count
-    away = torch.where(valid, values - mean[..., None], 0.0)
-    return mean, (away.square_().sum(-1) / count).sqrt()
-
-
-def _percentile(values: Tensor) -> tuple[Tensor, Tensor]:
-    if not values.numel():
-        return values.new_zeros(()), values.new_ones(())
-    low, high = (_quantile(values, percent / 100) for percent in PERCENTILES)
-    return (low + high) / 2, (high - low) / 2
-
-
-def _median(values: Tensor) -> tuple[Tensor, Tensor]:
-    if not values.numel():
-        return values.new_zeros(()), values.new_ones(())
-    centre = _quantile(values, 0.5)
-    return centre, MAD_TO_STD * _quantile((values - centre).abs(), 0.5)
-
-
-def _quantile(values: Tensor, q: float) -> Tensor:
-    """Interpolated linearly. `torch.quantile` sorts, which is slower, and refuses large inputs."""
-    position = q * (values.numel() - 1)
-    below = int(position)
-    low = values.kthvalue(below + 1).values
-    high = values.kthvalue(min(below + 2, values.numel())).values
-    return torch.lerp(low, high, position - below)
 
 
 def _usable(scale: Tensor) -> Tensor:

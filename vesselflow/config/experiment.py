@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from vesselflow.config.named import Named
 from vesselflow.config.registry import Registry, all_errors, carried, shown
 from vesselflow.errors import Faults, UserError
 
@@ -88,7 +89,7 @@ class Normalise(Section):
         "source", description="What one centre and scale are computed over"
     )
     per_channel: bool = Field(True, description="One centre and scale per channel, or one for all")
-    method: Literal["standard", "percentile", "median"] = Field(
+    method: Annotated[str, Named("normalisation")] = Field(
         "standard", description="Mean and deviation, 1st and 99th percentile, or median and MAD"
     )
 

@@ -14,7 +14,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vesselflow.config.experiment import PARTS, Experiment, Registries
+from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
+from vesselflow.config.named import named_fields
 
 #: Contract version of the code behind each section that no registry holds; raised whenever the
 #: numbers of a run change for the same values.
@@ -83,7 +84,7 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
     """What is hashed of an experiment, as plain data.
 
     Every key that differs from its default and is not in `RESULT_NEUTRAL`; parts by name, version
-    and changed arguments.
+    and changed arguments; of parts that a key of a section names, the version from 2 on.
     """
     identity: dict[str, Any] = {}
     for section, version in SECTION_VERSIONS.items():
@@ -94,6 +95,11 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
         changed = {
             key: value for key, value in values.items() if f"{section}.{key}" not in RESULT_NEUTRAL
         }
+        for field, kind in named_fields(SECTIONS[section]):
+            # The first version says nothing, so that what becomes a registered part renames no run.
+            part = registries[kind].part(getattr(model, field)) if kind in registries else None
+            if part is not None and part.version > 1 and f"{section}.{field}" not in RESULT_NEUTRAL:
+                changed[f"{field}_version"] = part.version
         identity[section] = {"version": version, **changed}
     for section in PARTS:
         identity[section] = registries[section].canonical(getattr(experiment, section))

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
+from vesselflow.config.named import named_fields
 from vesselflow.config.registry import Part, allowed_values, models_in, shown
 from vesselflow.config.space import FILE_KEYS, Space
 from vesselflow.errors import UserError, closest, closest_name
@@ -122,36 +123,38 @@ def reference(registries: Registries) -> list[Chapter]:
     top = [KeyDoc(*entry) for entry in FILE_KEYS]
     for name in Space.model_fields:
         if name == "base":
-            top += _fields(Experiment)
+            top += _fields(Experiment, registries)
         else:
-            top += _fields(Space, only=name)
+            top += _fields(Space, registries, only=name)
     chapters = [Chapter("space", "The top level of a file", tuple(top), "")]
     nested = Space.nested()
     for key in [key for key in nested if key.startswith("stores.")]:
-        chapters.append(_chapter(key, nested.pop(key)))
+        chapters.append(_chapter(key, nested.pop(key), registries))
     for part in registries.get("importer", ()):
         text = f"Keys of `import` for `layout: {part.name}`: {_summary_of(part)}"
-        keys = tuple(_fields(part.arguments))
+        keys = tuple(_fields(part.arguments, registries))
         prefix = f"stores.<name>.import[{part.name}]."
         chapters.append(Chapter(f"stores.{part.name}", text, keys, prefix))
     for section in Experiment.model_fields:
         if section in SECTIONS:
-            chapters.append(_chapter(section, SECTIONS[section]))
+            chapters.append(_chapter(section, SECTIONS[section], registries))
         else:
-            chapters += _part_chapters(section, registries.get(section, ()))
-    chapters += [_chapter(key, model) for key, model in nested.items()]
+            chapters += _part_chapters(section, registries)
+    chapters += [_chapter(key, model, registries) for key, model in nested.items()]
     for name in ("fixed", "search", "objective", "resources", "estimate"):
         (model,) = models_in(Space.model_fields[name])
-        chapters.append(_chapter("fixed.<key>" if name == "fixed" else name, model))
+        key = "fixed.<key>" if name == "fixed" else name
+        chapters.append(_chapter(key, model, registries))
     return chapters
 
 
-def _chapter(key: str, model: type[BaseModel]) -> Chapter:
+def _chapter(key: str, model: type[BaseModel], registries: Registries) -> Chapter:
     name = re.sub(r"\.<\w+>|\[\]", "", key)
-    return Chapter(name, _first_line(model.__doc__), tuple(_fields(model)), f"{key}.")
+    return Chapter(name, _first_line(model.__doc__), tuple(_fields(model, registries)), f"{key}.")
 
 
-def _part_chapters(section: str, parts: Iterable[Part]) -> Iterator[Chapter]:
+def _part_chapters(section: str, registries: Registries) -> Iterator[Chapter]:
+    parts = list(registries.get(section, ()))
     text = Experiment.model_fields[section].description or ""
     names = [part.name for part in parts]
     if section in PARTS:
@@ -163,14 +166,16 @@ def _part_chapters(section: str, parts: Iterable[Part]) -> Iterator[Chapter]:
     yield Chapter(section, text, tuple(keys), f"{section}.")
     inner: dict[str, type[BaseModel]] = {}
     for part in parts:
-        keys = _fields(part.arguments)
+        keys = _fields(part.arguments, registries)
         prefix = f"{section}[{part.name}]."
         yield Chapter(f"{section}.{part.name}", _summary_of(part), tuple(keys), prefix)
         for field in part.arguments.model_fields.values():
             inner |= {_called(model): model for model in models_in(field)}
     for name, model in inner.items():
         text = _first_line(model.__doc__)
-        yield Chapter(f"{section}.{name}", text, tuple(_fields(model)), f"{section}[{name}].")
+        yield Chapter(
+            f"{section}.{name}", text, tuple(_fields(model, registries)), f"{section}[{name}]."
+        )
 
 
 def _called(model: type[BaseModel]) -> str:
@@ -178,14 +183,16 @@ def _called(model: type[BaseModel]) -> str:
     return str(model.model_config.get("title") or model.__name__.lower())
 
 
-def _fields(model: type[BaseModel], only: str = "") -> list[KeyDoc]:
-    texts = _attribute_texts(model)
+def _fields(model: type[BaseModel], registries: Registries, only: str = "") -> list[KeyDoc]:
+    texts, named = _attribute_texts(model), dict(named_fields(model))
     docs = []
     for name, field in model.model_fields.items():
         if only in ("", name):
             text = (field.description or texts.get(name, "")).rstrip(".")
             text = text[:1].upper() + text[1:]
             allowed = allowed_values(field) or "anything"
+            if named.get(name) in registries:
+                allowed = ", ".join(registries[named[name]].names())
             docs.append(KeyDoc(field.alias or name, allowed, _default(field), text))
     return docs
 

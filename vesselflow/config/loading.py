@@ -160,7 +160,8 @@ def _build(
         # Where data.train is an axis, the fixed part has none.
         stand_in = {"train": ""} if "data.train" in grid else {}
         try:
-            model.model_validate((stand_in if section == "data" else {}) | base.get(section, {}))
+            values = (stand_in if section == "data" else {}) | base.get(section, {})
+            model.model_validate(values, context={"registries": registries})
         except ValidationError as error:
             if section not in unsure:
                 faults.add(all_errors(error, model, where=section))

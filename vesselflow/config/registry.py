@@ -189,6 +189,9 @@ def carried(error: UserError) -> PydanticCustomError:
 
 _CARRIED = "user_error"
 
+#: Type of a complaint about a name; what is expected are the names, with commas between.
+UNKNOWN_NAME = "unknown_name"
+
 
 @dataclass(frozen=True)
 class _Complaint:
@@ -238,7 +241,10 @@ class _Complaint:
         if first["type"] not in _LIMITS and not _mismatch(first["type"]):
             # A check of the part's own: it says best what it expects.
             expected = str((first.get("ctx") or {}).get("expected", message))
-            return UserError(f"{shown(value)} is not allowed", where=place, allowed=expected)
+            hint = closest(value, expected.split(", ")) if first["type"] == UNKNOWN_NAME else ""
+            return UserError(
+                f"{shown(value)} is not allowed", where=place, allowed=expected, hint=hint
+            )
         choices = _choices(hint_of)
         return UserError(
             f"{shown(value)} is not allowed",

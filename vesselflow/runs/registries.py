@@ -10,6 +10,7 @@ from vesselflow.models import MODELS
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
+from vesselflow.stores.normalisations import NORMALISATIONS
 
 #: What `config` validates and names parts with: section of the experiment -> registry; "importer"
 #: is no section, its parts make the
@@ -20,6 +21,7 @@ REGISTRIES: dict[str, Registry] = {
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": LEARNING_RATES,
+    "normalisation": NORMALISATIONS,
     "importer": IMPORTERS,
     "metric": METRICS,
 }

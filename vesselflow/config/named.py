@@ -1,0 +1,49 @@
+"""Fields of a section that name a registered part which takes no arguments of its own.
+
+``method: Annotated[str, Named("normalisation")]`` is held against the registry that the validation
+is given, so that a part is added without touching its section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from vesselflow.config.registry import UNKNOWN_NAME, Registry
+
+
+@dataclass(frozen=True)
+class Named:
+    """Annotates a text: the name of a part.
+
+    Attributes:
+        kind: Under which key of ``context={"registries": ...}`` the registry stands. Where it is
+            not given, the name is left to whoever looks the part up.
+    """
+
+    kind: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """A text, then a name of the registry."""
+        return core_schema.with_info_after_validator_function(self._known, handler(source))
+
+    def _known(self, value: str, info: ValidationInfo) -> str:
+        registry: Registry | None = ((info.context or {}).get("registries") or {}).get(self.kind)
+        if registry is not None and value not in registry:
+            names = ", ".join(registry.names())
+            raise PydanticCustomError(UNKNOWN_NAME, "{expected}", {"expected": names})
+        return value
+
+
+def named_fields(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """(field, kind) of the fields of a model that name a part."""
+    for name, field in model.model_fields.items():
+        for entry in field.metadata:
+            if isinstance(entry, Named):
+                yield name, entry.kind
