@@ -8,7 +8,7 @@ from config_parts import STORES, load, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselflow.config.grid import Axis
+from vesselflow.config.axes import Axis
 from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import UserError
 

@@ -95,11 +95,13 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
         changed = {
             key: value for key, value in values.items() if f"{section}.{key}" not in RESULT_NEUTRAL
         }
-        for field, kind in named_fields(SECTIONS[section]):
+        for field, named in named_fields(SECTIONS[section]):
+            registry = named.among(registries)
+            if registry is None or f"{section}.{field}" in RESULT_NEUTRAL:
+                continue
             # The first version says nothing, so that what becomes a registered part renames no run.
-            part = registries[kind].part(getattr(model, field)) if kind in registries else None
-            if part is not None and part.version > 1 and f"{section}.{field}" not in RESULT_NEUTRAL:
-                changed[f"{field}_version"] = part.version
+            if (number := registry.part(getattr(model, field)).version) > 1:
+                changed[f"{field}_version"] = number
         identity[section] = {"version": version, **changed}
     for section in PARTS:
         identity[section] = registries[section].canonical(getattr(experiment, section))

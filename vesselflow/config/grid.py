@@ -1,216 +1,29 @@
-"""From axes to points: the grid's expansion and the random sampler's draws.
-
-Both are pure: the grid in the file's order (the last axis varies fastest), a random draw as a
-function of (seed, index, axis) alone, so that more samples extend the list and a new axis leaves
-the draws of the others as they are.
-"""
+"""From axes to points: every combination that a sampler chooses, validated and named."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
-
+from vesselflow.config.axes import Axis, Fixed, comparable, safe, text_of
 from vesselflow.config.experiment import (
     PARTS,
     SECTIONS,
     Experiment,
     Registries,
-    Section,
     load_experiment,
 )
 from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.config.overrides import assign, look_up, overlap
-from vesselflow.config.registry import shown
+from vesselflow.config.samplers import MAX_POINTS, Search, too_many
 from vesselflow.errors import Faults, UserError
-
-#: Combinations that a grid may have; more is a typing error, or needs `search.sampler: random`.
-MAX_POINTS = 100_000
 
 #: Points that are refused before no more are looked at: they mostly say the same.
 MAX_BAD_POINTS = 1000
 
 #: Longest name of a point; run folders and tables carry it.
 MAX_NAME = 100
-
-
-class Setting(Section):
-    """One joint setting of several keys."""
-
-    label: str = Field(
-        "",
-        description="Name of the setting in tables: letters, digits and _ . + -",
-        json_schema_extra={"default": "made of what is set"},
-    )
-    assign: dict[str, Any] = Field(alias="set", description="Dotted key -> value")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _labelled(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("set"), Mapping):
-            return {**data, "label": label_of(data)}
-        return data
-
-    @field_validator("label")
-    @classmethod
-    def _safe(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", value):
-            raise ValueError("letters, digits and _ . + -, a letter or digit first")
-        return value
-
-
-def label_of(setting: Mapping[str, Any]) -> Any:
-    """A setting's own label, or one made of what it sets: "epochs-2+name-unet"."""
-    if setting.get("label") is not None:
-        return setting["label"]
-    values = setting["set"]
-    last = [key.rpartition(".")[2] for key in values]
-    parts = [
-        f"{short if last.count(short) == 1 else key}-{_text(value)}"
-        for short, (key, value) in zip(last, values.items(), strict=True)
-    ]
-    return "+".join(parts) or "none"
-
-
-When = dict[str, Annotated[tuple[Any, ...], Field(strict=False)]]
-
-
-def _as_lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: entry if isinstance(entry, list | tuple) else [entry]
-            for key, entry in value.items()
-        }
-    return value
-
-
-class Axis(Section):
-    """One axis: a list of values, joint settings, or (random sampler) a range."""
-
-    values: Annotated[tuple[Any, ...], Field(strict=False)] | None = Field(
-        None, description="Values of the key, in this order"
-    )
-    settings: Annotated[tuple[Setting, ...], Field(strict=False)] | None = Field(
-        None, description="Joint settings, each {label, set: {key: value}}; the axis's name is free"
-    )
-    low: float | None = Field(None, description="Lowest value of a range")
-    high: float | None = Field(None, description="Highest value of a range, included")
-    log: bool = Field(False, description="Whether a range is drawn evenly in its logarithm")
-    step: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Distance between a range's values, from low on; null for any value"
-    )
-    integer: bool = Field(False, description="Whether a range holds whole numbers only")
-    when: When | None = Field(
-        None,
-        description="Key -> value or values of earlier axes or fixed keys; the axis counts only "
-        "where all hold",
-    )
-
-    @field_validator("when", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return _as_lists(value)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Axis:
-        ranged = self.low is not None or self.high is not None
-        kinds = (self.values is not None) + (self.settings is not None) + ranged
-        if kinds != 1:
-            raise ValueError(
-                "an axis is one of: a list of values, settings, a range with low and high"
-            )
-        if not ranged:
-            if self.log or self.integer or self.step is not None:
-                raise ValueError("log, step and integer belong to a range with low and high")
-            if not (self.values or self.settings):
-                raise ValueError("an axis without values; allowed: one value or more")
-            if any(not setting.assign for setting in self.settings or ()):
-                raise ValueError("a setting sets nothing; allowed: set: {key: value}")
-            labels = [setting.label for setting in self.settings or ()]
-            if len(set(labels)) < len(labels):
-                raise ValueError("two settings have the same label; allowed: each label once")
-            return self
-        if self.low is None or self.high is None or self.low > self.high:
-            raise ValueError(
-                f"low {shown(self.low)} and high {shown(self.high)} are no range; "
-                "allowed: both given, low at most high"
-            )
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("a log range has low above 0 and no step")
-        if self.integer and any(
-            value is not None and value != int(value) for value in (self.low, self.high, self.step)
-        ):
-            raise ValueError("an integer range has a whole low, high and step")
-        return self
-
-    @property
-    def ranged(self) -> bool:
-        """Whether the axis is a range (for the random sampler only)."""
-        return self.low is not None
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        """Values, or labels of settings, without repetitions; empty for a range."""
-        entries = self.values or tuple(setting.label for setting in self.settings or ())
-        first: dict[str, Any] = {}
-        for entry in entries:
-            first.setdefault(comparable(entry), entry)
-        return tuple(first.values())
-
-    @property
-    def repeated(self) -> int:
-        """How many values repeat an earlier one (0 and 0.0 are the same value)."""
-        return len(self.values or ()) - len(self.choices) if self.values else 0
-
-    def draw(self, u: float) -> Any:
-        """The value at u in [0, 1): evenly over choices, or over the range.
-
-        Floats are rounded to 6 significant digits: readable, and equal on machines whose
-        logarithms differ in the last bit.
-        """
-        if self.low is None or self.high is None:
-            choices = self.choices
-            return choices[int(u * len(choices))]
-        low, high = self.low, self.high
-        step = self.step or (1.0 if self.integer and not self.log else None)
-        if step is not None:
-            value = low + step * int(u * (math.floor((high - low) / step + 1e-9) + 1))
-        elif self.log:
-            value = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
-        else:
-            value = low + u * (high - low)
-        if self.integer:
-            return int(min(max(round(value), low), high))
-        return min(max(float(f"{value:.6g}"), low), high)
-
-
-class Fixed(Section):
-    """A value that `--set` put over the grid."""
-
-    value: Any = Field(None, description="Value of the key at every point")
-    when: When | None = Field(None, description="Where it counts, as for an axis")
-
-    @field_validator("when", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return _as_lists(value)
-
-
-class Search(Section):
-    """How points are taken out of the grid."""
-
-    sampler: Literal["grid", "random"] = Field(
-        "grid", description="All combinations, or keyed random draws"
-    )
-    samples: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Number of random draws; null for the grid"
-    )
-    seed: int = Field(0, ge=0, description="Seed of the random draws")
 
 
 @dataclass(frozen=True)
@@ -288,7 +101,7 @@ class Axes:
         faults, bad = Faults(), 0
         for count, chosen in enumerate(self._combinations(faults), start=1):
             if count > MAX_POINTS:
-                faults.add(_too_many(count))
+                faults.add(too_many(count))
                 break
             used.update(chosen)
             sources: dict[str, str] = {}
@@ -335,37 +148,10 @@ class Axes:
     def _combinations(self, faults: Faults) -> Iterator[dict[str, Any]]:
         """What is chosen at each point; an error on the way there ends them."""
         try:
-            yield from self._draws() if self.search.sampler == "random" else self._all()
+            yield from self.search.kind.choose(self.grid, self.search, self._holds)
         except UserError as error:
             for single in filter(self._is_sure, error.each()):
                 faults.add(single)
-
-    def _all(self) -> Iterator[dict[str, Any]]:
-        count = math.prod(len(axis.choices) for axis in self.grid.values() if axis.when is None)
-        if count > MAX_POINTS:
-            raise _too_many(count)
-        axes = list(self.grid.items())
-
-        def below(depth: int, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
-            if depth == len(axes):
-                yield chosen
-                return
-            key, axis = axes[depth]
-            if not self._holds(axis.when, chosen):
-                yield from below(depth + 1, chosen)
-                return
-            for value in axis.choices:
-                yield from below(depth + 1, {**chosen, key: value})
-
-        yield from below(0, {})
-
-    def _draws(self) -> Iterator[dict[str, Any]]:
-        for index in range(self.search.samples or 0):
-            chosen: dict[str, Any] = {}
-            for key, axis in self.grid.items():
-                if self._holds(axis.when, chosen):
-                    chosen[key] = axis.draw(_uniform(self.search.seed, index, key))
-            yield chosen
 
     def _holds(self, when: Mapping[str, tuple[Any, ...]] | None, chosen: dict[str, Any]) -> bool:
         return all(
@@ -442,35 +228,6 @@ class Axes:
         return value if found else choice
 
 
-def _too_many(count: int) -> UserError:
-    return UserError(
-        f"{count} combinations or more",
-        where="grid",
-        allowed=f"at most {MAX_POINTS}",
-        hint="draw fewer with search: {sampler: random, samples: ...}",
-    )
-
-
-def comparable(value: Any) -> str:
-    """Text that is equal for equal YAML values: 1 and 1.0 are, 1 and true are not."""
-    if isinstance(value, bool) or value is None:
-        return repr(value)
-    if isinstance(value, int | float):
-        return repr(float(value))
-    if isinstance(value, Mapping):
-        inner = sorted(f"{key!r}:{comparable(entry)}" for key, entry in value.items())
-        return "{" + ",".join(inner) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(comparable(entry) for entry in value) + "]"
-    return repr(str(value))
-
-
-def _uniform(seed: int, index: int, axis: str) -> float:
-    """A draw in [0, 1) keyed by its arguments."""
-    text = canonical_json(["grid", seed, index, axis]).encode("ascii")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
-
-
 def _name(params: Mapping[str, Any], axes: list[str]) -> str:
     """Last part of each key, or the whole key where two axes share it: "name=fuzzy,beta=0.5"."""
     if not params:
@@ -479,20 +236,6 @@ def _name(params: Mapping[str, Any], axes: list[str]) -> str:
     parts = []
     for key, value in params.items():
         short = key.rpartition(".")[2]
-        parts.append(f"{_safe(short if last.count(short) == 1 else key)}={_text(value)}")
+        parts.append(f"{safe(short if last.count(short) == 1 else key)}={text_of(value)}")
     name = ",".join(parts)
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}~{digest(dict(params), 8)}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "-".join(_text(entry) for entry in value.values()) or "none"
-    if isinstance(value, list | tuple):
-        return "-".join(_text(entry) for entry in value) or "none"
-    if isinstance(value, float) and value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    return _safe(shown(value)) if not isinstance(value, str) else _safe(value)
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-") or "none"

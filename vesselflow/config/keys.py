@@ -191,8 +191,9 @@ def _fields(model: type[BaseModel], registries: Registries, only: str = "") -> l
             text = (field.description or texts.get(name, "")).rstrip(".")
             text = text[:1].upper() + text[1:]
             allowed = allowed_values(field) or "anything"
-            if named.get(name) in registries:
-                allowed = ", ".join(registries[named[name]].names())
+            parts = named[name].among(registries) if name in named else None
+            if parts is not None:
+                allowed = ", ".join(parts.names())
             docs.append(KeyDoc(field.alias or name, allowed, _default(field), text))
     return docs
 

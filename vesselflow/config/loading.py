@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vesselflow.config.axes import comparable
 from vesselflow.config.axes_given import check_axis, check_order, grid_given, moved_by, set_by
 from vesselflow.config.experiment import SECTIONS, Experiment, Registries
-from vesselflow.config.grid import comparable
 from vesselflow.config.keys import key_tree
 from vesselflow.config.objective import check_objective
 from vesselflow.config.overrides import Layers, merge, overlap
@@ -155,13 +155,14 @@ def _build(
     values = {key: value for key, value in raw.items() if key not in empty}
     values |= {"stores": stores or {"none": STAND_IN}, "base": base, "grid": grid, "fixed": fixed}
     values.setdefault("name", path.stem)
-    space = _validated(values, faults, unsure, tree)
+    context = {"registries": registries}
+    space = _validated(values, faults, unsure, tree, context)
     for section, model in SECTIONS.items():
         # Where data.train is an axis, the fixed part has none.
         stand_in = {"train": ""} if "data.train" in grid else {}
         try:
-            values = (stand_in if section == "data" else {}) | base.get(section, {})
-            model.model_validate(values, context={"registries": registries})
+            given = (stand_in if section == "data" else {}) | base.get(section, {})
+            model.model_validate(given, context=context)
         except ValidationError as error:
             if section not in unsure:
                 faults.add(all_errors(error, model, where=section))
@@ -187,14 +188,18 @@ def _build(
 
 
 def _validated(
-    values: dict[str, Any], faults: Faults, unsure: set[str], tree: Mapping[str, Any]
+    values: dict[str, Any],
+    faults: Faults,
+    unsure: set[str],
+    tree: Mapping[str, Any],
+    context: dict[str, Any],
 ) -> Space | None:
     """The space; what is wrong is gathered and left out, so that the rest can be looked at.
 
     What is left then serves to look at the points only, and is no space that anybody gets.
     """
     try:
-        return Space.model_validate(values)
+        return Space.model_validate(values, context=context)
     except ValidationError as error:
         faults.add(all_errors(error, Space))
         places = [entry["loc"] for entry in error.errors(include_url=False)]
@@ -214,7 +219,7 @@ def _validated(
     if ranged and "search" not in rest:
         rest["search"] = {"sampler": "random", "samples": 20}
     try:
-        return Space.model_validate(rest)
+        return Space.model_validate(rest, context=context)
     except ValidationError:
         return None
 
@@ -233,7 +238,7 @@ def _without_idle(space: Space, layers: Layers) -> Space:
                 {comparable(v) for v in wanted} & {comparable(v) for v in reachable}
             ):
                 never[name] = listed(reachable)
-        if space.search.sampler == "random" and not never:
+        if space.search.kind.draws and not never:
             continue  # may hold at a draw that is not taken yet
         if any(overlap(name, given) for name in when for given in layers.sets):
             idle.append(key)

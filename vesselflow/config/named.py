@@ -6,7 +6,7 @@ is given, so that a part is added without touching its section.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,11 @@ class Named:
     Attributes:
         kind: Under which key of ``context={"registries": ...}`` the registry stands. Where it is
             not given, the name is left to whoever looks the part up.
+        home: The registry, where it is one that the section can know.
     """
 
     kind: str
+    home: Registry | None = None
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -33,17 +35,21 @@ class Named:
         """A text, then a name of the registry."""
         return core_schema.with_info_after_validator_function(self._known, handler(source))
 
+    def among(self, registries: Mapping[str, Registry]) -> Registry | None:
+        """The registry of the parts, where it is known."""
+        return registries.get(self.kind, self.home)
+
     def _known(self, value: str, info: ValidationInfo) -> str:
-        registry: Registry | None = ((info.context or {}).get("registries") or {}).get(self.kind)
+        registry = self.among((info.context or {}).get("registries") or {})
         if registry is not None and value not in registry:
             names = ", ".join(registry.names())
             raise PydanticCustomError(UNKNOWN_NAME, "{expected}", {"expected": names})
         return value
 
 
-def named_fields(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """(field, kind) of the fields of a model that name a part."""
+def named_fields(model: type[BaseModel]) -> Iterator[tuple[str, Named]]:
+    """(field, how it names) of the fields of a model that name a part."""
     for name, field in model.model_fields.items():
         for entry in field.metadata:
             if isinstance(entry, Named):
-                yield name, entry.kind
+                yield name, entry

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vesselflow.config.axes import label_of
 from vesselflow.config.axes_given import moved_by, set_by
 from vesselflow.config.experiment import PARTS
-from vesselflow.config.grid import label_of
 from vesselflow.config.keys import check_key
 from vesselflow.config.overrides import assign, merge, overlap, parse_set
 from vesselflow.config.registry import listed, shown

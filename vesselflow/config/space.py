@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from vesselflow.config.axes import Axis, Fixed, Setting
 from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries, Section
-from vesselflow.config.grid import Axes, Axis, Expansion, Fixed, Search, Setting
+from vesselflow.config.grid import Axes, Expansion
 from vesselflow.config.objective import ObjectiveSpec
 from vesselflow.config.overrides import overlap
 from vesselflow.config.registry import carried
+from vesselflow.config.samplers import Search
 from vesselflow.config.store_specs import Import, StoreSpec, Synth
 from vesselflow.errors import Faults, UserError, closest
 
@@ -148,11 +150,11 @@ class Space(BaseModel):
     @model_validator(mode="after")
     def _sampler(self) -> Space:
         faults = Faults()
-        if self.search.sampler == "grid":
+        if not self.search.kind.draws:
             if self.search.samples is not None:
                 faults.add(
                     UserError(
-                        f"{self.search.samples} has no meaning for the grid",
+                        f"{self.search.samples} has no meaning for the {self.search.sampler}",
                         where="search.samples",
                         allowed="null",
                         hint="set search.sampler: random",
@@ -171,7 +173,7 @@ class Space(BaseModel):
         elif self.search.samples is None:
             faults.add(
                 UserError(
-                    "this key is required when search.sampler is random",
+                    f"this key is required when search.sampler is {self.search.sampler}",
                     where="search.samples",
                     allowed="a whole number, 1 or more",
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vesselflow.augment import AUGMENTATIONS
 from vesselflow.config.registry import Registry
+from vesselflow.config.samplers import SAMPLERS
 from vesselflow.losses import LOSSES
 from vesselflow.metrics import METRICS
 from vesselflow.models import MODELS
@@ -22,6 +23,7 @@ REGISTRIES: dict[str, Registry] = {
     "optimizer": OPTIMIZERS,
     "schedule": LEARNING_RATES,
     "normalisation": NORMALISATIONS,
+    "sampler": SAMPLERS,
     "importer": IMPORTERS,
     "metric": METRICS,
 }

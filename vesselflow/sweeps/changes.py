@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vesselflow.config.grid import comparable
+from vesselflow.config.axes import comparable
 from vesselflow.config.registry import shown
 from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import load_yaml
