@@ -36,12 +36,11 @@ from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.experiment import Score
 from vesselflow.config.keys import describe_keys
 from vesselflow.config.loading import load_space
-from vesselflow.config.store_specs import Synth
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.metrics import METRICS
 from vesselflow.models.weights import source_of
 from vesselflow.runs.registries import REGISTRIES
-from vesselflow.stores.synth import SYNTH_KINDS, make_synth, synth_digest_key
+from vesselflow.stores.synth import make_synth, synth_digest_key
 from vesselflow.sweeps import prepare as preparation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -1151,20 +1150,6 @@ def test_a_dry_run_for_a_cluster_does_not_count_this_machine(here: Path) -> None
 
 
 # -- what is written in two places -------------------------------------------------------------
-
-
-def test_the_space_and_the_generator_allow_the_same() -> None:
-    """`config` cannot import `stores`, so it states the generator's limits itself."""
-    own = SYNTH_KINDS.part("fundus").arguments
-    for good in ({"size_px": 64}, {"size_px": 4096}, {"size_px": None}, {"sources": 100_000}):
-        own.model_validate({"sources": 1, **good})
-        Synth.model_validate(good)
-    for bad in ({"size_px": 63}, {"size_px": 4097}, {"sources": 0}, {"sources": 100_001}):
-        for model in (own, Synth):
-            with pytest.raises(ValueError, match=next(iter(bad))):
-                model.model_validate({"sources": 1, **bad})
-    defaults = own.model_validate({"sources": 12}).model_dump()
-    assert Synth().model_dump() == {"kind": "fundus", **defaults}
 
 
 def test_every_threshold_metric_is_a_metric() -> None:

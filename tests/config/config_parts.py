@@ -10,6 +10,7 @@ from vesselflow.config.registry import Arguments, Registry
 from vesselflow.config.space import Space
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
+from vesselflow.stores.synth import SYNTH_KINDS
 
 
 class Ramp(Arguments):
@@ -47,6 +48,7 @@ REGISTRIES = {
     "loss": _registry("loss", bce=Plain, combined=Mixed, fuzzy=Mixed),
     "optimizer": OPTIMIZERS,
     "schedule": LEARNING_RATES,
+    "synth": SYNTH_KINDS,
 }
 
 STORES = "stores: {a: synth:fundus, b: 'synth:fundus?domain=b'}\ndata: {train: a}\n"

@@ -60,7 +60,7 @@ stores:
     stores = load(tmp_path, text).stores
     assert stores["short"].synth == stores["long"].synth
     # Null: the camera's own size, which the generator knows.
-    assert load(tmp_path, STORES).stores["b"].synth.size_px is None
+    assert load(tmp_path, STORES).stores["b"].synth.arguments["size_px"] is None
     assert stores["file"].path == str(tmp_path / "sub/x.h5")
     assert stores["absolute"].path == "/y.h5"
     assert stores["variable"].path == "/data/z.h5"
@@ -83,7 +83,8 @@ def test_a_profile_replaces_a_store_of_another_kind(tmp_path: Path) -> None:
     stores = load(tmp_path, text, profile="x").stores
     assert stores["a"].synth is None
     assert stores["b"].synth is not None
-    assert (stores["b"].synth.domain, stores["b"].synth.sources) == ("b", 3)
+    drawn = stores["b"].synth.arguments
+    assert (drawn["domain"], drawn["sources"], drawn["seed"]) == ("b", 3, 0)
 
 
 def test_a_profile_and_the_grid(tmp_path: Path) -> None:

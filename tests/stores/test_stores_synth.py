@@ -19,6 +19,7 @@ from vesselflow.stores.synth import (
     FUNDUS_SIZES_PX,
     SYNTH_KINDS,
     describe,
+    file_name,
     make_synth,
     planned_sources,
     synth_digest_key,
@@ -170,7 +171,6 @@ def test_names_without_making() -> None:
         ({"sources": 2, "domain": "d"}, "domain: 'd' is not allowed"),
         ({"sources": 2, "size_px": 8}, "size_px: 8 is not allowed"),
         ({"sources": 2, "sed": 1}, "unknown key 'sed'.*did you mean 'seed'"),
-        ({}, "sources: this key is required"),
     ],
 )
 def test_bad_arguments_are_one_line(values: dict[str, object], match: str) -> None:
@@ -211,3 +211,9 @@ def test_a_store_is_planned_as_it_is_made(tmp_path: Path) -> None:
         assert planned_sources(arguments) == made
         # Part of a store's name by content.
         assert made[-1].id == made[-1].group == {"b": "b0001", "c": "c0000"}[arguments["domain"]]
+
+
+def test_a_file_is_named_by_kind_camera_and_content() -> None:
+    given = {"kind": "fundus", "domain": "c", "sources": 4}
+    assert file_name(given) == f"fundus-c-{synth_digest_key(given)}.h5"
+    assert file_name({"sources": 3}).startswith("fundus-a-")

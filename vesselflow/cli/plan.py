@@ -170,7 +170,7 @@ def print_plan(
         if facts.digest:
             state = "there"
         elif declared.synth is not None:
-            state = f"is made at the start ({declared.synth.sources} images)"
+            state = f"is made at the start ({len(facts.sources)} images)"
         else:
             source = declared.importer.source if declared.importer else ""
             state = f"is imported at the start from {source}"

@@ -118,7 +118,7 @@ def reference(registries: Registries) -> list[Chapter]:
     """Everything that a space may hold, in chapters.
 
     Args:
-        registries: The parts by section, and the importers under "importer".
+        registries: The parts by section, the importers under "importer", generators under "synth".
     """
     top = [KeyDoc(*entry) for entry in FILE_KEYS]
     for name in Space.model_fields:
@@ -130,11 +130,12 @@ def reference(registries: Registries) -> list[Chapter]:
     nested = Space.nested()
     for key in [key for key in nested if key.startswith("stores.")]:
         chapters.append(_chapter(key, nested.pop(key), registries))
-    for part in registries.get("importer", ()):
-        text = f"Keys of `import` for `layout: {part.name}`: {_summary_of(part)}"
-        keys = tuple(_fields(part.arguments, registries))
-        prefix = f"stores.<name>.import[{part.name}]."
-        chapters.append(Chapter(f"stores.{part.name}", text, keys, prefix))
+    for kind, key, named in (("synth", "synth", "kind"), ("importer", "import", "layout")):
+        for part in registries.get(kind, ()):
+            text = f"Keys of `{key}` for `{named}: {part.name}`: {_summary_of(part)}"
+            keys = tuple(_fields(part.arguments, registries))
+            prefix = f"stores.<name>.{key}[{part.name}]."
+            chapters.append(Chapter(f"stores.{part.name}", text, keys, prefix))
     for section in Experiment.model_fields:
         if section in SECTIONS:
             chapters.append(_chapter(section, SECTIONS[section], registries))

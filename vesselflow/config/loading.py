@@ -132,9 +132,8 @@ def _build(
             faults.add(error)
             unsure.add(section)
     base.setdefault("data", {})  # its one required key is then what is missing
-    stores = stores_given(
-        raw.pop("stores", None), path, faults if "stores" not in unsure else Faults()
-    )
+    about = faults if "stores" not in unsure else Faults()
+    stores = stores_given(raw.pop("stores", None), path, registries, about)
     if not stores:
         unsure.add("stores")
     elif len(stores) == 1 and base["data"].get("train") is None:

@@ -311,7 +311,8 @@ def _words(kind: Any, metadata: Sequence[Any]) -> str:
         words = f"a list of {len(arguments)}" if fixed else "a list"
         return f"{words} ({inner})" if inner else words
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return f"a mapping ({', '.join(_keys(kind))})"
+        more = ["..."] if kind.model_config.get("extra") == "allow" else []
+        return f"a mapping ({', '.join(_keys(kind) + more)})"
     if kind is dict or origin is dict or (origin and issubclass(origin, Mapping)):
         return "a mapping"
     return ""

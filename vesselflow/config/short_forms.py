@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from vesselflow.config.experiment import Registries
 from vesselflow.config.paths import bound, local
 from vesselflow.config.registry import shown
 from vesselflow.config.yaml_files import parse_yaml
@@ -79,19 +80,33 @@ def store_entry(entry: Any, where: str, folder: Path) -> Any:
     return result
 
 
-def stores_given(given: Any, path: Path, faults: Faults) -> dict[str, Any]:
-    """Name -> store with its paths made absolute, a stand-in for each that is wrong."""
+def stores_given(given: Any, path: Path, registries: Registries, faults: Faults) -> dict[str, Any]:
+    """Name -> store, paths absolute and defaults filled in; a stand-in for each that is wrong."""
     stores: dict[str, Any] = {}
     with faults.gathered():
         for name, entry in mapping(given, "stores").items():
             stores[name] = STAND_IN
             with faults.gathered():
-                stores[name] = expanded_store(entry, f"stores.{name}", path)
+                where = f"stores.{name}"
+                stores[name] = filled_store(expanded_store(entry, where, path), registries, where)
         if not stores:
             raise UserError(
                 "no store is given", where="stores", allowed="name: FILE.h5, or name: synth:fundus"
             )
     return stores
+
+
+def filled_store(entry: Any, registries: Registries, where: str) -> Any:
+    """A written-out store with the defaults of its generator; what is none is left as it is."""
+    synth = entry.get("synth") if isinstance(entry, dict) else None
+    if not isinstance(synth, dict) or "synth" not in registries:
+        return entry
+    kinds, kind = registries["synth"], synth.get("kind", "fundus")
+    if kind not in kinds.names():  # left to the model, which names the key
+        return entry
+    arguments = {key: value for key, value in synth.items() if key != "kind"}
+    filled = kinds.validate({"name": kind, **arguments}, where=f"{where}.synth")
+    return {**entry, "synth": {"kind": filled.pop("name"), **filled}}
 
 
 def expanded_store(entry: Any, key: str, path: Path) -> Any:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vesselflow.config.experiment import Section
+from vesselflow.config.named import Named
 
 
-class Synth(Section):
-    """A synthetic store, made when it is needed."""
+class Synth(BaseModel):
+    """A synthetic store, made when it is needed; further keys go to its generator."""
 
-    kind: Literal["fundus"] = Field("fundus", description="Generator")
-    domain: Literal["a", "b", "c"] = Field("a", description="Camera: colour, contrast, blur")
-    sources: int = Field(12, ge=1, le=100_000, description="Number of images")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all images")
-    size_px: Annotated[int, Field(ge=64, le=4096)] | None = Field(
-        None, description="Side of the images in px; null for the camera's own"
-    )
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    kind: Annotated[str, Named("synth")] = Field("fundus", description="Generator")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Kind and arguments, as `vesselflow.stores.synth` takes them."""
+        return self.model_dump()
 
 
 class Import(BaseModel):

@@ -12,10 +12,11 @@ from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.normalisations import NORMALISATIONS
+from vesselflow.stores.synth import SYNTH_KINDS
 
-#: What `config` validates and names parts with: section of the experiment -> registry; "importer"
-#: is no section, its parts make the
-#: stores that name one; nor is "metric", whose parts `objective` and `score` name.
+#: What `config` validates and names parts with: sections of the experiment that are parts, then what
+#: single keys name ("normalisation" of `normalise`, "sampler" of `search`, "importer" and "synth" of
+#: stores, "metric" of `objective` and `score`).
 REGISTRIES: dict[str, Registry] = {
     "augment": AUGMENTATIONS,
     "model": MODELS,
@@ -25,5 +26,6 @@ REGISTRIES: dict[str, Registry] = {
     "normalisation": NORMALISATIONS,
     "sampler": SAMPLERS,
     "importer": IMPORTERS,
+    "synth": SYNTH_KINDS,
     "metric": METRICS,
 }

@@ -52,7 +52,7 @@ def planned(declared: StoreSpec, name: str, path: Path, where: str) -> StoreFact
     if declared.synth is not None:
         from vesselflow.stores.synth import planned_sources
 
-        return StoreFacts(name, path, "", planned_sources(declared.synth.model_dump()))
+        return StoreFacts(name, path, "", planned_sources(declared.synth.arguments))
     assert declared.importer is not None
     from vesselflow.stores.importers import IMPORTERS
     from vesselflow.stores.importers.listing import Listing

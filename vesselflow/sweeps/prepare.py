@@ -353,13 +353,11 @@ def used_stores(space: Space) -> list[str]:
 
 def store_path(space: Space, name: str, results: Path) -> Path:
     """Where a store stands; a synthetic one stands in the results folder, named by content."""
-    from vesselflow.stores.synth import synth_digest_key
+    from vesselflow.stores.synth import file_name
 
     declared = space.stores[name]
     if declared.synth is not None:
-        arguments = declared.synth.model_dump()
-        name = synth_digest_key(arguments)
-        return results / "stores" / f"{declared.synth.kind}-{declared.synth.domain}-{name}.h5"
+        return results / "stores" / file_name(declared.synth.arguments)
     assert declared.path is not None
     return Path(declared.path)
 
@@ -371,8 +369,9 @@ def make_store(
     if declared.synth is not None:
         from vesselflow.stores.synth import make_synth
 
-        notify(f"making the synthetic store '{name}' ({declared.synth.sources} images)")
-        make_synth(path, **declared.synth.model_dump())
+        drawn = declared.synth.arguments
+        notify(f"making the synthetic store '{name}' ({drawn['sources']} images)")
+        make_synth(path, **drawn)
         return
     if declared.importer is not None:
         from vesselflow.stores.importers.run import import_store

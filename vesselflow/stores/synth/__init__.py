@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -26,14 +26,15 @@ SYNTH_KINDS = Registry("synthetic kind")
 FUNDUS_SIZES_PX = {"a": 256, "b": 288, "c": 224}
 
 
+# Beside its registration, because the generator's file cannot wait with importing numpy.
 class FundusArguments(Arguments):
-    """Arguments of synthetic fundus photographs."""
+    """Photographs of the back of the eye, by one of three cameras."""
 
-    sources: int = Field(ge=1, le=100_000, description="how many images")
-    seed: int = Field(0, ge=0, lt=2**63, description="another seed, other eyes")
-    domain: Literal["a", "b", "c"] = Field("a", description="which camera")
-    size_px: int | None = Field(
-        None, ge=64, le=4096, description="side of the image; default by domain: 256, 288, 224"
+    domain: Literal["a", "b", "c"] = Field("a", description="camera: colour, contrast, blur")
+    sources: int = Field(12, ge=1, le=100_000, description="number of images")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of all images")
+    size_px: Annotated[int, Field(ge=64, le=4096)] | None = Field(
+        None, description="side of the images in px; null for the camera's own: 256, 288, 224"
     )
 
 
@@ -75,6 +76,17 @@ def synth_digest_key(args: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in args.items() if key != "kind"}
     text = json.dumps(describe(args.get("kind", "fundus"), rest), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def file_name(args: Mapping[str, Any]) -> str:
+    """Name of the file of a synthetic store: kind, camera and content.
+
+    Args:
+        args: As for `synth_digest_key`.
+    """
+    rest = {key: value for key, value in args.items() if key != "kind"}
+    told = describe(args.get("kind", "fundus"), rest)
+    return f"{told['kind']}-{told['domain']}-{synth_digest_key(args)}.h5"
 
 
 def source_id(domain: str, index: int) -> str:
