@@ -34,7 +34,6 @@ from PIL import Image
 from vesselflow.cli import plan as plan_command
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.experiment import Score
-from vesselflow.config.keys import describe_keys
 from vesselflow.config.loading import load_space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.metrics import METRICS
@@ -151,9 +150,29 @@ IN_THE_SPACE = {
         "score: {threshold_metric: dise}",
         (
             "space.yaml: score.threshold_metric: 'dise' is not allowed",
-            "allowed: dice, iou, mcc, accuracy",
+            "allowed: dice, iou, accuracy, mcc",
             "did you mean 'dice'?",
         ),
+    ),
+    "threshold-metric-without-a-threshold": (
+        "score: {threshold_metric: roc_auc}",
+        ("space.yaml: score.threshold_metric: 'roc_auc' is not allowed",),
+    ),
+    "threshold-metric-of-an-axis": (
+        "grid: {score.threshold_metric: [iou, mc]}",
+        ("space.yaml: grid.score.threshold_metric: ", "'mc'", "did you mean 'mcc'?"),
+    ),
+    "unknown-objective": (
+        "objective: {metric: roc-auc}",
+        ("space.yaml: objective.metric: 'roc-auc' is not allowed", "did you mean 'roc_auc'?"),
+    ),
+    "objective-as-an-axis": (
+        "grid: {objective.metric: [iou, mcc]}",
+        ("space.yaml: grid: unknown key 'objective.metric'",),
+    ),
+    "objective-that-is-no-mapping": (
+        "objective: iou",
+        ("space.yaml: objective: 'iou' is not allowed; allowed: a mapping (metric, direction, ",),
     ),
     "beta": (
         "loss: {beta: 1.3}",
@@ -1153,10 +1172,9 @@ def test_a_dry_run_for_a_cluster_does_not_count_this_machine(here: Path) -> None
 
 
 def test_every_threshold_metric_is_a_metric() -> None:
-    docs = {doc.key: doc.type for doc in describe_keys(REGISTRIES)}
-    allowed = docs["score.threshold_metric"].split(", ")
+    allowed = REGISTRIES["threshold"].names()
     assert Score.model_fields["threshold_metric"].default in allowed
-    assert set(allowed) <= set(METRICS.names())
+    assert set(allowed) < set(METRICS.names())
 
 
 def test_a_provenance_names_the_space(here: Path) -> None:

@@ -131,7 +131,7 @@ def test_scores_equal_scikit_learn(kind: str, seed: int) -> None:
     logits, target = model_logits(kind, seed)
     histogram = Histogram.of(logits, target)
     threshold = float(np.quantile(logits, 0.8)) + 1e-7
-    for at in (best_threshold(histogram), threshold):
+    for at in (best_threshold(histogram, "dice"), threshold):
         expected = reference(logits, target, at)
         found = score(histogram, at)
         if not math.isnan(found["mcc"]):
@@ -186,13 +186,13 @@ def test_joined_bins_score_within_a_ten_thousandth(kind: str) -> None:
     assert len(joined.values) <= 2**15
     assert joined.positives.sum() == target.sum()
     assert joined.negatives.sum() == (~target).sum()
-    at = best_threshold(histogram)
+    at = best_threshold(histogram, "dice")
     before, after = score(histogram, at), score(joined, at)
     undefined = {name for name, value in before.items() if math.isnan(value)}
     assert {n: v for n, v in after.items() if n not in undefined} == pytest.approx(
         {n: v for n, v in before.items() if n not in undefined}, abs=1e-4
     )
-    assert score(histogram, best_threshold(joined))["dice"] == pytest.approx(
+    assert score(histogram, best_threshold(joined, "dice"))["dice"] == pytest.approx(
         before["dice"], abs=1e-4
     )
 
@@ -265,7 +265,7 @@ def test_nan_logits_are_counted_and_make_every_score_nan() -> None:
     histogram = Histogram.of(logits, target, fov)
     assert histogram.undefined == 2
     assert all(math.isnan(value) for value in score(histogram, 0.5).values())
-    assert math.isnan(best_threshold(histogram))
+    assert math.isnan(best_threshold(histogram, "dice"))
     assert (histogram + by_hand()).undefined == 2
 
 
@@ -439,7 +439,7 @@ def test_mcc_stays_within_one() -> None:
 def test_best_threshold_by_hand() -> None:
     # Dice at <= 1: 6/9, above 1 to 2: 6/8, above 2 to 3: 4/6, above 3 to 4: 2/5, above 4: 0.
     # Best above 1 to 2, middle 1.5.
-    assert best_threshold(by_hand()) == 1.5
+    assert best_threshold(by_hand(), "dice") == 1.5
 
 
 def test_best_threshold_takes_the_longest_of_equal_plateaus() -> None:
@@ -450,7 +450,7 @@ def test_best_threshold_takes_the_longest_of_equal_plateaus() -> None:
 
 
 def test_best_threshold_of_a_perfect_ranking_is_in_the_middle_of_the_gap() -> None:
-    assert best_threshold(Histogram.of(np.array([-50.0, 20.0]), np.array([0, 1]))) == -15.0
+    assert best_threshold(Histogram.of(np.array([-50.0, 20.0]), np.array([0, 1])), "dice") == -15.0
 
 
 @pytest.mark.parametrize("low", [1.0, 0.1, -3.7, 1e-30, 61.0])
@@ -461,7 +461,7 @@ def test_the_threshold_between_neighbours_is_one_of_float32(low: float) -> None:
         values.append(np.nextafter(values[-1], np.float32(np.inf)))
     for first in range(7):
         logits = np.array(values[first : first + 2])
-        chosen = best_threshold(Histogram.of(logits, np.array([0, 1])))
+        chosen = best_threshold(Histogram.of(logits, np.array([0, 1])), "dice")
         assert chosen == np.float32(chosen)
         assert (logits >= chosen).tolist() == [False, True]
         assert (logits.astype(np.float64) >= chosen).tolist() == [False, True]
@@ -475,7 +475,7 @@ def test_predicting_nothing_or_everything_can_be_best() -> None:
     assert best_threshold(Histogram.of(logits, target), "accuracy") == math.inf
     assert best_threshold(Histogram.of(np.zeros(10), target), "accuracy") == math.inf
     # Dice 2/11 for everything is more than any part of it has.
-    assert best_threshold(Histogram.of(logits, target)) == -math.inf
+    assert best_threshold(Histogram.of(logits, target), "dice") == -math.inf
     # Nothing but positives, and one value.
     assert best_threshold(Histogram.of(np.ones(3), np.ones(3)), "accuracy") == -math.inf
 
@@ -494,7 +494,7 @@ def test_best_threshold_is_undefined_without_positives() -> None:
     nothing = Histogram.of(np.array([1.0, 9.0]), np.array([0, 0], np.uint8))
     for metric in ("dice", "accuracy", "specificity", "mcc"):
         assert math.isnan(best_threshold(nothing, metric))
-    assert math.isnan(best_threshold(Histogram.empty()))
+    assert math.isnan(best_threshold(Histogram.empty(), "dice"))
 
 
 def test_best_threshold_refuses_what_cannot_choose() -> None:

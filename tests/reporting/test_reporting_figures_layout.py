@@ -444,7 +444,7 @@ def test_same_span_is_around_each_groups_own_values():
 
 
 def test_file_names_of_axes_are_apart():
-    names = _file_names(["a/b", "a b", "A_B", "x" * 300, "loss.beta"])
+    names = _file_names(["a/b", "a b", "A_B", "x" * 300, "loss.beta"], "dice")
     assert names["loss.beta"] == "dice_by_loss.beta"
     assert names["a/b"] == "dice_by_a_b"
     assert len({name.lower() for name in names.values()}) == 5
@@ -479,7 +479,8 @@ def test_predictions_of_long_names_and_many_domains(tmp_path):
         np.savez_compressed(
             folder / f"ood_{index}_{kind}_s.npz", image=np.zeros((40, 60, 3), np.uint8),
             probability=flat, target=flat, fov=flat + 1, threshold=0.5, value=0.5, metric="dice",
-            domain=name, role="ood", source_id="an_archive_of_scans/a_patient/with_a_long_name/left_eye_0001",
+            domain=name, role="ood",
+            source_id="an_archive_of_scans/a_patient/with_a_long_name/left_eye_0001",
         )  # fmt: skip
     figure, numbers = laid_out(draw_predictions, tables)
     for (one, box), (other, box2) in itertools.combinations(labels(figure), 2):

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from vesselflow.config.named import Named
+from vesselflow.config.objective import DEFAULT_METRIC
 from vesselflow.config.registry import Registry, all_errors, carried, shown
 from vesselflow.errors import Faults, UserError
 
@@ -139,8 +140,8 @@ class Score(Section):
         | Every
         | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
     ) = Field("last", description="Scored epochs: last, all, {every: n} or a list, counted from 1")
-    threshold_metric: Literal["dice", "iou", "mcc", "accuracy"] = Field(
-        "dice", description="Metric whose best threshold on val is frozen for all domains"
+    threshold_metric: Annotated[str, Named("threshold")] = Field(
+        DEFAULT_METRIC, description="Metric whose best threshold on val is frozen for all domains"
     )
     tta: Literal["none", "flips"] = Field("none", description="Test-time augmentation")
 

@@ -16,7 +16,6 @@ from vesselflow.config.axes import comparable
 from vesselflow.config.axes_given import check_axis, check_order, grid_given, moved_by, set_by
 from vesselflow.config.experiment import SECTIONS, Experiment, Registries
 from vesselflow.config.keys import key_tree
-from vesselflow.config.objective import check_objective
 from vesselflow.config.overrides import Layers, merge, overlap
 from vesselflow.config.paths import local
 from vesselflow.config.registry import all_errors, listed
@@ -174,8 +173,6 @@ def _build(
                 layouts.part(store.importer.layout, where=f"{where}.layout")
                 extra = store.importer.model_extra or {}
                 layouts.arguments(store.importer.layout, extra, where=where)
-    with faults.gathered():
-        check_objective(space.objective, registries)
     space._registries = registries
     with faults.gathered():
         if whole and not faults:

@@ -73,12 +73,15 @@ class Evaluated:
 
     def joined(self, other: Evaluated) -> Evaluated:
         """With the rows of another one too, whose metrics are missing here."""
-        order = {name: place for place, name in enumerate(METRICS.names())}
-        sources = {row[0]: place for place, row in reversed(list(enumerate(self.rows)))}
-        if not sources:
-            sources = {row[0]: place for place, row in reversed(list(enumerate(other.rows)))}
-        rows = sorted((*self.rows, *other.rows), key=lambda row: (sources[row[0]], order[row[1]]))
-        return Evaluated(self.threshold_logit, tuple(rows), self.foreign)
+        return Evaluated(self.threshold_logit, _ordered((*self.rows, *other.rows)), self.foreign)
+
+
+def _ordered(rows: Iterable[tuple[str, str, float]]) -> tuple[tuple[str, str, float], ...]:
+    """By source, in the order in which they appear first; each with the registry's metrics."""
+    given = list(rows)
+    metrics = {name: place for place, name in enumerate(METRICS.names())}
+    sources = {source: place for place, source in enumerate(dict.fromkeys(r[0] for r in given))}
+    return tuple(sorted(given, key=lambda row: (sources[row[0]], metrics[row[1]])))
 
 
 def sigmoid(logit: float) -> float:
@@ -143,4 +146,5 @@ def _parted(logit: float, rows: Iterable[tuple[str, str, int, float]]) -> Evalua
             own.append((source, metric, value))
         else:
             foreign.append((source, metric, version, value))
-    return Evaluated(logit, tuple(own), tuple(foreign))
+    # What was foreign to the code that wrote it stands at the end.
+    return Evaluated(logit, _ordered(own), tuple(foreign))

@@ -11,6 +11,7 @@ METRICS = Metrics()
 METRICS.add_metric(
     "dice",
     target="vesselflow.metrics.overlap:dice",
+    chooses=True,
     label="Dice",
     undefined="neither prediction nor target has a pixel",
     shown=True,
@@ -18,6 +19,7 @@ METRICS.add_metric(
 METRICS.add_metric(
     "iou",
     target="vesselflow.metrics.overlap:iou",
+    chooses=True,
     label="IoU",
     undefined="neither prediction nor target has a pixel",
 )
@@ -36,12 +38,14 @@ METRICS.add_metric(
 METRICS.add_metric(
     "accuracy",
     target="vesselflow.metrics.overlap:accuracy",
+    chooses=True,
     label="accuracy",
     undefined="there is no pixel",
 )
 METRICS.add_metric(
     "mcc",
     target="vesselflow.metrics.overlap:mcc",
+    chooses=True,
     label="MCC",
     undefined="prediction or target has one class only",
     low=-1.0,

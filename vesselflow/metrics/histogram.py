@@ -285,7 +285,7 @@ def score(
     return {name: float(METRICS.part(name).load()(histogram, threshold)) for name in chosen}
 
 
-def best_threshold(histogram: Histogram, metric: str = "dice") -> float:
+def best_threshold(histogram: Histogram, metric: str) -> float:
     """The logit at which `metric` is highest, over all thresholds; for validation data only.
 
     Thresholds between two neighbouring logits predict the same pixels, so the best value holds on
@@ -311,7 +311,7 @@ def best_threshold(histogram: Histogram, metric: str = "dice") -> float:
     if scores.shape != cuts.shape:
         raise UserError(
             f"metric {metric!r} does not depend on a threshold, so it cannot choose one",
-            hint="choose by 'dice'",
+            allowed=", ".join(each.name for each in METRICS if each.thresholded),
         )
     known = ~np.isnan(scores)
     if not known.any() or not histogram.positives.any():

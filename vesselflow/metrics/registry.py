@@ -15,13 +15,15 @@ class Metric(Part):
     """One registered metric.
 
     Attributes:
-        label: As it is printed: "Dice", "ROC AUC".
+        label: As it is printed: "IoU", "average precision".
         undefined: When its value is NaN, in words.
         direction: Which values are better: the larger ones ("max") or the smaller ones ("min").
         low: Its smallest possible value; -inf without a bound.
         high: Its largest possible value; inf without a bound.
         digits: Decimals that are printed.
         thresholded: Whether it depends on the threshold, so that it can choose one.
+        chooses: Whether a threshold may be chosen by it: it depends on the threshold, and the best
+            one does not predict every pixel, or none, whatever the images are.
         shown: Whether the answer table has a column for it; every other table has it anyway.
     """
 
@@ -32,6 +34,7 @@ class Metric(Part):
     high: float
     digits: int
     thresholded: bool
+    chooses: bool
     shown: bool
 
 
@@ -54,13 +57,17 @@ class Metrics(Registry):
         high: float = 1.0,
         digits: int = 3,
         thresholded: bool = True,
+        chooses: bool = False,
         shown: bool = False,
     ) -> None:
         """Register a metric.
 
         Raises:
-            ValueError: The name is taken, or the range is empty.
+            ValueError: The name is taken, the range is empty, or it is to choose a threshold on
+                which it does not depend.
         """
+        if chooses and not thresholded:
+            raise ValueError(f"{self.kind} {name!r} depends on no threshold and can choose none")
         if not low < high or math.isnan(low + high):
             raise ValueError(f"{self.kind} {name!r} has no range between {low} and {high}")
         if name in self._parts:
@@ -77,6 +84,7 @@ class Metrics(Registry):
             high=high,
             digits=digits,
             thresholded=thresholded,
+            chooses=chooses,
             shown=shown,
         )
 
@@ -87,6 +95,14 @@ class Metrics(Registry):
         """The metric called `name`; UserError with the closest match otherwise."""
         found = self.part(name, where=where)
         assert isinstance(found, Metric)
+        return found
+
+    def choosing(self) -> Registry:
+        """Those by which a threshold may be chosen, as a registry of that name."""
+        found = Registry("threshold metric")
+        for metric in self:
+            if metric.chooses:
+                found.add(metric.name, target=metric.target, version=metric.version)
         return found
 
     def versions(self) -> dict[str, int]:

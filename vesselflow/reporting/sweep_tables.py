@@ -225,11 +225,13 @@ class SweepTables:
         """Runs of the point that have a result."""
         return _whole(self.points.loc[self.points["point"] == point, "n_runs"].iloc[0])
 
-    def gap(self, point: str, metric: str = "dice") -> float:
+    def gap(self, point: str, metric: str | None = None) -> float:
         """In-distribution mean minus the mean over the OOD domains; NaN when either is undefined.
 
-        Each OOD domain weighs the same, whatever its number of images.
+        Each OOD domain weighs the same, whatever its number of images. The metric is the
+        objective's where none is named.
         """
+        metric = metric or self.objective.metric
         tests = self.of_role("test")
         inside = [self.score(point, domain, metric).mean for domain in tests]
         outside = [self.score(point, domain, metric).mean for domain in self.of_role("ood")]

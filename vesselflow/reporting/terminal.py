@@ -17,12 +17,15 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from vesselflow.metrics import METRICS
 from vesselflow.reporting.run_list import GONE, RunRow, has_records, lost_runs, results_of
 from vesselflow.reporting.sweep_tables import BLIND, Domain, Score, SweepTables, load_tables
 from vesselflow.reporting.wording import (
     MISSING,
     count,
     listing,
+    metric_digits,
+    metric_label,
     number,
     plain,
     printable,
@@ -50,6 +53,11 @@ class Column:
     domain: Domain | None
     metric: str
 
+    @property
+    def digits(self) -> int:
+        """Decimals of its numbers."""
+        return metric_digits(self.metric)
+
     def score(self, tables: SweepTables, point: str) -> Score:
         """What stands in the column for a point; the gap has no spread and no count of its own."""
         if self.domain is None:
@@ -60,19 +68,19 @@ class Column:
         """The score in one line, with the mark of a mean that some runs did not enter."""
         score = self.score(tables, point)
         if self.domain is None:
-            return number(score.mean)
+            return number(score.mean, self.digits)
         mark = _PARTIAL if score.n_undefined and score.n else ""
-        return spread(score.mean, score.std, score.n) + mark
+        return spread(score.mean, score.std, score.n, self.digits) + mark
 
 
 def answer_table(tables: SweepTables | str | Path) -> RenderableType:
     """The answer of a sweep: one row per point in grid order, and a sentence on the chosen one.
 
-    Columns: the axes, Dice (pooled over a domain, inside the fov) on val, test and each
-    out-of-distribution domain as mean ± standard deviation over runs, the gap between test and
-    the mean of the out-of-distribution domains, ROC-AUC on test. Undefined values are a dash and
-    are counted below. The table takes the form that fits the terminal: with the deviation beside
-    the mean, below it, or with the domains in several tables.
+    Columns: the axes, the objective's metric (pooled over a domain, inside the fov) on val, test
+    and each out-of-distribution domain as mean ± standard deviation over runs, the gap between test
+    and the mean of the out-of-distribution domains, and on test the metrics that ask to be shown.
+    Undefined values are a dash and are counted below. The table takes the form that fits the
+    terminal: with the deviation beside the mean, below it, or with the domains in several tables.
 
     Args:
         tables: A sweep's tables, or the path of its folder or of its ``tables`` folder.
@@ -120,24 +128,32 @@ def _split(tables: SweepTables, columns: Sequence[Column], size: int) -> list[Re
 
 
 def score_columns(tables: SweepTables) -> list[Column]:
-    """Dice on every domain, the gap, ROC-AUC on test; the last two where they are defined."""
-    columns = [
-        Column(f"{dice_title(tables, domain)} Dice", domain, "dice") for domain in tables.domains
-    ]
-    columns.append(Column("gap", None, "dice"))
+    """The objective's metric on every domain, its gap, what else is shown on test.
+
+    The gap and the others stand where they are defined for some point.
+    """
+    metric = tables.objective.metric
+    columns = [_column(tables, domain, metric) for domain in tables.domains]
+    columns.append(Column("gap", None, metric))
     columns += [
-        Column(f"{dice_title(tables, domain)} AUC", domain, "roc_auc")
+        _column(tables, domain, other.name)
+        for other in METRICS
+        if other.shown and other.name != metric
         for domain in tables.of_role("test")
     ]
     return [
         column
         for column in columns
-        if (column.metric == "dice" and column.domain is not None)
+        if (column.metric == metric and column.domain is not None)
         or any(math.isfinite(column.score(tables, point).mean) for point in tables.order)
     ]
 
 
-def dice_title(tables: SweepTables, domain: Domain) -> str:
+def _column(tables: SweepTables, domain: Domain, metric: str) -> Column:
+    return Column(f"{domain_title(tables, domain)} {metric_label(metric)}", domain, metric)
+
+
+def domain_title(tables: SweepTables, domain: Domain) -> str:
     """The shortest clear title of a domain: its role where it is the only one in it."""
     if domain.role == "ood":
         return printable(domain.name)
@@ -195,15 +211,20 @@ def chosen_sentence(tables: SweepTables) -> str:
     """What was chosen, on what, and how it does elsewhere, in words."""
     point = tables.selected
     if point is None:
-        reason = "a defined Dice on validation" if tables.progress.points else "all its runs"
+        label = metric_label(tables.objective.metric)
+        reason = f"a defined {label} on validation" if tables.progress.points else "all its runs"
         return f"No point was chosen yet: none has {reason}."
-    vals = tables.of_role("val")
-    score = tables.score(point, vals[0] if vals else None, "dice")
-    runs = count(score.n, "run")
-    val = spread(score.mean, score.std, max(score.n, 2)) if score.n > 1 else number(score.mean)
-    parts = [f"Chosen on validation: {tables.text(point)} (val Dice {val}, n = {runs})"]
+    vals, metric = tables.of_role("val"), tables.objective.metric
+    score = tables.score(point, vals[0] if vals else None, metric)
+    runs, digits = count(score.n, "run"), metric_digits(metric)
+    val = number(score.mean, digits)
+    if score.n > 1:
+        val = spread(score.mean, score.std, score.n, digits)
+    parts = [
+        f"Chosen on validation: {tables.text(point)} ({tables.objective.label} {val}, n = {runs})"
+    ]
     places = [
-        f"{place} {_in_words(tables.score(point, domain, 'dice'))}"
+        f"{place} {_in_words(tables.score(point, domain, metric), digits)}"
         for role, phrase in (("test", "on the test part of {}"), ("ood", "on {}"))
         for domain in tables.of_role(role)
         for place in [phrase.format(printable(domain.name))]
@@ -213,10 +234,12 @@ def chosen_sentence(tables: SweepTables) -> str:
     return "; ".join(parts) + ". Nothing was chosen on test or out-of-distribution data."
 
 
-def _in_words(score: Score) -> str:
+def _in_words(score: Score, digits: int) -> str:
     if not math.isfinite(score.mean):
         return "undefined"
-    return spread(score.mean, score.std, score.n) if score.n > 1 else number(score.mean)
+    if score.n > 1:
+        return spread(score.mean, score.std, score.n, digits)
+    return number(score.mean, digits)
 
 
 def warnings(tables: SweepTables) -> list[str]:
@@ -272,6 +295,7 @@ def answer_json(tables: SweepTables) -> dict[str, Any]:
     return {
         "sweep": tables.name,
         "selected": tables.selected,
+        "objective": asdict(tables.objective),
         "complete": done.complete,
         "points_complete": done.points,
         "points_total": done.points_total,
@@ -286,14 +310,22 @@ def answer_json(tables: SweepTables) -> dict[str, Any]:
 
 def footnotes(tables: SweepTables) -> list[str]:
     """What the numbers mean, and how many values are undefined where."""
+    objective = tables.objective
+    label = metric_label(objective.metric)
     notes = [
-        "Dice is pooled over the pixels inside the fov of a domain; the threshold is chosen on val "
-        "and frozen elsewhere. ± is the standard deviation over runs (folds and seeds)."
+        f"{label} is pooled over the pixels inside the fov of a domain; the threshold is chosen on "
+        "val and frozen elsewhere. ± is the standard deviation over runs (folds and seeds)."
     ]
+    if objective.direction == "min" or objective.reduction != "mean":
+        better = "larger" if objective.direction == "max" else "smaller"
+        notes.append(
+            f"Validation chooses by the {objective.reduction} of {label} over runs; "
+            f"{better} is better."
+        )
     ood = [printable(domain.name) for domain in tables.of_role("ood")]
     if ood and tables.of_role("test"):
         outside = f"the mean of {listing(ood)}" if len(ood) > 1 else ood[0]
-        notes.append(f"gap = test Dice minus {outside}.")
+        notes.append(f"gap = test {label} minus {outside}.")
     if not has_records(results_of(tables.folder)):
         notes.append("The records of these runs are not beside the tables (no folder runs/).")
     undefined = [

@@ -78,7 +78,7 @@ def metric_digits(name: str) -> int:
 
 
 def score_text(metric: str, value: float) -> str:
-    """A score with its metric: "Dice 0.812"."""
+    """A score with its metric: "IoU 0.812"."""
     return f"{metric_label(metric)} {number(value, metric_digits(metric))}"
 
 

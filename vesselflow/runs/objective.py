@@ -40,7 +40,7 @@ class Objective:
 
     @property
     def label(self) -> str:
-        """As it is printed: "val Dice"."""
+        """As it is printed: "val IoU"."""
         return f"val {METRICS.metric(self.metric).label}"
 
     @property

@@ -14,9 +14,9 @@ from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.normalisations import NORMALISATIONS
 from vesselflow.stores.synth import SYNTH_KINDS
 
-#: What `config` validates and names parts with: sections of the experiment that are parts, then what
-#: single keys name ("normalisation" of `normalise`, "sampler" of `search`, "importer" and "synth" of
-#: stores, "metric" of `objective` and `score`).
+#: What `config` validates and names parts with: sections of the experiment that are parts, then
+#: what single keys name ("normalisation" of `normalise`, "sampler" of `search`, "importer" and
+#: "synth" of stores, "metric" of `objective`, "threshold" of `score`).
 REGISTRIES: dict[str, Registry] = {
     "augment": AUGMENTATIONS,
     "model": MODELS,
@@ -28,4 +28,5 @@ REGISTRIES: dict[str, Registry] = {
     "importer": IMPORTERS,
     "synth": SYNTH_KINDS,
     "metric": METRICS,
+    "threshold": METRICS.choosing(),
 }

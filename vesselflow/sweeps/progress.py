@@ -49,7 +49,7 @@ class Best:
         value: The objective over its runs.
         std: Standard deviation over runs (ddof = 1); NaN with a single run.
         n: Runs that went into the mean.
-        metric: The objective, as it is printed: "val Dice".
+        metric: The objective, as it is printed: "val IoU".
     """
 
     point: str

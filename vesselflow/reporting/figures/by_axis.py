@@ -1,4 +1,4 @@
-"""Dice against the values of one axis: what the axis does, whatever the other axes are set to."""
+"""Scores against the values of one axis: what the axis does, whatever the other axes are set to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vesselflow.reporting.style import (
     text_width,
 )
 from vesselflow.reporting.sweep_tables import Domain, SweepTables
-from vesselflow.reporting.wording import count, listing, printable
+from vesselflow.reporting.wording import count, listing, metric_label, printable
 
 #: Domains in one figure; the others stand in the CSV.
 _MOST_DOMAINS = 6
@@ -114,7 +114,7 @@ class Row:
 
 
 def draw_axis(tables: SweepTables, axis: str) -> tuple[Figure, pd.DataFrame] | None:
-    """Dice against the values of one axis.
+    """The objective's metric against the values of one axis.
 
     Without other axes, one panel with a line per domain. Else a panel per domain with a line per
     setting of the other axes, so that those can be compared; a third axis of few values gets
@@ -299,7 +299,7 @@ def _lines(settings: Settings, axis: str, plan: Plan) -> Figure:
     for place in lowest(places, plan.columns):
         place.set_xlabel(shorten(axis, width - 0.4, 8.5))
     for place in places[:: plan.columns]:
-        place.set_ylabel("Dice")
+        place.set_ylabel(metric_label(settings.tables.objective.metric))
     return figure
 
 
@@ -333,7 +333,7 @@ def _draw_line(
     for point in one.points:
         if point in on_line:
             continue
-        score = tables.score(point, one.domain, "dice")
+        score = tables.score(point, one.domain, tables.objective.metric)
         at = where[point] + apart * line.per_inch
         place.errorbar(
             [at], [score.mean], yerr=[score.std] if few and math.isfinite(score.std) else None,
@@ -351,7 +351,7 @@ def _draw_line(
         )
     if plan.ringed and tables.selected in one.points:
         chosen = str(tables.selected)
-        _ring(place, where[chosen], tables.score(chosen, one.domain, "dice").mean)
+        _ring(place, where[chosen], tables.score(chosen, one.domain, tables.objective.metric).mean)
 
 
 def _slot(settings: Settings, axis: str, line: NumberLine, point: str) -> bool:
@@ -404,7 +404,7 @@ def _dots(settings: Settings, axis: str, plan: Plan) -> Figure:
         title(place, panel.title, width - 0.4)
     _limit(settings, plan, places, Axes.set_xlim)
     for place in lowest(places, plan.columns):
-        place.set_xlabel("Dice")
+        place.set_xlabel(metric_label(settings.tables.objective.metric))
     for place in places:
         place.locator_params(axis="x", nbins=5)
     figure.supylabel(shorten(axis, height * len(places) / plan.columns - 0.3, 8.5), fontsize=8.5)
@@ -454,7 +454,9 @@ def _draw_dots(
             edge = row.middle - row.height / 2
             place.axhline(edge, color="#e6e6e6", linewidth=0.6, zorder=0.5)
         few = len(found) <= _FEW_DOTS
-        means = [tables.score(point, one.domain, "dice").mean for one, point in found]
+        means = [
+            tables.score(point, one.domain, tables.objective.metric).mean for one, point in found
+        ]
         if not few and len(panel.domains) == 1 and np.isfinite(means).any():
             place.vlines(
                 float(np.nanmedian(means)), row.middle - 0.45 * row.height,
@@ -462,7 +464,7 @@ def _draw_dots(
             )  # fmt: skip
         for (one, point), mean, height in zip(found, means, heights, strict=True):
             y = float(height)
-            std = tables.score(point, one.domain, "dice").std
+            std = tables.score(point, one.domain, tables.objective.metric).std
             if few:
                 runs = settings.runs(point, one.domain)
                 place.plot(runs, [y] * len(runs), ".", color=one.colour, alpha=0.35, ms=5, mew=0)
@@ -494,7 +496,7 @@ def _limit(
         values = groups.setdefault(panel.domains, [])
         for one in panel.series:
             for point in one.points:
-                score = tables.score(point, one.domain, "dice")
+                score = tables.score(point, one.domain, tables.objective.metric)
                 few = len(panel.series) <= _FEW_DOTS or len(panel.domains) > 1
                 std = score.std if few and math.isfinite(score.std) else 0.0
                 values += [score.mean - std, score.mean + std]
@@ -507,7 +509,7 @@ def _limit(
 def _columns_of(
     tables: SweepTables, domain: Domain, points: Sequence[str], where: dict[str, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    scores = [tables.score(point, domain, "dice") for point in points]
+    scores = [tables.score(point, domain, tables.objective.metric) for point in points]
     return (
         np.array([where[point] for point in points]),
         np.array([score.mean for score in scores]),
@@ -519,8 +521,8 @@ def _numbers(settings: Settings, axis: str, plan: Plan) -> pd.DataFrame:
     tables = settings.tables
     others = [other for other in settings.axes if other != axis]
     drawn = {point for panel in plan.panels for one in panel.series for point in one.points}
-    scores = tables.run_scores
-    by_point = dict(list(scores[scores["metric"] == "dice"].groupby("point")))
+    scores, metric = tables.run_scores, tables.objective.metric
+    by_point = dict(list(scores[scores["metric"] == metric].groupby("point")))
     rows: list[dict[str, Any]] = []
     for point in tables.order:
         if point not in drawn:
@@ -534,14 +536,14 @@ def _numbers(settings: Settings, axis: str, plan: Plan) -> pd.DataFrame:
         mine = by_point.get(point, scores.iloc[:0]).sort_values(["fold", "seed", "run_id"])
         for domain in tables.domains:
             where = {"role": domain.role, "domain": domain.name, "chosen": point == tables.selected}
-            score = tables.score(point, domain, "dice")
+            score = tables.score(point, domain, tables.objective.metric)
             rows.append(
-                {**base, **where, "kind": "mean", "run_id": "", "dice": score.mean}
+                {**base, **where, "kind": "mean", "run_id": "", metric: score.mean}
                 | {"std": score.std, "n": score.n, "n_undefined": score.n_undefined}
             )
             inside = mine[(mine["role"] == domain.role) & (mine["domain"] == domain.name)]
             rows += [
-                {**base, **where, "kind": "run", "run_id": run_id, "dice": value}
+                {**base, **where, "kind": "run", "run_id": run_id, metric: value}
                 | {"std": math.nan, "n": 1, "n_undefined": int(math.isnan(value))}
                 for run_id, value in zip(inside["run_id"], inside["value"], strict=True)
             ]

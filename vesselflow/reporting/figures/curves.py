@@ -1,4 +1,4 @@
-"""Learning curves: train loss, Dice on validation and moving schedules against the epoch."""
+"""Learning curves: train loss, the objective and moving schedules against the epoch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LOG_RATIO = 20.0
 
 
 def draw_curves(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
-    """Train loss, Dice on validation and schedules that move, a line per point, means over runs.
+    """Train loss, the objective on validation, and schedules that move; a line per point.
 
-    All points share a panel, told apart by hue and shade; a further axis of few values gets a
-    column per value, or else line styles. None where the sweep has no curves.
+    Lines are means over runs. All points share a panel, told apart by hue and shade; a further axis
+    of few values gets a column per value, or else line styles. None where the sweep has no curves.
     """
     epochs = tables.epochs
     schedules = _moving(epochs)
-    wanted = {"train/loss": "train loss", "val/dice": "val Dice"}
+    wanted = {"train/loss": "train loss", tables.objective.curve: tables.objective.label}
     wanted |= {name: name.removeprefix("train/").replace("loss.", "loss ") for name in schedules}
     names = [name for name in wanted if (epochs["name"] == name).any()]
     if not names:

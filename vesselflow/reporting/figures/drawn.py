@@ -26,9 +26,9 @@ _LONGEST_NAME = 80
 def write_figures(sweep: SweepTables | str | Path, *, told: Told | None = None) -> list[Path]:
     """Draw all figures of a sweep into ``report/figures``.
 
-    Drawn are: Dice against each axis of the grid (``dice_by_<axis>.png``), the learning curves
-    (``learning_curves.png``), out-of-distribution against in-distribution Dice
-    (``in_against_out.png``), and the chosen point's best and worst predictions
+    Drawn are: the objective's metric against each axis of the grid (``<metric>_by_<axis>.png``),
+    the learning curves (``learning_curves.png``), that metric out of distribution against in
+    distribution (``in_against_out.png``), and the chosen point's best and worst predictions
     (``predictions.png``). A figure for which the sweep has no data is left out. Equal tables give
     equal files. All are drawn before the first is written; those of an earlier report are replaced
     or removed, a user's own files stay.
@@ -44,7 +44,7 @@ def write_figures(sweep: SweepTables | str | Path, *, told: Told | None = None) 
         UserError: The folder is no sweep, or has no results.
     """
     tables = sweep if isinstance(sweep, SweepTables) else load_tables(sweep)
-    names = _file_names(tables.axes)
+    names = _file_names(tables.axes, tables.objective.metric)
     jobs: list[tuple[str, Draw]] = [(names[axis], _axis_job(axis)) for axis in tables.axes]
     jobs += [
         ("learning_curves", draw_curves),
@@ -77,15 +77,15 @@ def _axis_job(axis: str) -> Draw:
     return lambda tables: draw_axis(tables, axis)
 
 
-def _file_names(axes: Sequence[str]) -> dict[str, str]:
+def _file_names(axes: Sequence[str], metric: str) -> dict[str, str]:
     """A file name per axis: an axis of joint settings has any name, two may look alike."""
     names: dict[str, str] = {}
     for axis in axes:
         safe = "".join(char if char.isalnum() or char in "._-" else "_" for char in axis)
-        name = f"dice_by_{safe[:_LONGEST_NAME]}"
+        name = f"{metric}_by_{safe[:_LONGEST_NAME]}"
         taken = {other.lower() for other in names.values()}
         number = 2
         while name.lower() in taken:
-            name, number = f"dice_by_{safe[:_LONGEST_NAME]}-{number}", number + 1
+            name, number = f"{metric}_by_{safe[:_LONGEST_NAME]}-{number}", number + 1
         names[axis] = name
     return names

@@ -1,4 +1,4 @@
-"""Out-of-distribution against in-distribution Dice: who keeps what it learned elsewhere."""
+"""Out-of-distribution against in-distribution scores: who keeps what it learned elsewhere."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ from vesselflow.reporting.style import (
     shorten,
 )
 from vesselflow.reporting.sweep_tables import SweepTables
-from vesselflow.reporting.wording import count, listing, printable
+from vesselflow.reporting.wording import count, listing, metric_label, printable
 
 #: Points up to which their spread is drawn.
 _FEW_POINTS = 12
 
 
 def draw_gap(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
-    """Out-of-distribution against test Dice, a dot per point, a panel per domain.
+    """The objective's metric out of distribution against that on test, a panel per domain.
 
-    Points are told apart by hue, shade and marker; where they are few, crosses are their standard
-    deviations. None without a test or an out-of-distribution domain.
+    Points are dots, told apart by hue, shade and marker; where they are few, crosses are their
+    standard deviations. None without a test or an out-of-distribution domain.
     """
     tests, outside = tables.of_role("test"), tables.of_role("ood")
     if not tests or not outside:
         return None
-    inside = tests[0]
+    inside, metric = tests[0], tables.objective.metric
+    label = metric_label(metric)
     settings = Settings(tables)
     hue, shade, rest = choose_axes(settings, settings.axes)
     marks = [axis for axis in rest if len(settings.states(axis)) <= len(MARKERS)][:1]
@@ -56,16 +57,16 @@ def draw_gap(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
     numbers: list[dict[str, Any]] = []
     for domain in outside:
         for point in tables.order:
-            x, y = tables.score(point, inside, "dice"), tables.score(point, domain, "dice")
+            x, y = tables.score(point, inside, metric), tables.score(point, domain, metric)
             numbers.append(
                 {"point": point, "chosen": point == tables.selected, "domain": domain.name}
-                | {"test_dice": x.mean, "test_std": x.std, "test_n": x.n}
-                | {"ood_dice": y.mean, "ood_std": y.std, "ood_n": y.n}
+                | {f"test_{metric}": x.mean, "test_std": x.std, "test_n": x.n}
+                | {f"ood_{metric}": y.mean, "ood_std": y.std, "ood_n": y.n}
                 | {"gap": x.mean - y.mean}
             )
     for place, domain in zip(places, shown, strict=True):
         for point in tables.order:
-            x, y = tables.score(point, inside, "dice"), tables.score(point, domain, "dice")
+            x, y = tables.score(point, inside, metric), tables.score(point, domain, metric)
             colour = look.colour(point)
             place.errorbar(
                 [x.mean], [y.mean],
@@ -85,9 +86,9 @@ def draw_gap(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
         title(place, f"{shorten(printable(domain.name), 1.6, 9.5, 'bold')} (OOD)", width - 0.7)
         _gap_lines(place)
     for place in lowest(places, columns):
-        place.set_xlabel(f"test Dice ({shorten(printable(inside.name), 1.4, 8.5)})")
+        place.set_xlabel(f"test {label} ({shorten(printable(inside.name), 1.4, 8.5)})")
     for place in places[::columns]:
-        place.set_ylabel("out-of-distribution Dice")
+        place.set_ylabel(f"out-of-distribution {label}")
     one = tables.points["n"].max() < 2
     spread = "mean ± SD over runs" if few else "mean over runs (SD: see the CSV)"
     words = ["one run per point" if one else spread, *look.words()]
@@ -101,7 +102,7 @@ def draw_gap(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _gap_lines(place: Axes) -> None:
-    """The line on which both Dice are equal where it is near; otherwise lines of equal gap."""
+    """The line on which both are equal where it is near; otherwise lines of equal gap."""
     (x0, x1), (y0, y1) = place.get_xlim(), place.get_ylim()
     place.set_xlim(x0, x1)
     place.set_ylim(y0, y1)
@@ -122,7 +123,8 @@ def _gap_lines(place: Axes) -> None:
 
 
 def nice_gaps(low: float, high: float) -> Iterator[float]:
-    """Round gaps between two Dice, at most seven of them."""
-    step = next((s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / s <= 6), 1.0)
+    """Round gaps between two scores, at most seven of them."""
+    steps = (each * 10.0**power for power in range(-2, 300) for each in (1, 2, 5))
+    step = next((step for step in steps if (high - low) / step <= 6), math.inf)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return (round(index * step, 6) for index in range(first, last + 1))

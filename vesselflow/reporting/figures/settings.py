@@ -85,11 +85,12 @@ class Settings:
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
-        """The points, the chosen one first, then by Dice on validation; undefined ones last."""
+        """The points, the chosen one first, then by validation; undefined ones last."""
         tables = self.tables
         judges = tables.of_role("val")
+        sign = -1.0 if tables.objective.direction == "max" else 1.0
         means = {
-            point: tables.score(point, judges[0] if judges else None, "dice").mean
+            point: tables.score(point, judges[0] if judges else None, tables.objective.metric).mean
             for point in tables.order
         }
         place = {point: index for index, point in enumerate(tables.order)}
@@ -97,12 +98,17 @@ class Settings:
         def rank(point: str) -> tuple[bool, bool, float, int]:
             mean = means[point]
             known = math.isfinite(mean)
-            return (point != tables.selected, not known, -mean if known else 0.0, place[point])
+            return (
+                point != tables.selected,
+                not known,
+                sign * mean if known else 0.0,
+                place[point],
+            )
 
         return tuple(sorted(tables.order, key=rank))
 
     def runs(self, point: str, domain: Domain) -> list[float]:
-        """Dice of each run of a point on a domain, at the epoch that it chose on validation."""
+        """The objective's metric of each run of a point on a domain, at its chosen epoch."""
         return self._runs.get((point, domain.role, domain.name), [])
 
     @cached_property
@@ -110,9 +116,8 @@ class Settings:
         scores = self.tables.run_scores
         found: dict[tuple[str, str, str], list[float]] = {}
         columns = ["point", "role", "domain", "value"]
-        for point, role, name, value in scores.loc[scores["metric"] == "dice", columns].itertuples(
-            index=False
-        ):
+        mine = scores["metric"] == self.tables.objective.metric
+        for point, role, name, value in scores.loc[mine, columns].itertuples(index=False):
             found.setdefault((point, role, name), []).append(float(value))
         return found
 
