@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from vesselflow.reporting.sweep_tables import Domain, SweepTables
+from vesselflow.reporting.sweep_tables import DomainKey, SweepTables
 
 INK = "#222222"
 SOFT = "#8a8a8a"
@@ -95,7 +95,7 @@ def styled() -> Iterator[None]:
         yield
 
 
-def domain_colours(tables: SweepTables) -> dict[Domain, str]:
+def domain_colours(tables: SweepTables) -> dict[DomainKey, str]:
     """The colour of each domain: val and test share one, each OOD domain has its own."""
     outside = {domain: index for index, domain in enumerate(tables.of_role("ood"))}
     return {

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from vesselflow.config.objective import ObjectiveSpec
 from vesselflow.errors import UserError, closest
 from vesselflow.evaluation.long_tables import SCORING
+from vesselflow.metrics.summary import Summary
 from vesselflow.records.atomic import read_json_or_none
 from vesselflow.reporting.wording import decode, point_text, printable, short_names
 from vesselflow.runs.objective import Objective
@@ -42,7 +43,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, order=True)
-class Domain:
+class DomainKey:
     """A named data set in the role that it plays for a run: "val", "test" or "ood"."""
 
     role: str
@@ -55,24 +56,7 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Score:
-    """One metric of one point on one domain, over its runs.
-
-    Attributes:
-        mean: Mean over runs; NaN when no run has a defined value.
-        std: Standard deviation over runs (ddof = 1); NaN with fewer than two.
-        n: Runs that went into the mean.
-        n_undefined: Runs whose value is undefined; they are left out of the mean.
-    """
-
-    mean: float
-    std: float
-    n: int
-    n_undefined: int
-
-
-@dataclass(frozen=True)
-class Progress:
+class Completeness:
     """How much of a sweep its tables hold.
 
     Attributes:
@@ -116,7 +100,7 @@ class Blind:
     predicts: str
 
 
-_NONE = Score(math.nan, math.nan, 0, 0)
+_NONE = Summary(math.nan, math.nan, 0, 0)
 
 
 class SweepTables:
@@ -180,11 +164,11 @@ class SweepTables:
         return f"{text} ({printable(point)})" if point in self._alike and text else text or point
 
     @cached_property
-    def progress(self) -> Progress:
+    def progress(self) -> Completeness:
         """How much of the sweep its tables hold."""
         done = self.runs["epoch"].notna()
         whole = done.groupby(self.runs["point"]).all()
-        return Progress(int(whole.sum()), len(whole), int(done.sum()), len(done))
+        return Completeness(int(whole.sum()), len(whole), int(done.sum()), len(done))
 
     @cached_property
     def selected(self) -> str | None:
@@ -193,21 +177,21 @@ class SweepTables:
         return None if rows.empty else str(rows["point"].iloc[0])
 
     @cached_property
-    def domains(self) -> tuple[Domain, ...]:
+    def domains(self) -> tuple[DomainKey, ...]:
         """All domains: val, test, then out-of-distribution by name."""
         pairs = self.points[["role", "domain"]].dropna().drop_duplicates()
-        found = [Domain(str(role), str(name)) for role, name in pairs.itertuples(index=False)]
+        found = [DomainKey(str(role), str(name)) for role, name in pairs.itertuples(index=False)]
         return tuple(sorted(found, key=lambda item: (_rank(item.role), item.name)))
 
-    def of_role(self, role: str) -> tuple[Domain, ...]:
+    def of_role(self, role: str) -> tuple[DomainKey, ...]:
         """The domains of one role."""
         return tuple(domain for domain in self.domains if domain.role == role)
 
     @cached_property
-    def _scores(self) -> dict[tuple[str, str, str, str], Score]:
+    def _scores(self) -> dict[tuple[str, str, str, str], Summary]:
         columns = ["point", "role", "domain", "metric", "mean", "std", "n", "n_undefined"]
         return {
-            (point, role, domain, metric): Score(
+            (point, role, domain, metric): Summary(
                 float(mean), float(std), _whole(n), _whole(n_undefined)
             )
             for point, role, domain, metric, mean, std, n, n_undefined in self.points[
@@ -215,7 +199,7 @@ class SweepTables:
             ].itertuples(index=False)
         }
 
-    def score(self, point: str, domain: Domain | None, metric: str) -> Score:
+    def score(self, point: str, domain: DomainKey | None, metric: str) -> Summary:
         """A point's score; one of NaN over no runs where there is none."""
         if domain is None:
             return _NONE

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vesselflow.metrics import METRICS
+from vesselflow.metrics.summary import Summary
 from vesselflow.reporting.run_list import GONE, RunRow, has_records, lost_runs, results_of
-from vesselflow.reporting.sweep_tables import BLIND, Domain, Score, SweepTables, load_tables
+from vesselflow.reporting.sweep_tables import BLIND, DomainKey, SweepTables, load_tables
 from vesselflow.reporting.wording import (
     MISSING,
     count,
@@ -50,7 +51,7 @@ class Column:
     """A column of the answer: a metric on one domain, or (without a domain) the gap."""
 
     title: str
-    domain: Domain | None
+    domain: DomainKey | None
     metric: str
 
     @property
@@ -58,10 +59,10 @@ class Column:
         """Decimals of its numbers."""
         return metric_digits(self.metric)
 
-    def score(self, tables: SweepTables, point: str) -> Score:
+    def score(self, tables: SweepTables, point: str) -> Summary:
         """What stands in the column for a point; the gap has no spread and no count of its own."""
         if self.domain is None:
-            return Score(tables.gap(point, self.metric), math.nan, 0, 0)
+            return Summary(tables.gap(point, self.metric), math.nan, 0, 0)
         return tables.score(point, self.domain, self.metric)
 
     def text(self, tables: SweepTables, point: str) -> str:
@@ -149,11 +150,11 @@ def score_columns(tables: SweepTables) -> list[Column]:
     ]
 
 
-def _column(tables: SweepTables, domain: Domain, metric: str) -> Column:
+def _column(tables: SweepTables, domain: DomainKey, metric: str) -> Column:
     return Column(f"{domain_title(tables, domain)} {metric_label(metric)}", domain, metric)
 
 
-def domain_title(tables: SweepTables, domain: Domain) -> str:
+def domain_title(tables: SweepTables, domain: DomainKey) -> str:
     """The shortest clear title of a domain: its role where it is the only one in it."""
     if domain.role == "ood":
         return printable(domain.name)
@@ -234,7 +235,7 @@ def chosen_sentence(tables: SweepTables) -> str:
     return "; ".join(parts) + ". Nothing was chosen on test or out-of-distribution data."
 
 
-def _in_words(score: Score, digits: int) -> str:
+def _in_words(score: Summary, digits: int) -> str:
     if not math.isfinite(score.mean):
         return "undefined"
     if score.n > 1:

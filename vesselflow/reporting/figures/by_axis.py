@@ -34,7 +34,7 @@ from vesselflow.reporting.style import (
     shorten_apart,
     text_width,
 )
-from vesselflow.reporting.sweep_tables import Domain, SweepTables
+from vesselflow.reporting.sweep_tables import DomainKey, SweepTables
 from vesselflow.reporting.wording import count, listing, metric_label, printable
 
 #: Domains in one figure; the others stand in the CSV.
@@ -65,7 +65,7 @@ class Series:
         dashed: Whether the line is dashed and its marks hollow: validation beside the others.
     """
 
-    domain: Domain
+    domain: DomainKey
     points: tuple[str, ...]
     colour: Any
     marker: str = "o"
@@ -77,7 +77,7 @@ class Panel:
     """One panel: its title and what is drawn into it."""
 
     title: str
-    domains: tuple[Domain, ...]
+    domains: tuple[DomainKey, ...]
     series: tuple[Series, ...]
 
 
@@ -232,8 +232,8 @@ def _plan_panels(settings: Settings, axis: str, others: Sequence[str]) -> Plan:
 
 
 def _third(
-    settings: Settings, rest: Sequence[str], domains: list[Domain]
-) -> tuple[str | None, str | None, list[Domain]]:
+    settings: Settings, rest: Sequence[str], domains: list[DomainKey]
+) -> tuple[str | None, str | None, list[DomainKey]]:
     """The axis that gets panels, or else the one that gets markers, and the domains to show.
 
     Validation makes room for panels where test stands for the same images. An axis that does not
@@ -250,7 +250,7 @@ def _third(
     return None, marks[0] if marks else None, domains
 
 
-def _domains(tables: SweepTables, domains: Sequence[Domain]) -> tuple[list[Domain], str]:
+def _domains(tables: SweepTables, domains: Sequence[DomainKey]) -> tuple[list[DomainKey], str]:
     """The domains that are shown, and the words for those that are not."""
     if len(domains) <= _MOST_DOMAINS:
         return list(domains), ""
@@ -259,7 +259,7 @@ def _domains(tables: SweepTables, domains: Sequence[Domain]) -> tuple[list[Domai
     return shown, f"{count(len(domains) - len(shown), 'more domain')}: see the CSV"
 
 
-def _domain_title(domain: Domain) -> str:
+def _domain_title(domain: DomainKey) -> str:
     name = shorten(printable(domain.name), 1.3, 9.5, "bold")
     return f"{name} (OOD)" if domain.role == "ood" else f"{name} {domain.role}"
 
@@ -491,7 +491,7 @@ def _limit(
 ) -> None:
     """The same limits for all panels of a domain, and the same span for all domains."""
     tables = settings.tables
-    groups: dict[tuple[Domain, ...], list[float]] = {}
+    groups: dict[tuple[DomainKey, ...], list[float]] = {}
     for panel in plan.panels:
         values = groups.setdefault(panel.domains, [])
         for one in panel.series:
@@ -507,7 +507,7 @@ def _limit(
 
 
 def _columns_of(
-    tables: SweepTables, domain: Domain, points: Sequence[str], where: dict[str, float]
+    tables: SweepTables, domain: DomainKey, points: Sequence[str], where: dict[str, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores = [tables.score(point, domain, tables.objective.metric) for point in points]
     return (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from vesselflow.reporting.sweep_tables import PREFIX, Domain, SweepTables
+from vesselflow.reporting.sweep_tables import PREFIX, DomainKey, SweepTables
 from vesselflow.reporting.wording import decode, value_text
 
 #: JSON text of a value; None where an axis does not apply to a point (its `when` does not hold).
@@ -107,7 +107,7 @@ class Settings:
 
         return tuple(sorted(tables.order, key=rank))
 
-    def runs(self, point: str, domain: Domain) -> list[float]:
+    def runs(self, point: str, domain: DomainKey) -> list[float]:
         """The objective's metric of each run of a point on a domain, at its chosen epoch."""
         return self._runs.get((point, domain.role, domain.name), [])
 
