@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vesselflow.records import leases
+from vesselflow.records import drivers, leases
 from vesselflow.records.leases import Claim, Lease, is_alive, who_holds
 
 
@@ -44,7 +44,7 @@ def _me() -> dict[str, object]:
     process = psutil.Process()
     return {
         "host": socket.gethostname(),
-        "boot": leases._boot(),
+        "boot": drivers.boot(),
         "pid": process.pid,
         "started": process.create_time(),
     }

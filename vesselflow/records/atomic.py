@@ -111,11 +111,16 @@ def read_json_or_none(path: str | Path) -> Any:
         return None
 
 
-def create_exclusive(path: str | Path, data: bytes) -> bool:
+def create_exclusive(path: str | Path, data: bytes, *, flush: bool = True) -> bool:
     """Create a file unless it exists: of any number of racing processes exactly one succeeds.
 
     The content is finished under a temporary name and then linked, so that the file is whole from
     its first moment on (``O_EXCL`` alone would show it empty).
+
+    Args:
+        path: The file; its folder must be there.
+        data: The whole content.
+        flush: Whether it must outlive a power cut; without, a file torn by one may be found.
 
     Returns:
         Whether this call created the file.
@@ -124,7 +129,7 @@ def create_exclusive(path: str | Path, data: bytes) -> bool:
         UserError: No permission, no space, or a file system that cannot link.
     """
     target = Path(path)
-    with _temporary(target, (data,)) as temporary:
+    with _temporary(target, (data,), flush=flush) as temporary:
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -138,7 +143,8 @@ def create_exclusive(path: str | Path, data: bytes) -> bool:
                     hint="choose a folder on another file system",
                 ) from error
             raise
-        _flush_folder(target.parent)
+        if flush:
+            _flush_folder(target.parent)
     return True
 
 
@@ -177,7 +183,7 @@ def _replace(path: Path, pieces: tuple[bytes, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, pieces: tuple[bytes, ...]) -> Iterator[Path]:
+def _temporary(path: Path, pieces: tuple[bytes, ...], *, flush: bool = True) -> Iterator[Path]:
     """A finished, flushed file beside `path`, removed at the end if it is still there."""
     # The target's name is left out: with it, a long but valid name would grow too long.
     temporary = path.parent / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
@@ -187,7 +193,8 @@ def _temporary(path: Path, pieces: tuple[bytes, ...]) -> Iterator[Path]:
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
-                os.fsync(file.fileno())
+                if flush:
+                    os.fsync(file.fileno())
             yield temporary
         finally:
             with contextlib.suppress(OSError):

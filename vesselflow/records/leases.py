@@ -6,6 +6,10 @@ too old, or at once when its holder is a process of this machine that is gone. T
 creates number n + 1, and of several claimants exactly one can. A lease keeps two drivers from doing
 the same work twice; that one result is accepted does not depend on it (see `RunRecord.finish`).
 
+A driver that holds many claims has one heartbeat for all of them (see `drivers`): the newer of the
+claim's own time and of its driver's counts. A claim that was given back (its time is 0) is free
+whatever its driver does.
+
 Clocks of machines that share a folder must agree to within a fraction of `timeout_s`; where they do
 not, work may be done twice, and one of the two results is accepted.
 """
@@ -13,7 +17,6 @@ not, work may be done twice, and one of the two results is accepted.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import secrets
 import socket
@@ -26,6 +29,14 @@ from typing import Any
 import psutil
 
 from vesselflow.records.atomic import create_exclusive, explained, json_bytes, read_json
+from vesselflow.records.drivers import (
+    TIMEOUT_S,
+    Driver,
+    boot,
+    driver_path,
+    identified,
+    is_token,
+)
 
 #: Age at which a claim that cannot be read is free again.
 _UNKNOWN_TIMEOUT_S = 30.0
@@ -45,12 +56,16 @@ class Claim:
             when it was given back.
         timeout_s: Age of the heartbeat at which the claim is free again.
         owner: Who made it: host, boot, pid, started, and what the caller added.
+        driver: Token of the driver whose heartbeat counts for it too; empty without one.
+        token: Its own name; empty when it cannot be read.
     """
 
     number: int
     heartbeat_s: float
     timeout_s: float
     owner: Mapping[str, Any]
+    driver: str = ""
+    token: str = ""
 
 
 def who_holds(
@@ -76,7 +91,7 @@ def is_alive(claim: Claim) -> bool:
     not taken for it. Of another machine nothing is known but the heartbeat: True.
     """
     owner = claim.owner
-    if owner.get("host") != socket.gethostname() or owner.get("boot") != _boot():
+    if owner.get("host") != socket.gethostname() or owner.get("boot") != boot():
         return True
     try:
         process = psutil.Process(int(owner["pid"]))
@@ -90,73 +105,142 @@ def is_alive(claim: Claim) -> bool:
 
 
 class Lease:
-    """A held claim. Make one with `Lease.claim`; call `beat` every few seconds."""
+    """A held claim. Make one with `Lease.claim`.
 
-    def __init__(self, folder: Path, number: int, token: str) -> None:
-        self._folder, self.number, self._token = folder, number, token
+    Without a driver call `beat` every few seconds; with one its `Driver.beat` is enough.
+    """
+
+    def __init__(self, folder: Path, number: int, token: str, driver: Driver | None = None) -> None:
+        self._folder, self.number, self._token, self._driver = folder, number, token, driver
         self._released = False
 
     @classmethod
     def claim(
-        cls, folder: str | Path, owner: Mapping[str, Any], *, timeout_s: float = 30
+        cls,
+        folder: str | Path,
+        owner: Mapping[str, Any],
+        *,
+        driver: Driver | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> Lease | None:
         """Claim the run in `folder`; None when another process holds it, or was faster.
 
+        After an error nothing is held, whatever the storage did: the same driver may try again.
+
         Args:
-            folder: Folder of the run; made if absent.
+            folder: Folder of the run, ``<results>/runs/<run_id>``; made if absent.
             owner: On whose behalf: ``host``, ``pid`` and ``started`` (its start time) tell whose
-                death frees the lease (default: this process), the rest is for people.
-            timeout_s: Age of the heartbeat at which others may take the run over.
+                death frees the lease (default: the driver's, or this process), the rest is for
+                people.
+            driver: The driver of the same results folder whose heartbeat keeps the lease.
+            timeout_s: Age of the heartbeat at which others may take the run over; a driver's own
+                where there is one.
 
         Raises:
-            UserError: The folder cannot be written.
+            UserError: The folder cannot be written, or no space is left.
+            OSError: The storage is in trouble (EIO, ESTALE): nobody else need hold the run.
         """
         claims_folder = Path(folder) / "claims"
+        # Each file at its own time: the folder stands for whatever goes wrong with one of them.
         with explained(claims_folder):
-            claims_folder.mkdir(parents=True, exist_ok=True)
-        claims = _read(claims_folder)
-        if who_holds(claims, time.time(), is_alive) is not None:
+            return cls._claim(claims_folder, owner, driver, timeout_s)
+
+    @classmethod
+    def _claim(
+        cls, folder: Path, owner: Mapping[str, Any], driver: Driver | None, timeout_s: float
+    ) -> Lease | None:
+        folder.mkdir(parents=True, exist_ok=True)
+        claims = _read(folder)
+        holder = who_holds(claims, time.time(), is_alive)
+        if holder is not None and not _is_stray(holder, driver):
             return None
         number = max((claim.number for claim in claims), default=0) + 1
         token = secrets.token_hex(16)
-        content = {"owner": _identified(owner), "timeout_s": timeout_s, "token": token}
-        if not create_exclusive(_path(claims_folder, number), json_bytes(content)):
-            return None
-        lease = cls(claims_folder, number, token)
-        if lease.lost():
-            # Others claimed, and cleared lower numbers away, between our reading and our creating.
-            _path(claims_folder, number).unlink(missing_ok=True)
+        content: dict[str, Any] = {"timeout_s": timeout_s, "token": token}
+        if driver is None:
+            content["owner"] = identified(owner)
+        else:
+            content |= {"owner": {**driver.owner, **owner}, "timeout_s": driver.timeout_s}
+            content["driver"] = driver.token
+            # Before it is made: from then on it is not a stray one.
+            driver.held.add(token)
+        lease = cls(folder, number, token, driver)
+        try:
+            # Not flushed to the disk: a claim need not outlive the machine that made it, and one
+            # that cannot be read is free when its time is over.
+            made = create_exclusive(_path(folder, number), json_bytes(content), flush=False)
+            if made and lease.lost():
+                # Others claimed, and cleared lower numbers away, between reading and creating.
+                _path(folder, number).unlink(missing_ok=True)
+                made = False
+        except BaseException:
+            lease._forget()
+            raise
+        if not made:
+            lease._forget()
             return None
         for old in claims:
-            # One that is a folder stays: its number is lower, and does not count.
-            with contextlib.suppress(IsADirectoryError, PermissionError):
-                _path(claims_folder, old.number).unlink(missing_ok=True)
+            # One that stays is no harm: its number is lower, and does not count.
+            with contextlib.suppress(OSError):
+                _path(folder, old.number).unlink(missing_ok=True)
         return lease
 
     @staticmethod
     def holder(folder: str | Path) -> Claim | None:
-        """Who holds the run in `folder` now."""
-        return who_holds(_read(Path(folder) / "claims"), time.time(), is_alive)
+        """Who holds the run in `folder` now.
+
+        Raises:
+            OSError: The storage is in trouble.
+        """
+        claims_folder = Path(folder) / "claims"
+        with explained(claims_folder):
+            return who_holds(_read(claims_folder), time.time(), is_alive)
 
     def beat(self) -> bool:
         """Show that the holder lives; False when the lease is no longer held.
 
-        Never raises: a heartbeat that cannot be written is one that is late.
+        Never raises: a heartbeat that cannot be written is one that is late. With a driver it only
+        looks: the heartbeat is the driver's.
         """
         if self._released or self.lost():
             return False
-        with contextlib.suppress(OSError):
-            os.utime(self._path)
+        if self._driver is None:
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
         return True
 
-    def release(self) -> None:
-        """Give the run back: the next claimant need not wait."""
-        if not self._released and not self.lost():
+    def release(self) -> bool:
+        """Give the run back: the next claimant need not wait.
+
+        Returns:
+            Whether it is given back. When the storage did not take it, a driver does so at one of
+            its next heartbeats; without a driver the lease ends when its time is over.
+        """
+        self._forget()
+        if self._released:
+            return True
+        self._released = True
+        if self._give_back():
+            return True
+        if self._driver is not None:
+            self._driver.owes(self._give_back)
+        return False
+
+    def _give_back(self) -> bool:
+        if not self.lost():
             # Not by removing the file: an older holder that comes back to life would then find
             # no number above its own.
-            with contextlib.suppress(OSError):
+            try:
                 os.utime(self._path, (0, 0))
-        self._released = True
+            except FileNotFoundError:
+                return True
+            except OSError:
+                return False
+        return True
+
+    def _forget(self) -> None:
+        if self._driver is not None:
+            self._driver.held.discard(self._token)
 
     def lost(self) -> bool:
         """Whether another claim counts now, or this one was cleared away."""
@@ -186,6 +270,11 @@ def _numbers(claims_folder: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
+def _is_stray(claim: Claim, driver: Driver | None) -> bool:
+    """Whether a claim was made in the driver's name by a call that ended in an error."""
+    return driver is not None and claim.driver == driver.token and claim.token not in driver.held
+
+
 def _read(claims_folder: Path) -> list[Claim]:
     claims = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -193,41 +282,35 @@ def _read(claims_folder: Path) -> list[Claim]:
             path = _path(claims_folder, number)
             # A claim can be cleared away while we read: a higher one is there then.
             with contextlib.suppress(FileNotFoundError):
-                heartbeat_s = path.stat().st_mtime
-                timeout_s, owner = _content(path)
-                claims.append(Claim(number, heartbeat_s, timeout_s, owner))
+                beat_s = path.stat().st_mtime
+                timeout_s, owner, driver, token = _content(path)
+                if driver and beat_s > 0:
+                    beat_s = _newer(beat_s, driver_path(claims_folder.parent.parent.parent, driver))
+                claims.append(Claim(number, beat_s, timeout_s, owner, driver, token))
     return claims
 
 
-def _content(path: Path) -> tuple[float, Mapping[str, Any]]:
-    """Timeout and owner of a claim; of a damaged one only the heartbeat is known, and decides."""
+def _newer(beat_s: float, driver: Path) -> float:
+    """The newer of a claim's time and its driver's; 0 when the driver ended."""
+    try:
+        driver_s = driver.stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return beat_s
+    return max(beat_s, driver_s) if driver_s > 0 else 0.0
+
+
+def _content(path: Path) -> tuple[float, Mapping[str, Any], str, str]:
+    """Timeout, owner, driver and token of a claim; of a damaged one only its time is known."""
     try:
         content = read_json(path)
         timeout_s, owner = float(content["timeout_s"]), dict(content["owner"])
     except (IsADirectoryError, *_DAMAGED):
-        return _UNKNOWN_TIMEOUT_S, {}
-    # Not below or equal zero and not NaN, either of which would free a claim that lives.
-    return (timeout_s if timeout_s > 0 else _UNKNOWN_TIMEOUT_S), owner
-
-
-def _identified(owner: Mapping[str, Any]) -> dict[str, Any]:
-    """The owner with what is needed to tell whether it lives."""
-    here = socket.gethostname()
-    if "pid" not in owner:
-        process = psutil.Process()
-        owner = {**owner, "host": here, "pid": process.pid, "started": process.create_time()}
-    # Of another machine's boot we know nothing: its heartbeat alone will decide.
-    return {"boot": _boot(), **owner} if owner.get("host") == here else dict(owner)
-
-
-@functools.cache
-def _boot() -> str:
-    """This boot of this machine, and the table of processes that a pid is a number in.
-
-    Containers of one machine can share its name and its boot, and count processes separately.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{psutil.boot_time():.0f}"
+        return _UNKNOWN_TIMEOUT_S, {}, "", ""
+    driver, token = content.get("driver"), content.get("token")
+    return (
+        # Not below or equal zero and not NaN, either of which would free a claim that lives.
+        timeout_s if timeout_s > 0 else _UNKNOWN_TIMEOUT_S,
+        owner,
+        driver if is_token(driver) else "",
+        token if isinstance(token, str) else "",
+    )
