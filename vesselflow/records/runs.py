@@ -302,7 +302,7 @@ class RunRecord:
         """
         accepted, begun = self.accepted(), self._begun()
         number = max(begun, default=0) if accepted is None else int(accepted["attempt"])
-        rows = None if accepted is None else _read_rows(self.attempt_folder(number) / "curve.json")
+        rows = None if accepted is None else read_rows(self.attempt_folder(number) / "curve.json")
         if rows is None:
             rows = self._joined(number) if number in begun else []
         return [
@@ -383,7 +383,7 @@ class RunRecord:
             resumed = self._resumed_from(current)
             after = -1 if resumed is None else resumed[0]
             parts = [step for step in _parts(folder / "rows") if after < step <= upto]
-            pieces += [_read_rows(_part_path(folder, step)) or [] for step in reversed(parts)]
+            pieces += [read_rows(_part_path(folder, step)) or [] for step in reversed(parts)]
             upto = min(upto, after)
             current = None if resumed is None else resumed[1]
         return [row for piece in reversed(pieces) for row in piece]
@@ -527,8 +527,8 @@ def _parts(folder: Path) -> list[int]:
     return sorted(int(step) for step in steps if step.isdecimal())
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]] | None:
-    """Rows of a curve; None when the file is not there, or not such a list."""
+def read_rows(path: Path) -> list[dict[str, Any]] | None:
+    """Rows of a curve's file; None when the file is not there, or holds no such list."""
     rows = read_json_or_none(path)
     if not isinstance(rows, list):
         return None

@@ -1,0 +1,331 @@
+"""An index over records: what was read from many small files, kept in few large ones.
+
+The records are the truth. An entry holds what some files said and a stamp of these files (inode,
+size, times of change); it is used only while the files on the disk have that very stamp. A missing,
+stale or damaged index costs time, never an answer; why, and what was measured, stands in the
+README of this room.
+
+A segment is written whole and never changed: drivers that share a results folder add segments of
+their own. ``index/<kind>-<version>-<when>-<token>.seg`` is a magic line, the checksum and length of
+its head, the head (a stamp, a checksum and an end for each entry, and the names), and the payloads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from vesselflow.errors import VesselflowError
+from vesselflow.records.atomic import write_bytes
+
+_MAGIC = b"vesselflow index 1\n"
+_FRAME = struct.Struct("<IQ")
+_STAMP_BYTES = 16
+_NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<version>\d+)-\d{20}-[0-9a-f]+\.seg")
+
+#: Files that changed later than this before they were read are not kept: another change within the
+#: same tick of the file system's clock would leave the same stamp.
+SETTLED_NS = 2_000_000_000
+#: A segment is written when this much was put.
+_SEGMENT_BYTES = 32 << 20
+#: So many segments smaller than that are joined to one.
+_MANY = 8
+
+
+class Stamp(NamedTuple):
+    """What files looked like when they were read.
+
+    Attributes:
+        digest: Equal when, and only when, each file is as it was.
+        newest_ns: When the last of them changed, by the clock of their file system.
+    """
+
+    digest: bytes
+    newest_ns: int
+
+
+def stamp_of(stats: Iterable[os.stat_result | None]) -> Stamp:
+    """The stamp of some files and folders, in a fixed order; None for one that is not there."""
+    newest, words = 0, []
+    for stat in stats:
+        if stat is None:
+            words += [-1, -1, -1, -1]
+        else:
+            words += [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
+    # An inode can need all 64 bits, a time can be before 1970.
+    raw = struct.pack(f"<{len(words)}Q", *(word & 0xFFFFFFFFFFFFFFFF for word in words))
+    return Stamp(hashlib.blake2b(raw, digest_size=_STAMP_BYTES).digest(), newest)
+
+
+def stat_or_none(path: str | Path, folder: int | None = None) -> os.stat_result | None:
+    """`os.stat`; None when there is nothing.
+
+    Args:
+        path: The file.
+        folder: Descriptor of the folder that a relative path starts from.
+    """
+    try:
+        return os.stat(path, dir_fd=folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+class _Segment:
+    """One segment, opened; its payloads stay on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError or ValueError when it is not there, or not whole up to its payloads."""
+        self.path, self.handle = path, -1
+        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.bytes = os.fstat(self.handle).st_size
+            start = len(_MAGIC) + _FRAME.size
+            frame = os.pread(self.handle, start, 0)
+            if len(frame) != start or not frame.startswith(_MAGIC):
+                raise ValueError("no segment of this format")
+            checksum, length = _FRAME.unpack(frame[len(_MAGIC) :])
+            if length > self.bytes:
+                raise ValueError("cut short within its head")
+            head = os.pread(self.handle, length, start)
+            if len(head) != length or zlib.crc32(head) != checksum:
+                raise ValueError("its head is damaged")
+        except BaseException:
+            self.close()
+            raise
+        count = int.from_bytes(head[:8], "little")
+        at = 8 + _STAMP_BYTES * count
+        self.stamps = head[8:at]
+        self.checksums = np.frombuffer(head, "<u4", count, at)
+        self.ends = np.frombuffer(head, "<u8", count, at + 4 * count) + np.uint64(start + length)
+        self.names = head[at + 12 * count :].decode("utf-8").split("\n") if count else []
+        self.first = start + length
+
+    def stamp(self, row: int) -> bytes:
+        return self.stamps[_STAMP_BYTES * row : _STAMP_BYTES * (row + 1)]
+
+    def payload(self, row: int) -> bytes | None:
+        """None when it is damaged, or cannot be read."""
+        begin = int(self.ends[row - 1]) if row else self.first
+        length = int(self.ends[row]) - begin
+        try:
+            data = os.pread(self.handle, length, begin)
+        except OSError:
+            return None
+        whole = len(data) == length and zlib.crc32(data) == int(self.checksums[row])
+        return data if whole else None
+
+    def close(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Pending(NamedTuple):
+    stamp: bytes
+    payload: bytes
+
+
+class Index:
+    """Entries of one kind in a results folder: name -> bytes, each valid for one stamp.
+
+    Nothing here raises because of the storage: what cannot be read is not there, what cannot be
+    written is written another time. Use it as a context, or call `flush` at the end.
+
+    Args:
+        results: The results folder.
+        kind: Lower-case letters.
+        version: Of the payloads; entries of another are not seen.
+        exists: Whether there is still a record of that name; entries of others go when segments
+            are joined.
+        keep: Whether what is put is kept; without, nothing in the folder changes.
+    """
+
+    def __init__(
+        self,
+        results: str | Path,
+        kind: str,
+        version: int,
+        *,
+        exists: Callable[[str], bool] = lambda name: True,
+        keep: bool = True,
+    ) -> None:
+        self.folder = Path(results) / "index"
+        self._kind, self._version, self._exists, self._keep = kind, version, exists, keep
+        self._segments: list[_Segment] = []
+        self._where: dict[str, tuple[_Segment, int]] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._bytes = 0
+        self._settled_ns: int | None = None
+        self._load()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.flush()
+
+    def get(self, name: str, stamp: Stamp) -> bytes | None:
+        """What was put under `name` when its files had this stamp; None when nothing was."""
+        pending = self._pending.get(name)
+        if pending is not None:
+            return pending.payload if pending.stamp == stamp.digest else None
+        place = self._where.get(name)
+        if place is None or place[0].stamp(place[1]) != stamp.digest:
+            return None
+        return place[0].payload(place[1])
+
+    def put(self, name: str, stamp: Stamp, payload: bytes) -> None:
+        """Keep what was read of files that had this stamp *before* they were read.
+
+        Args:
+            name: Of the entry, without line breaks.
+            stamp: Taken before the files were opened.
+            payload: What they said.
+        """
+        if not self._keep:
+            return
+        if self._settled_ns is None:
+            self._settled_ns = self._clock() - SETTLED_NS
+        if stamp.newest_ns > self._settled_ns:
+            return
+        self._pending[name] = _Pending(stamp.digest, payload)
+        self._bytes += len(payload)
+        if self._bytes >= _SEGMENT_BYTES:
+            self._write()
+
+    def flush(self) -> None:
+        """Write what was put, and join segments where they have become many."""
+        if self._pending:
+            self._write()
+        self._join()
+        # What is read from now on is compared with a later time.
+        self._settled_ns = None
+
+    # -- within --------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        known = {segment.path for segment in self._segments}
+        for path in self._paths():
+            if path in known:
+                continue
+            try:
+                segment = _Segment(path)
+            except (OSError, ValueError):
+                continue
+            self._segments.append(segment)
+            self._where.update((name, (segment, row)) for row, name in enumerate(segment.names))
+
+    def _paths(self) -> list[Path]:
+        """The segments of this kind and version, oldest first."""
+        try:
+            names = sorted(os.listdir(self.folder))
+        except OSError:
+            return []
+        found = ((name, _NAME.fullmatch(name)) for name in names)
+        return [
+            self.folder / name
+            for name, match in found
+            if match and (match["kind"], int(match["version"])) == (self._kind, self._version)
+        ]
+
+    def _clock(self) -> int:
+        """The time by the clock of the file system; 0 when nothing can be written."""
+        probe = self.folder / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with probe.open("xb") as file:
+                now = os.fstat(file.fileno()).st_mtime_ns
+            probe.unlink()
+            return now
+        except OSError:
+            return 0
+
+    def _write(self) -> _Segment | None:
+        entries = self._pending
+        self._pending, self._bytes = {}, 0
+        path = self._new_path()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, _packed(entries))
+            segment = _Segment(path)
+        except (OSError, ValueError, VesselflowError):
+            return None
+        self._segments.append(segment)
+        self._where.update((name, (segment, row)) for row, name in enumerate(segment.names))
+        return segment
+
+    def _new_path(self) -> Path:
+        name = f"{self._kind}-{self._version}-{time.time_ns():020d}-{secrets.token_hex(4)}.seg"
+        return self.folder / name
+
+    def _join(self) -> None:
+        """Write small segments, and those of which little still counts, anew as one."""
+        if not self._keep:
+            return
+        self._load()
+        live = dict.fromkeys(map(id, self._segments), 0)
+        for segment, _ in self._where.values():
+            live[id(segment)] += 1
+        small = [segment for segment in self._segments if segment.bytes < _SEGMENT_BYTES]
+        old = [segment for segment in self._segments if 2 * live[id(segment)] < len(segment.names)]
+        if len(small) < _MANY and not old:
+            return
+        gone = {id(segment): segment for segment in (*old, *(small if len(small) >= _MANY else ()))}
+        for name, entry in self._moved(gone):
+            self._pending[name] = entry
+            self._bytes += len(entry.payload)
+            if self._bytes >= _SEGMENT_BYTES and self._write() is None:
+                return
+        if self._pending and self._write() is None:
+            return
+        for segment in gone.values():
+            # Whoever reads it goes on doing so, or reads the records.
+            with contextlib.suppress(OSError):
+                segment.path.unlink()
+            self._segments.remove(segment)
+
+    def _moved(self, gone: dict[int, _Segment]) -> Iterator[tuple[str, _Pending]]:
+        places = [(name, *place) for name, place in self._where.items() if id(place[0]) in gone]
+        for name, segment, row in places:
+            payload = segment.payload(row) if self._exists(name) else None
+            if payload is None:
+                self._where.pop(name, None)
+            else:
+                yield name, _Pending(segment.stamp(row), payload)
+
+
+def _packed(entries: dict[str, _Pending]) -> bytes:
+    """The bytes of a segment."""
+    payloads = [entry.payload for entry in entries.values()]
+    ends = np.cumsum([len(payload) for payload in payloads], dtype="<u8")
+    head = b"".join(
+        (
+            len(entries).to_bytes(8, "little"),
+            *(entry.stamp for entry in entries.values()),
+            np.array([zlib.crc32(payload) for payload in payloads], "<u4").tobytes(),
+            ends.tobytes(),
+            "\n".join(entries).encode("utf-8"),
+        )
+    )
+    return b"".join((_MAGIC, _FRAME.pack(zlib.crc32(head), len(head)), head, *payloads))

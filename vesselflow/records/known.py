@@ -1,0 +1,121 @@
+"""What is known of many runs at once: read from the index where it holds, else from the records."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vesselflow.records.index import Index, Stamp, stamp_of, stat_or_none
+from vesselflow.records.runs import RunRecord, RunState, Status, read_rows
+
+#: Of the entries' content: raised whenever `RunRecord` reads something else from the same files.
+_VERSION = 1
+
+
+class KnownRun:
+    """What is known of one run: `RunRecord`'s `status`, `rows` and `costs`."""
+
+    def __init__(self, record: RunRecord, kept: bytes | None = None) -> None:
+        self._record, self._kept = record, None if kept is None else kept.split(b"\n")
+
+    @property
+    def status(self) -> Status:
+        """How the run stands."""
+        if self._kept is None:
+            return self._record.status()
+        return Status(**{**json.loads(self._kept[0]), "state": RunState.FINISHED})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The run's curve."""
+        return self._record.rows() if self._kept is None else json.loads(self._kept[1])
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What each attempt said of its cost."""
+        return self._record.costs() if self._kept is None else json.loads(self._kept[2])
+
+
+class KnownRuns:
+    """The runs of a results folder.
+
+    Of a finished run all is kept in the index, and used while every file that it was read from is
+    as it was; an unfinished one, or one whose curve is damaged, is read from its record each time.
+
+    Args:
+        results: The results folder.
+        keep: Whether the index is written; without, nothing in the folder changes.
+    """
+
+    def __init__(self, results: str | Path, *, keep: bool = True) -> None:
+        self._results = Path(results)
+        self._runs = str(self._results / "runs")
+        self._index = Index(results, "runs", _VERSION, exists=self._exists, keep=keep)
+
+    def get(self, run_id: str) -> KnownRun:
+        """What is known of a run now; of one that has no record, that it is queued."""
+        return KnownRun(RunRecord(self._results, run_id), self._content(run_id))
+
+    def flush(self) -> None:
+        """Write what was read from records to the index."""
+        self._index.flush()
+
+    def _exists(self, run_id: str) -> bool:
+        return os.path.exists(f"{self._runs}/{run_id}")
+
+    def _content(self, run_id: str) -> bytes | None:
+        """The run's entry, made if need be; None for a run that is to be asked itself."""
+        try:
+            stamp = _stamp(f"{self._runs}/{run_id}")
+        except OSError:
+            # The record is asked, and says what is wrong.
+            return None
+        if stamp is None:
+            return None
+        content = self._index.get(run_id, stamp)
+        if content is None:
+            content = _read(RunRecord(self._results, run_id))
+            if content is not None:
+                self._index.put(run_id, stamp, content)
+        return content
+
+
+def _read(record: RunRecord) -> bytes | None:
+    """Three lines: status, curve, costs; None unless the run is finished and its curve is whole."""
+    status, accepted = record.status(), record.accepted()
+    if status.state is not RunState.FINISHED or accepted is None:
+        return None
+    # Without it the curve is put together from parts, of which the stamp knows nothing.
+    if read_rows(record.attempt_folder(accepted["attempt"]) / "curve.json") is None:
+        return None
+    noted = {**asdict(status), "state": status.state.value}
+    lines = (noted, record.rows(), record.costs())
+    return "\n".join(json.dumps(line) for line in lines).encode("utf-8")
+
+
+def _stamp(folder: str) -> Stamp | None:
+    """The stamp of all files that tell of a run; None without an acceptance."""
+    accepted = stat_or_none(f"{folder}/accepted.json")
+    if accepted is None:
+        return None
+    try:
+        attempts = sorted(os.listdir(f"{folder}/attempts"))
+    except (FileNotFoundError, NotADirectoryError):
+        attempts = []
+    return stamp_of(
+        (
+            accepted,
+            stat_or_none(f"{folder}/status.json"),
+            stat_or_none(f"{folder}/attempts"),
+            *(entry for name in attempts for entry in _attempt(f"{folder}/attempts/{name}")),
+        )
+    )
+
+
+def _attempt(folder: str) -> Iterator[os.stat_result | None]:
+    # The folder stands for what is in it or not; each file for what is in the file.
+    yield stat_or_none(folder)
+    for name in ("attempt.json", "curve.json", "cost.json"):
+        yield stat_or_none(f"{folder}/{name}")
