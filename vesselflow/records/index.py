@@ -70,15 +70,10 @@ def stamp_of(stats: Iterable[os.stat_result | None]) -> Stamp:
     return Stamp(hashlib.blake2b(raw, digest_size=_STAMP_BYTES).digest(), newest)
 
 
-def stat_or_none(path: str | Path, folder: int | None = None) -> os.stat_result | None:
-    """`os.stat`; None when there is nothing.
-
-    Args:
-        path: The file.
-        folder: Descriptor of the folder that a relative path starts from.
-    """
+def stat_or_none(path: str | Path) -> os.stat_result | None:
+    """`os.stat`; None when there is nothing."""
     try:
-        return os.stat(path, dir_fd=folder)
+        return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -195,24 +190,28 @@ class Index:
             return None
         return place[0].payload(place[1])
 
-    def put(self, name: str, stamp: Stamp, payload: bytes) -> None:
+    def put(self, name: str, stamp: Stamp, payload: bytes) -> bool:
         """Keep what was read of files that had this stamp *before* they were read.
 
         Args:
             name: Of the entry, without line breaks.
             stamp: Taken before the files were opened.
             payload: What they said.
+
+        Returns:
+            Whether it is kept: not when the files changed just now.
         """
         if not self._keep:
-            return
+            return False
         if self._settled_ns is None:
             self._settled_ns = self._clock() - SETTLED_NS
         if stamp.newest_ns > self._settled_ns:
-            return
+            return False
         self._pending[name] = _Pending(stamp.digest, payload)
         self._bytes += len(payload)
         if self._bytes >= _SEGMENT_BYTES:
             self._write()
+        return True
 
     def flush(self) -> None:
         """Write what was put, and join segments where they have become many."""

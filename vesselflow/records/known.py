@@ -17,10 +17,17 @@ _VERSION = 1
 
 
 class KnownRun:
-    """What is known of one run: `RunRecord`'s `status`, `rows` and `costs`."""
+    """What is known of one run: `RunRecord`'s `status`, `rows` and `costs`.
 
-    def __init__(self, record: RunRecord, kept: bytes | None = None) -> None:
+    Attributes:
+        fingerprint: Equal for the same content of the same files; None where that cannot be told.
+    """
+
+    def __init__(
+        self, record: RunRecord, kept: bytes | None = None, fingerprint: bytes | None = None
+    ) -> None:
         self._record, self._kept = record, None if kept is None else kept.split(b"\n")
+        self.fingerprint = fingerprint
 
     @property
     def status(self) -> Status:
@@ -56,7 +63,7 @@ class KnownRuns:
 
     def get(self, run_id: str) -> KnownRun:
         """What is known of a run now; of one that has no record, that it is queued."""
-        return KnownRun(RunRecord(self._results, run_id), self._content(run_id))
+        return KnownRun(RunRecord(self._results, run_id), *self._content(run_id))
 
     def flush(self) -> None:
         """Write what was read from records to the index."""
@@ -65,21 +72,22 @@ class KnownRuns:
     def _exists(self, run_id: str) -> bool:
         return os.path.exists(f"{self._runs}/{run_id}")
 
-    def _content(self, run_id: str) -> bytes | None:
-        """The run's entry, made if need be; None for a run that is to be asked itself."""
+    def _content(self, run_id: str) -> tuple[bytes | None, bytes | None]:
+        """The run's entry, made if need be, and its fingerprint; None for what there is not."""
         try:
             stamp = _stamp(f"{self._runs}/{run_id}")
         except OSError:
             # The record is asked, and says what is wrong.
-            return None
+            return None, None
         if stamp is None:
-            return None
+            return None, None
         content = self._index.get(run_id, stamp)
+        if content is not None:
+            return content, stamp.digest
+        content = _read(RunRecord(self._results, run_id))
         if content is None:
-            content = _read(RunRecord(self._results, run_id))
-            if content is not None:
-                self._index.put(run_id, stamp, content)
-        return content
+            return None, None
+        return content, stamp.digest if self._index.put(run_id, stamp, content) else None
 
 
 def _read(record: RunRecord) -> bytes | None:
