@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vesselflow.config.space import load_space
+from vesselflow.config.loading import load_space
 from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.feed.local import LocalData
 from vesselflow.metrics import METRICS
