@@ -77,9 +77,8 @@ class ScoringJob:
             self.context.reports.phase("evaluating", evaluation.epoch, 0, 0)
             frozen = None
             if evaluation.domain.role != "val":
-                frozen = scores[
-                    self._validation(evaluation.epoch, evaluation.protocol).name
-                ].threshold_logit
+                chosen_on = self._validation(evaluation.epoch, evaluation.protocol)
+                frozen = scores[chosen_on.name].threshold_logit
             scores[evaluation.name] = self._scores(evaluation, frozen)
         values: dict[str, float] = {}
         for protocol in job.protocols:
