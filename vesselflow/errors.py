@@ -54,6 +54,47 @@ class UserError(VesselflowError):
         return [str(error) for error in self.each()]
 
 
+class StorageTrouble(UserError):
+    """A disk or bucket does not take, or give, what it should: another try may succeed.
+
+    No space, a quota, a device or a server that does not answer, a permission that was taken away:
+    whoever writes something that must not be lost waits and tries again.
+
+    Args:
+        what: What is wrong.
+        where: The path.
+        allowed: As of `UserError`.
+        hint: The next step to take.
+        number: What the system called it (`errno`); 0 when that is not known.
+    """
+
+    def __init__(
+        self, what: str, *, where: str = "", allowed: str = "", hint: str = "", number: int = 0
+    ) -> None:
+        super().__init__(what, where=where, allowed=allowed, hint=hint)
+        self.errno = number
+
+    @property
+    def path(self) -> str:
+        """The path that it happened to."""
+        return self.where
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by fields."""
+        return (_storage_trouble, (self.what, self.where, self.allowed, self.hint, self.errno))
+
+    def at(self, where: str) -> StorageTrouble:
+        """The same trouble with another place."""
+        return _storage_trouble(self.what, where, self.allowed, self.hint, self.errno)
+
+
+class Interrupted(VesselflowError):
+    """Somebody asked to stop, and what was under way ended where it can go on later."""
+
+    def __init__(self, message: str = "stopped on request") -> None:
+        super().__init__(message)
+
+
 class UserErrors(UserError):
     """Several things that are wrong, told at once: a line each.
 
@@ -128,6 +169,10 @@ class Faults:
 
 def _rebuild(kind: type[UserError], what: str, where: str, allowed: str, hint: str) -> UserError:
     return kind(what, where=where, allowed=allowed, hint=hint)
+
+
+def _storage_trouble(what: str, where: str, allowed: str, hint: str, number: int) -> StorageTrouble:
+    return StorageTrouble(what, where=where, allowed=allowed, hint=hint, number=number)
 
 
 class ShapeError(VesselflowError, ValueError):

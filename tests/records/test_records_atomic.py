@@ -7,6 +7,9 @@ import json
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselflow.errors import UserError
+from vesselflow.errors import StorageTrouble, UserError
 from vesselflow.records import atomic
 
 
@@ -69,10 +72,81 @@ def test_what_a_user_can_mend_is_one_line_and_changes_nothing(
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ETIMEDOUT),
+        *(errno.EACCES, errno.EHOSTUNREACH, errno.ENOTCONN),
+    ],
+)
+def test_what_another_try_may_get_over_is_trouble_with_the_storage(
+    tmp_path: Path, monkeypatch, number
+) -> None:
+    monkeypatch.setattr(atomic.os, "fsync", _Refusing(number))
+    for write in (atomic.write_bytes, atomic.write_sealed, atomic.create_exclusive):
+        with pytest.raises(StorageTrouble) as caught:
+            write(tmp_path / "a", b"x")
+        assert (caught.value.errno, caught.value.path) == (number, str(tmp_path / "a"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_no_other_try_gets_over_is_not_trouble_with_the_storage(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as caught:
+        atomic.write_bytes(tmp_path / "file" / "a", b"x")
+    assert not isinstance(caught.value, StorageTrouble)
+
+
 def test_other_faults_of_the_system_are_not_dressed_up(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(atomic.os, "fsync", _Refusing(errno.EIO))
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    monkeypatch.setattr(atomic.os, "fsync", _Refusing(errno.ENOSYS))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
         atomic.write_bytes(tmp_path / "a", b"x")
+
+
+def _left_behind(folder: Path, pid: int, here: str, age_s: float) -> Path:
+    path = folder / f".{pid}-{here}-0123456789abcdef.tmp"
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def test_files_of_killed_writers_go(tmp_path: Path) -> None:
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    here, dead = atomic._here(), int(gone.stdout)
+    kept = [
+        _left_behind(tmp_path, os.getpid(), here, 60),
+        # Of a process of another machine nothing is known: its number may be one that is gone here.
+        _left_behind(tmp_path, dead, "00000000", 3000),
+    ]
+    for name in ("a.tmp", ".x.tmp", f".{dead}-{here}-short.tmp"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+        kept.append(tmp_path / name)
+    _left_behind(tmp_path, dead, here, 0)
+    # A process of this number lives, but no write takes an hour.
+    _left_behind(tmp_path, 1, here, 3700)
+    _left_behind(tmp_path, dead, "00000001", 3700)
+    assert atomic.remove_abandoned(tmp_path) == 3
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert atomic.remove_abandoned(tmp_path / "absent") == 0
+
+
+def test_a_killed_writer_leaves_what_is_known_for_one(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from vesselflow.records import atomic; "
+        "atomic.os.fsync = lambda handle: os.kill(os.getpid(), 9); "
+        "atomic.write_bytes(sys.argv[1] + '/a', b'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)])
+    assert done.returncode == -9
+    assert len(os.listdir(tmp_path)) == 1
+    assert atomic.remove_abandoned(tmp_path) == 1
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_file_in_the_way_of_a_folder_is_one_line(tmp_path: Path) -> None:

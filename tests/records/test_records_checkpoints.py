@@ -58,6 +58,25 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path: Path, monkeypatch) 
     assert kept.steps() == [5]
 
 
+def test_a_checkpoint_of_another_format_is_passed_over_and_says_so(
+    tmp_path: Path, monkeypatch
+) -> None:
+    kept = Checkpoints(tmp_path, keep=3)
+    kept.save(5, b"five")
+    # Before there were numbers, and of a vesselflow to come.
+    atomic.write_sealed(tmp_path / "0000000010.ckpt", b"PK ten")
+    with monkeypatch.context() as later:
+        later.setattr("vesselflow.records.checkpoints.FORMAT", 3)
+        kept.save(15, b"fifteen")
+    assert kept.newest() == (5, b"five")
+    assert [message.partition(": ")[0] for message in kept.messages] == [
+        "checkpoint of step 15 is passed over",
+        "checkpoint of step 10 is passed over",
+    ]
+    assert "of format 3, this vesselflow reads 2" in kept.messages[0]
+    assert "of format 1, this vesselflow reads 2" in kept.messages[1]
+
+
 def test_a_temporary_file_of_a_killed_writer_is_ignored(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(5, b"five")

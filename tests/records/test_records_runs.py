@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
+import os
+import resource
 import time
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselflow.errors import UserError
+from vesselflow.errors import StorageTrouble, UserError
+from vesselflow.records import atomic
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import Attempt, RunRecord, RunState, Status, read_index
 
@@ -288,3 +292,129 @@ def test_the_index_of_many_runs_is_quick(tmp_path: Path) -> None:
     assert len(read_index(tmp_path)) == 1000
     # 0.1 s on an idle machine; the bound only catches a change of order.
     assert time.perf_counter() - began < 3
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_attempt_that_could_not_begin_leaves_no_number(record: RunRecord, monkeypatch) -> None:
+    for name in ("fsync", "mkdir"):
+        with monkeypatch.context() as disk:
+            disk.setattr(atomic.os, name, _full)
+            for _ in range(3):
+                with pytest.raises(StorageTrouble):
+                    record.begin_attempt()
+    assert record.status() == Status()
+    assert record.begin_attempt().number == 1
+
+
+def test_a_log_line_is_whole_or_absent_and_not_said_twice(tmp_path: Path, monkeypatch) -> None:
+    record = RunRecord(tmp_path, "r1")
+    record.create("", {})
+    attempt = record.begin_attempt()
+    attempt.log("first")
+    limit = attempt.log_path.stat().st_size + 20
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A real limit, in the middle of the line (Python ignores the signal that comes with it).
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(UserError, match="larger than a limit"):
+            attempt.log("second " + 100 * "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    lines = attempt.log_path.read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["first"]
+    # The log is written before the note: of a failure that is noted at the second try, one line.
+    with monkeypatch.context() as disk:
+        disk.setattr(atomic.os, "fsync", _full)
+        with pytest.raises(StorageTrouble):
+            record.fail(attempt, "ValueError: x", "Traceback")
+    record.fail(attempt, "ValueError: x", "Traceback")
+    assert attempt.log_path.read_text().count("failed: ValueError: x") == 1
+    assert record.status().state is RunState.FAILED
+
+
+def test_a_finish_that_is_tried_again_is_accepted_once(record: RunRecord, monkeypatch) -> None:
+    attempt = record.begin_attempt()
+    attempt.write_rows(1, [{"step": 1, "by": 1}])
+    true, written = os.fsync, []
+
+    def full_at_the_fifth(handle: int) -> None:
+        written.append(handle)
+        if len(written) == 5:  # curve.json and accepted.json, each with its folder; status.json
+            _full()
+        true(handle)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(atomic.os, "fsync", full_at_the_fifth)
+        with pytest.raises(StorageTrouble):
+            record.finish(attempt, {"steps": 1})
+    assert record.status().state is RunState.FINISHED
+    assert record.finish(attempt, {"steps": 1})
+    assert record.status().accepted_attempt == 1
+
+
+def test_a_bad_sector_falls_back_and_a_disk_that_is_away_is_waited_for(
+    record: RunRecord, monkeypatch
+) -> None:
+    _train(record.begin_attempt(), range(1, 3))
+    record.keep_weights(3, b"weights")
+    true = Path.read_bytes
+    unreadable: set[int] = {2}
+
+    def bad(path: Path) -> bytes:
+        if path.suffix != ".ckpt" or int(path.stem) in unreadable:
+            raise OSError(errno.EIO, "Input/output error")
+        return true(path)
+
+    monkeypatch.setattr(Path, "read_bytes", bad)
+    messages: list[str] = []
+    point = record.resume_point(messages)
+    assert point is not None
+    assert point[:2] == (1, b"1")
+    assert "checkpoint of step 2 of attempt 1 is passed over" in messages[0]
+    # Nothing could be read: that is no reason to begin from nothing.
+    unreadable.add(1)
+    with pytest.raises(StorageTrouble):
+        record.begin_attempt()
+    assert record.status().attempts == 1
+    with pytest.raises(StorageTrouble):
+        record.read_weights(3)
+
+
+def test_tidying_removes_the_checkpoints_of_all_attempts_once_one_is_accepted(
+    record: RunRecord,
+) -> None:
+    _train(record.begin_attempt(), range(1, 3))
+    second = record.begin_attempt()
+    _train(second, range(3, 5))
+    record.keep_weights(4, b"weights")
+    for folder in (second.folder, second.checkpoints.folder, record.folder / "weights"):
+        half = folder / f".4194305-{atomic._here()}-0123456789abcdef.tmp"
+        half.write_bytes(b"half")
+    record.tidy()
+    assert len(list(record.folder.rglob("*.ckpt"))) == 4
+    before = {path for path in record.folder.rglob("*") if "checkpoints" not in str(path)}
+    record.finish(second, {"steps": 4})
+    record.tidy()
+    after = set(record.folder.rglob("*"))
+    assert {path for path in before if path.suffix != ".tmp"} < after
+    assert not [path for path in after if path.suffix in (".ckpt", ".tmp")]
+    assert _curve(record) == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    record.tidy()
+    assert record.status().state is RunState.FINISHED
+    assert record.read_weights(4) == b"weights"
+
+
+def test_rows_at_the_checkpoint_resumed_from_may_be_of_either_attempt(record: RunRecord) -> None:
+    # The checkpoint of step 2 is written before its rows: the first attempt ended in between.
+    first = record.begin_attempt()
+    _train(first, range(1, 2))
+    first.checkpoints.save(2, b"2")
+    second = record.begin_attempt()
+    assert second.resume_point() == (2, b"2")
+    _train(second, range(2, 4))
+    assert _curve(record) == [(1, 1), (2, 2), (3, 2)]
+    record.finish(second, {"steps": 3})
+    assert _curve(record) == [(1, 1), (2, 2), (3, 2)]

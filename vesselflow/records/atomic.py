@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vesselflow.errors import UserError, VesselflowError
+import psutil
+
+from vesselflow.errors import StorageTrouble, UserError, VesselflowError
 
 _MAGIC = b"vesselflow sealed 1\n"
 _LENGTH_BYTES = 8
@@ -27,17 +32,37 @@ _DIGEST_BYTES = 32
 _HEADER_BYTES = len(_MAGIC) + _LENGTH_BYTES + _DIGEST_BYTES
 
 _ELSEWHERE = "or choose another folder"
-#: What a user can do something about: errno -> (what is wrong, next step).
-_ACTIONS = {
+#: What another try may get over, once somebody or time has mended it: errno -> (what is wrong, next
+#: step). A permission is among it: an expired ticket of a network file system looks the same, and
+#: a run that waits for it loses nothing, where one that fails has to be trained again.
+_TROUBLES = {
     errno.ENOSPC: ("no space is left on this disk", f"free some, {_ELSEWHERE}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some, {_ELSEWHERE}"),
     errno.EACCES: ("no permission to write here", f"change the permission, {_ELSEWHERE}"),
     errno.EPERM: ("no permission to write here", f"change the permission, {_ELSEWHERE}"),
-    errno.EROFS: ("this file system is read-only", "choose another folder"),
+    errno.EROFS: ("this file system is read-only", f"mount it for writing, {_ELSEWHERE}"),
+    errno.EIO: ("the disk answers with an error (EIO)", "look after the disk or its server"),
+    errno.ESTALE: ("the file server knows this file no more (ESTALE)", "mount the share again"),
+    errno.ETIMEDOUT: ("the file server does not answer", "look after the server or the network"),
+    errno.ENFILE: ("this machine has too many open files", "close some programs"),
+    errno.EMFILE: ("this process has too many open files", "raise the limit: ulimit -n"),
+    **{
+        number: ("the disk or its server is away", "look after the disk, its server, the network")
+        for number in (
+            *(errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+            *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.ENOTCONN),
+            *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ESHUTDOWN),
+            *(errno.EAGAIN, errno.EBUSY, errno.ENOLCK, errno.ENOMEDIUM, errno.EPROTO),
+        )
+    },
+}
+#: What no other try gets over, and a user can mend.
+_ACTIONS = {
     errno.ENOTDIR: ("a part of this path is a file, not a folder", "choose another folder"),
     errno.EISDIR: ("this is a folder, not a file", "choose another name"),
     errno.EEXIST: ("a file stands where a folder should be", "move it away"),
     errno.ENAMETOOLONG: ("this name is too long for the file system", "choose a shorter one"),
+    errno.EFBIG: ("this file is larger than a limit allows", "raise it: ulimit -f"),
 }
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -48,14 +73,38 @@ class Torn(VesselflowError):
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn those errors of the file system that a user can mend into a UserError on `path`."""
+    """Turn errors of the file system into a UserError on `path`.
+
+    Raises:
+        StorageTrouble: Another try may succeed.
+        UserError: A user must mend it first. What is neither is raised as it is.
+    """
     try:
         yield
     except OSError as error:
+        trouble = storage_trouble(error, path)
+        if trouble is not None:
+            raise trouble from error
         if error.errno not in _ACTIONS:
             raise
         what, hint = _ACTIONS[error.errno]
         raise UserError(what, where=str(path), hint=hint) from error
+
+
+def storage_trouble(error: BaseException, path: Path | str = "") -> StorageTrouble | None:
+    """The trouble with the storage that an error is; None for any other error.
+
+    Args:
+        error: An OSError, or a StorageTrouble, which is returned as it is.
+        path: Where it happened, if the error does not know.
+    """
+    if isinstance(error, StorageTrouble):
+        return error
+    if not isinstance(error, OSError) or error.errno not in _TROUBLES:
+        return None
+    what, hint = _TROUBLES[error.errno]
+    where = str(path or error.filename or "")
+    return StorageTrouble(what, where=where, hint=hint, number=error.errno)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -66,7 +115,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         data: The whole content.
 
     Raises:
-        UserError: No permission, no space, and what else a user can mend; nothing was changed.
+        StorageTrouble: No space, no permission, a disk that is away; nothing was changed.
+        UserError: What else a user can mend; nothing was changed.
     """
     _replace(Path(path), (data,))
 
@@ -126,7 +176,8 @@ def create_exclusive(path: str | Path, data: bytes, *, flush: bool = True) -> bo
         Whether this call created the file.
 
     Raises:
-        UserError: No permission, no space, or a file system that cannot link.
+        StorageTrouble: No space, no permission, a disk that is away.
+        UserError: A file system that cannot link, and what else a user can mend.
     """
     target = Path(path)
     with _temporary(target, (data,), flush=flush) as temporary:
@@ -148,10 +199,14 @@ def create_exclusive(path: str | Path, data: bytes, *, flush: bool = True) -> bo
     return True
 
 
-def write_sealed(path: str | Path, data: bytes) -> None:
-    """`write_bytes` with a header that holds the length and the SHA-256 of `data`."""
-    header = _MAGIC + len(data).to_bytes(_LENGTH_BYTES, "big") + hashlib.sha256(data).digest()
-    _replace(Path(path), (header, data))
+def write_sealed(path: str | Path, *pieces: bytes) -> None:
+    """`write_bytes` of the pieces, with a header that holds their length and SHA-256."""
+    checksum = hashlib.sha256()
+    for piece in pieces:
+        checksum.update(piece)
+    length = sum(map(len, pieces))
+    header = _MAGIC + length.to_bytes(_LENGTH_BYTES, "big") + checksum.digest()
+    _replace(Path(path), (header, *pieces))
 
 
 def read_sealed(path: str | Path) -> bytes:
@@ -186,7 +241,7 @@ def _replace(path: Path, pieces: tuple[bytes, ...]) -> None:
 def _temporary(path: Path, pieces: tuple[bytes, ...], *, flush: bool = True) -> Iterator[Path]:
     """A finished, flushed file beside `path`, removed at the end if it is still there."""
     # The target's name is left out: with it, a long but valid name would grow too long.
-    temporary = path.parent / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / f".{os.getpid()}-{_here()}-{secrets.token_hex(8)}.tmp"
     with explained(path):
         try:
             with temporary.open("xb") as file:
@@ -199,6 +254,68 @@ def _temporary(path: Path, pieces: tuple[bytes, ...], *, flush: bool = True) -> 
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+#: Age at which a temporary file is a killed writer's, whoever wrote it: a write takes seconds.
+ABANDONED_S = 3600.0
+_TEMPORARY = re.compile(r"\.(\d+)-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
+
+
+def remove_abandoned(folder: str | Path) -> int:
+    """Remove the temporary files that killed writers left in a folder (not below it).
+
+    One goes when the process of this machine that its name tells is gone, or when it is older than
+    an hour by the clock of the file system; of a process of another machine nothing is known but
+    the age. What cannot be looked at or removed stays: another sweep will meet it again.
+
+    Returns:
+        How many went.
+    """
+    removed = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found = [entry for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+        now = _clock_of(Path(folder)) if found else 0.0
+        for entry in found:
+            with contextlib.suppress(OSError):
+                if _is_abandoned(entry.name, now - entry.stat(follow_symlinks=False).st_mtime):
+                    os.unlink(entry.path)
+                    removed += 1
+    return removed
+
+
+def _is_abandoned(name: str, age_s: float) -> bool:
+    match = _TEMPORARY.fullmatch(name)
+    if match is None:
+        return False
+    if match[2] == _here() and not psutil.pid_exists(int(match[1])):
+        return True
+    return age_s > ABANDONED_S
+
+
+def _clock_of(folder: Path) -> float:
+    """Now, by the clock that gives the folder's files their times (a server's, perhaps).
+
+    0 when nothing can be written there: no file is known to be old then.
+    """
+    probe = folder / f".{os.getpid()}-{_here()}-{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return 0.0
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+@functools.cache
+def _here() -> str:
+    """This machine, this boot and this table of processes, in which a pid is one process."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        known.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(" ".join(known).encode()).hexdigest()[:8]
 
 
 def _flush_folder(folder: Path) -> None:

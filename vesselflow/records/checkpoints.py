@@ -1,4 +1,8 @@
-"""Checkpoints of one attempt: sealed files, of which the newest whole one counts."""
+"""Checkpoints of one attempt: sealed files, of which the newest whole one counts.
+
+Each says in which format its payload is. One of another format is passed over as a damaged one is:
+the run goes on from an older one, or from its start.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,10 @@ from pathlib import Path
 from vesselflow.records.atomic import Torn, explained, read_sealed, write_sealed
 
 _SUFFIX = ".ckpt"
+#: Format of the payload, raised whenever what the training loop puts into it changes: 1 had no
+#: number; 2 holds what is still to be told of an epoch.
+FORMAT = 2
+_HEADER = b"vesselflow checkpoint "
 
 
 class Checkpoints:
@@ -34,13 +42,13 @@ class Checkpoints:
         """Keep a checkpoint; older ones go only when it is safely on the disk.
 
         Raises:
-            UserError: No permission, no space; the checkpoints before it are untouched.
+            StorageTrouble: No permission, no space; the checkpoints before it are untouched.
         """
         if step < 0:
             raise ValueError(f"a step is at least 0, not {step}")
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        write_sealed(self._path(step), payload)
+        write_sealed(self._path(step), _HEADER + b"%d\n" % FORMAT, payload)
         for old in self.steps()[self.keep :]:
             if old != step:
                 self._path(old).unlink(missing_ok=True)
@@ -50,12 +58,23 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: There is none (a writer that is alive may just have pruned it).
-            Torn: It is damaged.
+            Torn: It is damaged, or of another format.
         """
+        path = self._path(step)
         try:
-            return read_sealed(self._path(step))
+            content = read_sealed(path)
         except IsADirectoryError:
-            raise Torn(f"{self._path(step)}: this is a folder, not a file") from None
+            raise Torn(f"{path}: this is a folder, not a file") from None
+        number, end = b"1", 0
+        if content.startswith(_HEADER):
+            end = content.index(b"\n") + 1
+            number = content[len(_HEADER) : end - 1]
+        if number != b"%d" % FORMAT:
+            raise Torn(
+                f"{path}: it is of format {number.decode(errors='replace')}, "
+                f"this vesselflow reads {FORMAT}"
+            )
+        return content[end:]
 
     def newest(self) -> tuple[int, bytes] | None:
         """Step and payload of the newest whole checkpoint, or None when there is none."""

@@ -17,6 +17,7 @@ and is not disturbs nobody. It resumes from the newest whole checkpoint of all a
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import os
@@ -29,13 +30,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from vesselflow.errors import UserError
+from vesselflow.errors import StorageTrouble, UserError
 from vesselflow.records.atomic import (
     Torn,
     create_exclusive,
     explained,
     json_bytes,
     read_json_or_none,
+    remove_abandoned,
+    storage_trouble,
     write_bytes,
     write_json,
 )
@@ -200,13 +203,29 @@ class RunRecord:
             for folder in (self.folder / "weights", self.previews_folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove what an accepted run needs no more: the checkpoints of all its attempts.
+
+        To be called when all its scores are there; also what killed writers left behind goes.
+        Nothing happens to a run without an accepted attempt, and nothing is raised: what cannot be
+        removed is left.
+        """
+        if self.accepted() is None:
+            return
+        for number in self._numbers():
+            shutil.rmtree(self._checkpoints(number), ignore_errors=True)
+            remove_abandoned(self.attempt_folder(number))
+            remove_abandoned(self.attempt_folder(number) / "rows")
+        for folder in (self.folder, self.folder / "weights", self.previews_folder):
+            remove_abandoned(folder)
+
     # -- attempts ------------------------------------------------------------------------------
 
     def begin_attempt(self) -> Attempt:
         """Begin the next attempt; it resumes from `resume_point`.
 
         Raises:
-            UserError: The folder cannot be written.
+            StorageTrouble: The folder cannot be written; no attempt has begun, try again.
         """
         messages = self._set_damaged_aside()
         point = self.resume_point(messages)
@@ -220,24 +239,37 @@ class RunRecord:
                     # Another process began this one between our listing and our making.
                     number += 1
         resumed = {"attempt": point[2], "step": point[0]} if point else None
-        write_json(
-            self.attempt_folder(number) / "attempt.json",
-            {"attempt": number, "resumed_from": resumed},
-        )
         attempt = Attempt(self, number, (point[0], point[1]) if point else None)
-        for message in messages:
-            attempt.log(message)
-        if point:
-            attempt.log(f"resumes from step {point[0]} of attempt {point[2]}")
-        self._note(number, state=RunState.RUNNING, attempts=number, message="")
+        try:
+            write_json(
+                attempt.folder / "attempt.json", {"attempt": number, "resumed_from": resumed}
+            )
+            for message in messages:
+                attempt.log(message)
+            if point:
+                attempt.log(f"resumes from step {point[0]} of attempt {point[2]}")
+            self._note(number, state=RunState.RUNNING, attempts=number, message="")
+        except (UserError, OSError):
+            # Tried again until the disk takes it, it shall not leave an attempt each time.
+            shutil.rmtree(attempt.folder, ignore_errors=True)
+            raise
         return attempt
+
+    def accepted_attempt(self) -> Attempt | None:
+        """The attempt that was accepted; None before there is one."""
+        accepted = self.accepted()
+        return None if accepted is None else Attempt(self, int(accepted["attempt"]), None)
 
     def resume_point(self, messages: list[str] | None = None) -> tuple[int, bytes, int] | None:
         """Step, payload and attempt of the newest whole checkpoint of all attempts.
 
         Args:
             messages: Gets a line for each damaged checkpoint that was passed over.
+
+        Raises:
+            StorageTrouble: There are checkpoints, none is whole, and one could not be read.
         """
+        trouble: StorageTrouble | None = None
         stored = {number: Checkpoints(self._checkpoints(number)) for number in self._begun()}
         found = [(step, number) for number, kept in stored.items() for step in kept.steps()]
         for step, number in sorted(found, reverse=True):
@@ -250,6 +282,18 @@ class RunRecord:
                     messages.append(
                         f"checkpoint of step {step} of attempt {number} is passed over: {fault}"
                     )
+            except OSError as error:
+                # A bad sector is no reason to wait while an older one can be read; where none can,
+                # the disk may come back, and all that was trained with it.
+                trouble = storage_trouble(error, self._checkpoints(number))
+                if trouble is None:
+                    raise
+                if messages is not None:
+                    messages.append(
+                        f"checkpoint of step {step} of attempt {number} is passed over: {trouble}"
+                    )
+        if trouble is not None:
+            raise trouble
         return None
 
     def finish(self, attempt: Attempt, summary: Mapping[str, Any]) -> bool:
@@ -281,12 +325,12 @@ class RunRecord:
             message: One line for tables.
             traceback: The whole story.
         """
-        attempt.log(f"failed: {message}\n{traceback}".rstrip())
+        attempt.log_once(f"failed: {message}\n{traceback}".rstrip())
         self._note(attempt.number, state=RunState.FAILED, message=" ".join(message.split()))
 
     def pause(self, attempt: Attempt, message: str = "") -> None:
         """Mark the run as stopped on purpose, at a checkpoint from which it can go on."""
-        attempt.log(f"paused: {message}".rstrip(": "))
+        attempt.log_once(f"paused: {message}".rstrip(": "))
         self._note(attempt.number, state=RunState.PAUSED, message=" ".join(message.split()))
 
     # -- results -------------------------------------------------------------------------------
@@ -311,7 +355,9 @@ class RunRecord:
         ]
 
     def costs(self) -> list[dict[str, Any]]:
-        """What each attempt that ended said of its cost, with its number under ``attempt``.
+        """What each attempt last said of its cost, with its number under ``attempt``.
+
+        One that was killed said so with its newest checkpoint.
 
         What is neither a number nor text is left out, as is a file that is damaged.
         """
@@ -340,17 +386,22 @@ class RunRecord:
         """The weights of a scored epoch.
 
         Raises:
+            StorageTrouble: They cannot be read now.
             UserError: They are not there.
         """
         path = self.weights_path(epoch)
         try:
             return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise UserError(
-                f"the weights of epoch {epoch} are missing",
-                where=str(path),
-                hint="the same sweep with --fresh trains this space's runs again",
-            ) from None
+        except OSError as error:
+            if (trouble := storage_trouble(error, path)) is not None:
+                raise trouble from error
+            if not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+                raise
+        raise UserError(
+            f"the weights of epoch {epoch} are missing",
+            where=str(path),
+            hint="the same sweep with --fresh trains this space's runs again",
+        )
 
     # -- within --------------------------------------------------------------------------------
 
@@ -375,18 +426,24 @@ class RunRecord:
         ]
 
     def _joined(self, number: int) -> list[dict[str, Any]]:
-        pieces: list[list[dict[str, Any]]] = []
+        """The curve of an attempt and of those that it resumed from, each step once.
+
+        At the step of the checkpoint that was resumed from both may have rows, or only one of them:
+        the checkpoint is written before the epoch is scored. Those of the older attempt count.
+        """
+        found: dict[int, list[dict[str, Any]]] = {}
         upto = math.inf
         current: int | None = number
         while current is not None:
             folder = self.attempt_folder(current)
             resumed = self._resumed_from(current)
             after = -1 if resumed is None else resumed[0]
-            parts = [step for step in _parts(folder / "rows") if after < step <= upto]
-            pieces += [read_rows(_part_path(folder, step)) or [] for step in reversed(parts)]
+            for step in _parts(folder / "rows"):
+                if after <= step <= upto and (rows := read_rows(_part_path(folder, step))):
+                    found[step] = rows
             upto = min(upto, after)
             current = None if resumed is None else resumed[1]
-        return [row for piece in reversed(pieces) for row in piece]
+        return [row for step in sorted(found) for row in found[step]]
 
     def _resumed_from(self, number: int) -> tuple[int, int] | None:
         """Step and attempt that an attempt resumed from; None for a fresh start."""
@@ -467,6 +524,7 @@ class Attempt:
 
     def __init__(self, record: RunRecord, number: int, resumes: tuple[int, bytes] | None) -> None:
         self._record, self.number, self._resumes = record, number, resumes
+        self._logged: set[str] = set()
         self.folder = record.attempt_folder(number)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
@@ -494,10 +552,32 @@ class Attempt:
         write_json(self.folder / "cost.json", dict(cost))
 
     def log(self, text: str) -> None:
-        """Add a line, with the time, to the attempt's log."""
-        line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n"
-        with explained(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(line)
+        """Add a line, with the time, to the attempt's log: all of it, or nothing.
+
+        Raises:
+            StorageTrouble: The disk does not take it.
+        """
+        line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n".encode()
+        with explained(self.folder), open(self.log_path, "ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(start)
+                raise
+
+    def log_once(self, text: str) -> None:
+        """`log`, unless this attempt logged the same text so already: for what is tried again."""
+        if text not in self._logged:
+            self.log(text)
+            self._logged.add(text)
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log is."""
+        return self.folder / "log.txt"
 
 
 def read_index(results: str | Path) -> list[tuple[str, Status]]:
