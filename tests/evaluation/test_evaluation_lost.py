@@ -99,12 +99,17 @@ def test_previews_without_their_weights_are_left_out_and_said(again, done):
     assert again.told == [f"{done.job.run.label}: no previews: the weights of epoch 2 are lost"]
 
 
-def test_a_damaged_acceptance_is_mended_from_the_last_checkpoint(again, done):
-    (again.record.folder / "accepted.json").write_text("{")
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+def test_a_damaged_acceptance_is_mended_from_what_the_attempt_left(again, done, damage):
+    before = (again.record.folder / "accepted.json").read_bytes()
+    if damage == "gone":
+        (again.record.folder / "accepted.json").unlink()
+    else:
+        (again.record.folder / "accepted.json").write_text("{")
     result = again()
     assert (result.state, result.steps) == ("finished", 0), result.message
     assert again.record.status().state is RunState.FINISHED
-    assert again.record.status().accepted_attempt == 2
+    assert (again.record.folder / "accepted.json").read_bytes() == before
     assert _same_files(again.results, done)
 
 

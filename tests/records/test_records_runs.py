@@ -418,3 +418,27 @@ def test_rows_at_the_checkpoint_resumed_from_may_be_of_either_attempt(record: Ru
     assert _curve(record) == [(1, 1), (2, 2), (3, 2)]
     record.finish(second, {"steps": 3})
     assert _curve(record) == [(1, 1), (2, 2), (3, 2)]
+
+
+def test_an_acceptance_is_mended_from_the_attempt_that_it_named(record: RunRecord) -> None:
+    assert not record.mend()
+    first = record.begin_attempt()
+    _train(first, range(1, 3), saved=1)
+    assert not record.mend()
+    second = record.begin_attempt()
+    _train(second, range(2, 3))
+    record.finish(second, {"steps": 2})
+    record.finish(first, {"steps": 2})
+    path = record.folder / "accepted.json"
+    before = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_bytes(b"{")):
+        damage()
+        assert record.status().state is RunState.RUNNING
+        assert record.mend()
+        assert path.read_bytes() == before
+        assert record.status().accepted_attempt == 2
+        assert _curve(record) == [(1, 1), (2, 2)]
+    # Of a run that is to be trained again nothing is mended.
+    record.reopen()
+    assert not record.mend()
+    assert _curve(record) == [(1, 1), (2, 2)]

@@ -49,3 +49,12 @@ def alone_folder(tmp_path_factory) -> Path:
         (folder / f"{steps}.ckpt").write_bytes(trace.checkpoints[steps])
     own_process("alone", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def faults_folder(tmp_path_factory) -> Path:
+    """Stores, and run B on two workers to which things happened."""
+    folder = tmp_path_factory.mktemp("faults")
+    training_cases.tiny_stores(folder)
+    own_process("faults", folder)
+    return folder

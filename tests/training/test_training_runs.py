@@ -12,15 +12,14 @@ import training_cases as cases
 
 import vesselflow.inference.whole as whole_module
 import vesselflow.training.step as step_module
-from vesselflow.errors import UserError
 from vesselflow.evaluation.evaluated import evaluation_path, read_evaluated
 from vesselflow.feed.batches import load_images
 from vesselflow.feed.local import LocalData
-from vesselflow.records.checkpoints import Checkpoints
 from vesselflow.records.runs import RunRecord, RunState
 from vesselflow.runs.specs import view_of
-from vesselflow.sweeps.context import Reports, Result
+from vesselflow.sweeps.context import Result
 from vesselflow.sweeps.execution import execute
+from vesselflow.sweeps.faults import Fault
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +68,17 @@ def test_a_new_domain_is_scored_without_training(after_a, stores):
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(after_a, stores, tmp_path):
-    job, calls = cases.run_b(cases.tiny_domains(stores, "b")), iter(range(100))
-    first = execute(
-        job, tmp_path, LocalData(stores), reports=Reports(should_stop=lambda: next(calls) == 3)
-    )
-    assert (first.state, first.steps) == ("stopped", 4)
+    job, stop = cases.run_b(cases.tiny_domains(stores, "b")), cases.StopAt("training", 4)
+    first = execute(job, tmp_path, LocalData(stores), reports=stop.reports)
+    assert (first.state, first.steps) == ("stopped", 5)
     assert RunRecord(tmp_path, "bbbb").status().state is RunState.PAUSED
     second = execute(job, tmp_path, LocalData(stores))
-    assert (second.state, second.steps) == ("finished", 2)
+    assert (second.state, second.steps) == ("finished", 1)
     ours = cases.files_of(tmp_path, "bbbb")
     theirs = cases.files_of(after_a[0], "bbbb")
     assert ours == {name: theirs[name] for name in ours}
     # Both attempts say what they cost.
-    assert [cost["steps"] for cost in RunRecord(tmp_path, "bbbb").costs()] == [4, 2]
+    assert [cost["steps"] for cost in RunRecord(tmp_path, "bbbb").costs()] == [5, 1]
 
 
 def test_a_reset_run_is_scored_anew(after_a, stores, tmp_path):
@@ -136,9 +133,13 @@ def test_a_run_of_nan_scores_is_finished_with_nan(stores, tmp_path, monkeypatch)
 def test_an_error_while_scoring_leaves_the_run_trained(stores, tmp_path):
     domains = cases.tiny_domains(stores, "b")
     job = cases.run_b(domains)
-    result = execute(job, tmp_path, LocalData({"a": stores["a"]}))
-    assert result.state == "failed"
-    assert RunRecord(tmp_path, "bbbb").status().state is RunState.FINISHED
+    for _ in range(2):  # by the attempt that trained it, and by one that only scores
+        result = execute(job, tmp_path, LocalData({"a": stores["a"]}))
+        assert (result.state, result.fault) == ("failed", Fault.USER_CODE)
+        assert result.place.startswith("vesselflow/feed/local.py:")
+        log = Path(result.log).read_text()
+        assert RunRecord(tmp_path, "bbbb").status().state is RunState.FINISHED
+        assert "not scored: KeyError: 'b'\nTraceback" in log
     again = execute(job, tmp_path, LocalData(stores))
     assert (again.state, again.steps) == ("finished", 0)
 
@@ -175,33 +176,3 @@ def test_dataset_statistics_are_those_of_all_training_pixels(stores, tmp_path, m
         np.testing.assert_allclose(centre, pixels.mean(axis=1) / 255, rtol=1e-6)
         np.testing.assert_allclose(scale, pixels.std(axis=1) / 255, rtol=1e-6)
     assert len(seen) > 4
-
-
-def test_a_full_disk_is_told_and_waited_for(stores, tmp_path, monkeypatch):
-    save, calls, told = Checkpoints.save, [], []
-
-    def full_at_first(self, step, payload):
-        calls.append(step)
-        if len(calls) == 1:
-            raise UserError("no space is left on the device", where="disk")
-        save(self, step, payload)
-
-    monkeypatch.setattr(Checkpoints, "save", full_at_first)
-    job = cases.run_a(cases.tiny_domains(stores, "b"))
-    result = execute(job, tmp_path, LocalData(stores), reports=Reports(message=told.append))
-    assert result.state == "finished"
-    assert len(told) == 1
-    assert "no checkpoint at step" in told[0]
-    assert "no space is left" in told[0]
-
-
-def test_a_disk_that_stays_full_fails_the_run_in_the_end(stores, tmp_path, monkeypatch):
-    def full(self, step, payload):
-        raise UserError("no space is left on the device", where="disk")
-
-    monkeypatch.setattr(Checkpoints, "save", full)
-    monkeypatch.setattr("vesselflow.sweeps.training_job.OVERDUE", 0)
-    job = cases.run_a(cases.tiny_domains(stores, "b"))
-    result = execute(job, tmp_path, LocalData(stores))
-    assert result.state == "failed"
-    assert "no space is left" in result.message

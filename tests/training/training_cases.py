@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.sources import KeyedBatches
 from vesselflow.losses import LOSSES
+from vesselflow.records import atomic
+from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Cell, Job
 from vesselflow.runs.domains import Domain, make_domain
 from vesselflow.runs.objective import Objective
@@ -31,6 +36,8 @@ from vesselflow.runs.specs import RunSpec
 from vesselflow.stores.schema import Source
 from vesselflow.stores.store import Store, write_store
 from vesselflow.stores.synth import make_synth
+from vesselflow.sweeps.context import Reports
+from vesselflow.sweeps.execution import execute
 from vesselflow.training.group import Distributed, Group
 from vesselflow.training.loop import Hooks, Outcome, load, train
 
@@ -328,6 +335,25 @@ def run_b(domains: tuple[Domain, ...]) -> Job:
     return tiny_job("bbbb", experiment, domains)
 
 
+class StopAt:
+    """Asks to stop from one moment of a run on, told by what it reports.
+
+    Args:
+        phase: The phase.
+        step: Steps that are done then.
+    """
+
+    def __init__(self, phase: str, step: int) -> None:
+        self.wanted, self.now = (phase, step), False
+        self.told: list[str] = []
+        self.reports = Reports(
+            phase=self._phase, should_stop=lambda: self.now, storage=self.told.append
+        )
+
+    def _phase(self, phase: str, epoch: int, step: int, steps: int) -> None:
+        self.now = self.now or (phase, step) == self.wanted
+
+
 def files_of(results: Path, run_id: str) -> dict[str, bytes]:
     """Weights of a run, and all evaluations, by name."""
     found = [*(results / "runs" / run_id / "weights").iterdir()]
@@ -337,14 +363,96 @@ def files_of(results: Path, run_id: str) -> dict[str, bytes]:
 
 def alone(folder: Path) -> None:
     """In a process that did nothing before: run B, then what is left of interrupted trainings."""
-    from vesselflow.sweeps.execution import execute
-
     torch.set_num_threads(1)
     stores = {path.stem: path for path in folder.glob("*.h5")}
     execute(run_b(tiny_domains(stores, "b")), folder / "alone", LocalData(stores))
     for path in folder.glob("*.ckpt"):
         trace = run_tiny(tiny_experiment(), resume=path.read_bytes())
         path.with_suffix(".pickle").write_bytes(pickle.dumps(trace))
+
+
+#: Seconds that one worker of `_faulty` waits for another in a step.
+LIMIT_S = 3.0
+
+
+def _one_fault(fault: str, rank: int) -> None:
+    """Let something happen to this rank in step 2 (of 6), once."""
+    true, seen = step_module.normalise_by, []
+
+    def faulty(*args: Any) -> Any:
+        seen.append(args)
+        if len(seen) == 2 and rank == 1:
+            if fault == "code":
+                raise ValueError("a bad part\nand more of it")
+            if fault == "memory":
+                raise MemoryError
+            if fault == "killed":
+                os.kill(os.getpid(), 9)
+        return true(*args)
+
+    step_module.normalise_by = faulty
+    apply, applied = step_module.Stepper._apply, []
+
+    def short_of_memory(*args: Any) -> None:
+        applied.append(args)
+        if len(applied) == 3 and rank == 1 and fault == "late":
+            raise MemoryError
+        apply(*args)
+
+    step_module.Stepper._apply = short_of_memory
+    if fault == "disk" and rank == 0:
+        began = time.monotonic()
+        replace_ = atomic.os.replace
+
+        def full(source: Any, target: Any) -> None:
+            # From the first checkpoint on, for longer than the others wait in a step.
+            if str(target).endswith(".ckpt") and time.monotonic() - began < 1.5 * LIMIT_S:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace_(source, target)
+
+        atomic.os.replace = full
+
+
+def _faulty(folder: Path, rank: int, faults: list[str]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet-{faults[0]}",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=LIMIT_S),
+    )
+    group = Distributed()
+    stores = {path.stem: path for path in folder.glob("*.h5")}
+    job, data = run_b(tiny_domains(stores, "b")), LocalData(stores)
+    before = step_module.normalise_by, step_module.Stepper._apply, atomic.os.replace
+    for fault in faults:
+        told: list[str] = []
+        _one_fault(fault, rank)
+        reports = Reports(storage=told.append)
+        results = folder / fault
+        ended = [execute(job, results, data, group=group, reports=reports)]
+        step_module.normalise_by, step_module.Stepper._apply, atomic.os.replace = before
+        state = RunRecord(results, job.run.run_id).status().state
+        if fault not in ("killed", "code"):
+            # By the same workers, without another word between them.
+            ended.append(execute(job, results, data, group=group))
+        seen = pickle.dumps((ended, state, told))
+        (folder / f"{fault}-{rank}.pickle").write_bytes(seen)
+
+
+def faults(folder: Path) -> None:
+    """Run B on two workers to which things happen."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    torch.optim.AdamW(loop_module.build_model(SHARED, 3, SEED).parameters())
+    context = multiprocessing.get_context("fork")
+    for kinds in (["code", "memory", "late", "disk"], ["killed"]):
+        workers = [context.Process(target=_faulty, args=(folder, r, kinds)) for r in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class Order:
     Attributes:
         seed: Seed of the run.
         steps: Optimizer steps of the whole run.
+        steps_per_epoch: Those of one epoch: what is read ahead ends with it.
         micro_batch_size: Samples of one micro-batch.
         micro_batches_per_step: Micro-batches of one step, over all workers.
         workers: How many share a step.
@@ -72,6 +73,7 @@ class Order:
 
     seed: int
     steps: int
+    steps_per_epoch: int
     micro_batch_size: int
     micro_batches_per_step: int
     workers: int

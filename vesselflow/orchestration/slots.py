@@ -180,6 +180,7 @@ def serve(config: dict[str, Any]) -> None:
                 epoch=partial(broker.epoch.remote, run_id),
                 message=broker.note.remote,
                 should_stop=beacon.stopped,
+                storage=partial(_tell_storage, broker, job.run.label),
             )
         try:
             result = execute(
@@ -198,12 +199,19 @@ def serve(config: dict[str, Any]) -> None:
             ray.get(broker.finish.remote(settings.slot, run_id, "failed", {"message": text}))
             traceback.print_exc()
             raise
+        if result.state == "handed back":
+            # The group ends and begins anew; the broker gives the run back to it, and counts.
+            raise RuntimeError(result.message)
         if group.rank == 0:
             fields = asdict(result)
             state = fields.pop("state")
             ray.get(broker.finish.remote(settings.slot, run_id, state, fields))
         if group.share(_grown(settings.memory_gb)):
             return  # The driver starts the slot anew.
+
+
+def _tell_storage(broker: Any, label: str, text: str) -> None:
+    broker.note.remote(f"{label}: waits: {text}" if text else f"{label}: the storage is back")
 
 
 def _grown(limit_gb: float | None) -> bool:

@@ -7,7 +7,8 @@ runs/<run_id>/
   accepted.json                    names the one accepted attempt; made exclusively: the truth
   claims/                          see `leases`
   attempts/<n>/                    attempt.json (what it resumed from), checkpoints/, rows/,
-                                   log.txt, cost.json, curve.json (joined, once it ended)
+                                   log.txt, cost.json, curve.json (joined, once it ended: with
+                                   what accepted.json says, should that be damaged)
   weights/<epoch>.pt  previews/
 ```
 
@@ -199,6 +200,7 @@ class RunRecord:
             # First of all: killed after it, this is an unfinished run that is looked at again.
             self._accepted_path.unlink(missing_ok=True)
             for number in self._numbers():
+                (self.attempt_folder(number) / "curve.json").unlink(missing_ok=True)
                 shutil.rmtree(self._checkpoints(number), ignore_errors=True)
             for folder in (self.folder / "weights", self.previews_folder):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -306,16 +308,48 @@ class RunRecord:
         Returns:
             Whether this attempt is the accepted one (also when it was accepted before).
         """
-        curve = self._joined(attempt.number)
+        curve = {"rows": self._joined(attempt.number), "summary": dict(summary)}
         write_json(attempt.folder / "curve.json", curve)
-        content = {"attempt": attempt.number, "summary": dict(summary)}
-        create_exclusive(self._accepted_path, json_bytes(content))
+        self._accept(attempt.number, summary)
         accepted = self.accepted()
         if accepted is None:
             # A reset took the run away under us: nothing is accepted, and nothing noted.
             return False
         self._write_status(self._finished(self._noted(), accepted))
         return bool(accepted["attempt"] == attempt.number)
+
+    def mend(self) -> bool:
+        """Accept again what was accepted, where the file that said so is damaged or gone.
+
+        Of several attempts that trained to the end it is the one that the run's note names, else
+        the newest. To be called by the holder of the run.
+
+        Returns:
+            Whether the run is finished now.
+        """
+        if self.accepted() is not None:
+            return True
+        ended = {
+            number: summary
+            for number in self._numbers()
+            if (summary := _read_summary(self.attempt_folder(number) / "curve.json")) is not None
+        }
+        if not ended:
+            return False
+        noted = self._noted().accepted_attempt
+        number = noted if noted in ended else max(ended)
+        attempt = Attempt(self, number, None)
+        for message in self._set_damaged_aside():
+            attempt.log(message)
+        self._accept(number, ended[number])
+        accepted = self.accepted()
+        if accepted is not None:
+            self._write_status(self._finished(self._noted(), accepted))
+        return accepted is not None
+
+    def _accept(self, number: int, summary: Mapping[str, Any]) -> None:
+        content = {"attempt": number, "summary": dict(summary)}
+        create_exclusive(self._accepted_path, json_bytes(content))
 
     def fail(self, attempt: Attempt, message: str, traceback: str) -> None:
         """Mark the run as failed by its newest attempt; the traceback goes into its log.
@@ -608,8 +642,13 @@ def _parts(folder: Path) -> list[int]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]] | None:
-    """Rows of a curve's file; None when the file is not there, or holds no such list."""
+    """Rows of a curve's file; None when the file is not there, or holds no such list.
+
+    A part of a curve is the list itself; in a joined curve it stands beside the summary.
+    """
     rows = read_json_or_none(path)
+    if isinstance(rows, dict):
+        rows = rows.get("rows")
     if not isinstance(rows, list):
         return None
     for row in rows:
@@ -618,6 +657,16 @@ def read_rows(path: Path) -> list[dict[str, Any]] | None:
         if not all(value is None or _is_number(value) for value in row.values()):
             return None
     return rows
+
+
+def _read_summary(path: Path) -> dict[str, Any] | None:
+    """The summary beside a joined curve; None when either of them is not whole."""
+    content = read_json_or_none(path)
+    if read_rows(path) is None or not isinstance(content, dict):
+        return None
+    summary = content.get("summary")
+    whole = isinstance(summary, dict) and _is_count(summary.get("steps", 0))
+    return summary if whole else None
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

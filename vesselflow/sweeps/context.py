@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from vesselflow.augment.inputs import DatasetStatistics
+from vesselflow.errors import Interrupted
 from vesselflow.feed.sources import Data
 from vesselflow.feed.view import View
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.statistics import intensities, pooled_centre_scale
+from vesselflow.sweeps.faults import Fault
+from vesselflow.sweeps.gate import Gate
 from vesselflow.training.group import Group
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -28,12 +34,14 @@ class Reports:
         epoch: ``(epoch, step, values)`` of the curve.
         should_stop: True when the run is to be handed back at the next step.
         message: A line that the person should see.
+        storage: What is wrong with the storage that the run waits for; "" when that is over.
     """
 
     phase: Callable[[str, int, int, int], None] = lambda phase, epoch, step, steps: None
     epoch: Callable[[int, int, dict[str, float]], None] = lambda epoch, step, values: None
     should_stop: Callable[[], bool] = lambda: False
     message: Callable[[str], None] = lambda text: None
+    storage: Callable[[str], None] = lambda text: None
 
 
 @dataclass
@@ -41,10 +49,14 @@ class Result:
     """How a run ended.
 
     Attributes:
-        state: `finished`, `failed` or `stopped` (handed back, to be resumed).
+        state: `finished`; `failed`, where another try would meet the same error; `stopped` on
+            request; or `handed back`, where another try may succeed: `fault` says why.
         values: Point -> the objective's value at the epoch that validation chose, by the point's
             own protocol; NaN when undefined. Empty when not finished.
-        message: Why it failed.
+        message: Why it did not finish, in one line.
+        fault: What kind of fault that was.
+        place: ``file:line`` where the error was raised.
+        log: The file that holds the whole story, if there is one.
         steps: Steps trained by this attempt.
         cost: Seconds by kind, for the cost table.
     """
@@ -52,6 +64,9 @@ class Result:
     state: str
     values: dict[str, float] = field(default_factory=dict)
     message: str = ""
+    fault: Fault | None = None
+    place: str = ""
+    log: str = ""
     steps: int = 0
     cost: dict[str, float] = field(default_factory=dict)
 
@@ -83,6 +98,19 @@ class Context:
         self.results, self.data = results, data
         self.group, self.reports, self.device, self.slot = group, reports, device, slot
         self.record = RunRecord(results, job.run.run_id)
+        #: Everything that is written for the run goes through it.
+        self.gate = Gate(reports.storage, lambda: reports.storage(""), reports.should_stop)
+
+    def unless_stopped(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, one by one; between two of them a stop is heard.
+
+        Raises:
+            Interrupted: A stop was asked.
+        """
+        for item in items:
+            if self.reports.should_stop():
+                raise Interrupted
+            yield item
 
     @functools.cached_property
     def view(self) -> View:

@@ -5,17 +5,19 @@ Imports no Ray: a slot calls it, and so do tests and notebooks.
 
 from __future__ import annotations
 
-import traceback
+import contextlib
 from pathlib import Path
 
+from vesselflow.errors import Interrupted
 from vesselflow.feed.sources import Data
-from vesselflow.records.runs import RunState
+from vesselflow.records.runs import Attempt
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.context import Context, Reports, Result
+from vesselflow.sweeps.faults import Fault, classify
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.sweeps.training_job import TrainingJob
-from vesselflow.training.group import Group, Solo
-from vesselflow.training.loop import Diverged
+from vesselflow.training.failures import tell
+from vesselflow.training.group import Group, Solo, lead
 
 
 def execute(
@@ -30,23 +32,17 @@ def execute(
 ) -> Result:
     """Bring one job to its end: train unless it is trained, score what is not scored.
 
-    Every rank of the group calls it with the same arguments. An error in the run's code marks the
-    run as failed and is returned (rank 0) or raised (other ranks, to end the group).
+    Every rank of the group calls it with the same arguments, and none raises: an error that one
+    rank meets is told to all, and ends the run on all of them. The run is marked as failed where
+    another try would meet the error again; else it is handed back, to be resumed from its last
+    checkpoint. After a fault `Fault.PEER_LOST` the group can talk no more: its processes must end.
     """
     context = Context(job, results, data, group or Solo(), reports or Reports(), device, slot)
     work = _Work(context)
     try:
         return work.run()
     except Exception as error:
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        attempt = work.training.attempt
-        if context.group.rank == 0 and attempt is not None and not work.trained:
-            context.record.fail(attempt, message, traceback.format_exc())
-        # A divergence is met by all ranks at the same step, and scoring is rank 0's alone: then
-        # no rank is left waiting for another.
-        if context.group.size > 1 and not work.trained and not isinstance(error, Diverged):
-            raise
-        return Result("failed", message=message)
+        return work.failed(error)
 
 
 class _Work:
@@ -59,29 +55,82 @@ class _Work:
     def run(self) -> Result:
         context, training = self.context, self.training
         leads = context.group.rank == 0
-        self.trained = context.group.share(self._finished() if leads else None)
+        self.trained = lead(context.group, self._finished)
         if not self.trained:
             if not training.run():
-                if training.attempt is not None:
-                    context.record.pause(training.attempt, "stopped on request")
-                return Result("stopped", steps=training.steps, cost=training.cost())
+                return self._stopped()
             self.trained = True
         if not leads:
             return Result("finished")
         values = self.scoring.run()
-        return Result("finished", values, steps=training.steps, cost=training.cost())
+        context.record.tidy()
+        return Result("finished", values, steps=training.steps, cost=training.close())
+
+    def failed(self, error: Exception) -> Result:
+        """How the run ends after an error; the record says so."""
+        fault, told = classify(error), tell(error, self.context.group.rank)
+        if fault is Fault.INTERRUPTED:
+            return self._stopped()
+        rank = f"rank {told.rank}: " if self.context.group.size > 1 else ""
+        message = f"{rank}{told.text}"
+        result = Result(
+            "failed" if fault.ends_the_run else "handed back",
+            message=message,
+            fault=fault,
+            place=told.place,
+            steps=self.training.steps,
+        )
+        attempt = self.training.attempt or self._accepted()
+        if self.context.group.rank == 0 and attempt is not None:
+            result.log = str(attempt.log_path)
+            try:
+                self._note(attempt, result, told.trace)
+            except Exception as other:
+                # Told at least to who waits for the result: none of them shall wait in vain.
+                result.message += f" (and the run's record does not say so: {other})"
+        if self.training.attempt is not None:
+            result.cost = self.training.close()
+        return result
+
+    def _note(self, attempt: Attempt, result: Result, trace: str) -> None:
+        record, keep = self.context.record, self.context.gate.keep
+        if self.trained:
+            # Whatever it is, the run is trained: what is missing is scored at the next start.
+            keep(lambda: attempt.log_once(f"not scored: {result.message}\n{trace}".rstrip()))
+        elif result.state == "failed":
+            keep(lambda: record.fail(attempt, result.message, trace))
+        else:
+            keep(lambda: attempt.log_once(f"handed back: {result.message}\n{trace}".rstrip()))
+            keep(lambda: record.pause(attempt, f"handed back: {result.message}"))
+
+    def _accepted(self) -> Attempt | None:
+        """The attempt that trained the run, where this one only scores it."""
+        return self.context.record.accepted_attempt() if self.trained else None
+
+    def _stopped(self) -> Result:
+        training = self.training
+        attempt = training.attempt
+        if attempt is not None and not self.trained:
+            with contextlib.suppress(Interrupted):
+                self.context.gate.keep(
+                    lambda: self.context.record.pause(attempt, "stopped on request")
+                )
+        return Result("stopped", steps=training.steps, cost=training.close())
 
     def _finished(self) -> bool:
-        """Whether nothing is left to train; a run whose lost weights are needed is reopened."""
+        """Whether nothing is left to train; a run whose lost weights are needed is reopened.
+
+        A damaged acceptance is mended: the checkpoints of a scored run are gone.
+        """
         context = self.context
-        if context.record.status().state is not RunState.FINISHED:
+        if not context.gate.keep(context.record.mend):
             return False
-        lost = self.scoring.lost_epoch()
+        lost = context.gate.keep(self.scoring.lost_epoch)
         if lost is None:
             return True
         context.reports.message(
             f"{context.spec.label}: the weights of epoch {lost} are lost and a score of it is "
             "missing; the run is trained again"
         )
-        context.record.reopen()
+        context.gate.keep(context.record.reopen)
         return False

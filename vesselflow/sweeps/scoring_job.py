@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 
 from torch import nn
 
 from vesselflow.config.fingerprint import digest
+from vesselflow.errors import StorageTrouble
 from vesselflow.evaluation.evaluated import (
     Evaluated,
     evaluation_path,
@@ -49,6 +51,8 @@ class ScoringJob:
             checked.add(evaluation.epoch)
             try:
                 load(self.context.record.read_weights(evaluation.epoch))
+            except StorageTrouble:
+                raise  # What cannot be read now is not lost.
             except Exception:
                 # A file that is cut short raises one of many types.
                 return evaluation.epoch
@@ -137,7 +141,9 @@ class ScoringJob:
         domain = evaluation.domain
         evaluated = evaluate(
             model,
-            select(self.context.data.images(domain.store, self.context.view), domain),
+            self.context.unless_stopped(
+                select(self.context.data.images(domain.store, self.context.view), domain)
+            ),
             self.context.spec.experiment,
             evaluation.protocol,
             threshold_logit=threshold_logit if known is None else known.threshold_logit,
@@ -147,7 +153,8 @@ class ScoringJob:
         )
         if known is not None:
             evaluated = known.joined(evaluated)
-        write_evaluated(self._path(evaluation), evaluated)
+        path, complete = self._path(evaluation), evaluated
+        self.context.gate.keep(lambda: write_evaluated(path, complete))
         self._known[evaluation.name] = evaluated
         return evaluated
 
@@ -179,7 +186,8 @@ class ScoringJob:
                     f"{self.context.spec.label}: no previews: the weights of epoch {epoch} are lost"
                 )
                 return
-            write_previews(
+            write = functools.partial(
+                write_previews,
                 folder,
                 self._model(epoch),
                 self.context.data.images(domain.store, self.context.view),
@@ -191,4 +199,5 @@ class ScoringJob:
                 device=self.context.device,
                 dataset_statistics=self.context.statistics,
             )
-            done.touch()
+            self.context.gate.keep(write)
+            self.context.gate.keep(done.touch)

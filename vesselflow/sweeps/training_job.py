@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vesselflow.config.yaml_files import dump_yaml
-from vesselflow.errors import UserError
+from vesselflow.errors import Interrupted, UserError
 from vesselflow.feed.batches import Samples
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.runs import Attempt
 from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.scoring_job import ScoringJob
+from vesselflow.training.group import lead, together
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
-
-#: A run goes on without a new checkpoint for this many times `train.checkpoint_every_s`.
-OVERDUE = 10
 
 
 class TrainingJob:
@@ -29,8 +29,7 @@ class TrainingJob:
 
     Attributes:
         attempt: On rank 0, from its beginning on.
-        steps: Trained by this attempt.
-        train_s: Seconds inside them.
+        steps: Trained by this attempt so far.
     """
 
     def __init__(self, context: Context, scoring: ScoringJob) -> None:
@@ -38,105 +37,111 @@ class TrainingJob:
         self.began = time.perf_counter()
         self.attempt: Attempt | None = None
         self.first_step_s: float | None = None
-        self.saved_at = time.monotonic()
-        self.steps, self.train_s = 0, 0.0
+        self.steps = 0
+        self._batches: StepClock | None = None
 
     def run(self) -> bool:
-        """Train to the end; False when it was stopped on request before."""
+        """Train to the end; False when it was stopped on request before.
+
+        What fails on one rank before, between and after the steps fails on all of them.
+        """
         context = self.context
-        spec, experiment = context.spec, context.spec.experiment
-        resume: bytes | None = None
-        start = 0
-        if context.group.rank == 0:
-            config = dump_yaml(experiment.model_dump(mode="json"))
-            context.record.create(config, dict(spec.identity))
-            self.attempt = context.record.begin_attempt()
-            point = self.attempt.resume_point()
-            if point is not None:
-                start, resume = point
-            else:
-                self.scoring.forget()
-        resume, start = context.group.share((resume, start))
-        samples = context.data.samples(experiment.data.train, context.view)
-        rows = self._rows(samples)
-        if not len(rows):
-            raise UserError(
-                f"fold {spec.fold} has no training sample",
-                where=experiment.data.train,
-                hint="lower data.min_fov or data.patch",
-            )
+        experiment = context.spec.experiment
+        resume, start = lead(context.group, self._begin)
+        ready = _Ready()
+        together(context.group, lambda: self._prepare(ready))
         settings = experiment.train
-        total = settings.epochs * steps_per_epoch(experiment, len(rows))
-        batches = StepClock(
-            context.data.batches(
-                samples,
-                rows,
-                Order(
-                    seed=spec.seed,
-                    steps=total,
-                    micro_batch_size=settings.micro_batch_size,
-                    micro_batches_per_step=settings.micro_batches_per_step,
-                    workers=context.group.size,
-                    rank=context.group.rank,
-                ),
-            )
-        )
-        channels = int(samples.gather(rows[:1]).image.shape[1])
+        total = settings.epochs * steps_per_epoch(experiment, ready.samples)
+        self._batches = ready.batches
         context.reports.phase("training", start // max(1, total // settings.epochs), start, total)
 
         def progress(epoch: int, step: int) -> None:
-            batches.stop()
+            ready.batches.stop()
+            self.steps = step - start
             if self.first_step_s is None:
                 self.first_step_s = time.perf_counter() - self.began
             context.reports.phase("training", epoch, step, total)
 
         def epoch_done(epoch: int, step: int, values: dict[str, float]) -> None:
-            assert self.attempt is not None
-            self.attempt.write_rows(step, [{"epoch": epoch, "step": step, **values}])
+            rows = [{"epoch": epoch, "step": step, **values}]
+            context.gate.keep(lambda: self._attempt().write_rows(step, rows))
             context.reports.epoch(epoch, step, values)
+
+        def keep_weights(epoch: int, step: int, payload: bytes) -> None:
+            context.gate.keep(lambda: context.record.keep_weights(epoch, payload))
 
         hooks = Hooks(
             save=self._save,
             epoch=epoch_done,
-            keep_weights=lambda epoch, step, payload: context.record.keep_weights(epoch, payload),
+            keep_weights=keep_weights,
             score=self.scoring.validate,
             progress=progress,
             should_stop=context.reports.should_stop,
         )
         outcome = train(
             experiment,
-            batches,
-            channels=channels,
-            train_samples=len(rows),
-            seed=spec.seed,
+            ready.batches,
+            channels=ready.channels,
+            train_samples=ready.samples,
+            seed=context.spec.seed,
             group=context.group,
             hooks=hooks,
             resume=resume,
             device=context.device,
             dataset_statistics=context.statistics,
         )
-        if outcome.finished and context.group.rank == 0:
-            context.record.finish(
-                self._attempt(),
-                {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps},
-            )
-        self.steps, self.train_s = outcome.step - start, batches.seconds
+        if outcome.finished:
+            summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
+            lead(context.group, lambda: self._finish(summary))
         return outcome.finished
 
-    def _save(self, step: int, payload: bytes) -> None:
-        """Write a checkpoint; a full disk is waited for while the last good one is not too old."""
-        now = time.monotonic()
-        try:
-            self._attempt().checkpoints.save(step, payload)
-        except UserError as error:
-            every = self.context.spec.experiment.train.checkpoint_every_s
-            if now - self.saved_at > OVERDUE * every:
-                raise
-            self.context.reports.message(
-                f"{self.context.spec.label}: no checkpoint at step {step}: {error}"
+    def _begin(self) -> tuple[bytes | None, int]:
+        """Begin an attempt: the checkpoint that it resumes from, and its step (rank 0 alone)."""
+        context = self.context
+        config = dump_yaml(context.spec.experiment.model_dump(mode="json"))
+        context.gate.keep(lambda: context.record.create(config, dict(context.spec.identity)))
+        self.attempt = context.gate.keep(context.record.begin_attempt)
+        point = self.attempt.resume_point()
+        if point is None:
+            context.gate.keep(self.scoring.forget)
+            return None, 0
+        return point[1], point[0]
+
+    def _prepare(self, ready: _Ready) -> None:
+        """Find the samples, and where micro-batches come from (each rank)."""
+        context = self.context
+        spec, settings = context.spec, context.spec.experiment.train
+        samples = context.data.samples(spec.experiment.data.train, context.view)
+        rows = self._rows(samples)
+        if not len(rows):
+            raise UserError(
+                f"fold {spec.fold} has no training sample",
+                where=spec.experiment.data.train,
+                hint="lower data.min_fov or data.patch",
             )
-        else:
-            self.saved_at = now
+        ready.samples = len(rows)
+        ready.channels = int(samples.gather(rows[:1]).image.shape[1])
+        per_epoch = steps_per_epoch(spec.experiment, len(rows))
+        order = Order(
+            seed=spec.seed,
+            steps=settings.epochs * per_epoch,
+            steps_per_epoch=per_epoch,
+            micro_batch_size=settings.micro_batch_size,
+            micro_batches_per_step=settings.micro_batches_per_step,
+            workers=context.group.size,
+            rank=context.group.rank,
+        )
+        ready.batches = StepClock(context.data.batches(samples, rows, order))
+        _ = context.statistics  # read here, where a rank that cannot is not waited for
+
+    def _save(self, step: int, payload: bytes) -> None:
+        """Write a checkpoint, and what the attempt has cost until it."""
+        attempt = self._attempt()
+        self.context.gate.keep(lambda: attempt.checkpoints.save(step, payload))
+        self._write_cost(self.cost())
+
+    def _finish(self, summary: dict[str, int]) -> None:
+        self.context.gate.keep(lambda: self.context.record.finish(self._attempt(), summary))
 
     def _attempt(self) -> Attempt:
         assert self.attempt is not None
@@ -147,17 +152,35 @@ class TrainingJob:
         return np.flatnonzero(np.isin(samples.source, np.asarray(self.context.spec.train)))
 
     def cost(self) -> dict[str, float]:
-        """What this attempt cost; kept with it, if there is one on this rank."""
-        cost = {
+        """What this attempt has cost so far, in seconds and steps."""
+        train_s = self._batches.seconds if self._batches is not None else 0.0
+        return {
             "wall_s": time.perf_counter() - self.began,
-            "train_s": self.train_s,
+            "train_s": train_s,
             "evaluate_s": self.scoring.seconds,
             "start_s": self.first_step_s or 0.0,
             "steps": float(self.steps),
-            "steps_per_s": self.steps / self.train_s if self.train_s else float("nan"),
+            "steps_per_s": self.steps / train_s if train_s else float("nan"),
         }
-        if self.attempt is not None:
-            self.attempt.write_cost(
-                {**cost, "slot": self.context.slot, "host": socket.gethostname()}
-            )
+
+    def close(self) -> dict[str, float]:
+        """Keep the cost with the attempt, if there is one on this rank, and return it."""
+        cost = self.cost()
+        with contextlib.suppress(Interrupted):
+            self._write_cost(cost)
         return cost
+
+    def _write_cost(self, cost: dict[str, float]) -> None:
+        attempt = self.attempt
+        if attempt is not None:
+            machine = {"slot": self.context.slot, "host": socket.gethostname()}
+            self.context.gate.keep(lambda: attempt.write_cost({**cost, **machine}))
+
+
+@dataclass
+class _Ready:
+    """What a rank made ready to train."""
+
+    samples: int = 0
+    channels: int = 0
+    batches: StepClock = field(init=False)

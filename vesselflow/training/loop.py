@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,15 +17,15 @@ from torch import nn
 from vesselflow.augment.compose import compose
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
-from vesselflow.errors import VesselflowError
-from vesselflow.feed.order import key, share
+from vesselflow.errors import Interrupted, VesselflowError
+from vesselflow.feed.order import key
 from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
 from vesselflow.models import MODELS
 from vesselflow.models.ema import Ema
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
-from vesselflow.training.group import Group, Solo
+from vesselflow.training.group import Group, Solo, together
 from vesselflow.training.step import Stepper
 
 
@@ -45,6 +46,7 @@ class Hooks:
         keep_weights: ``(epoch, step, payload)``: keep the weights of a scored epoch (rank 0).
         score: ``(model, epoch, step) -> values``: scores on validation data (rank 0 alone; the
             model is in evaluation mode and holds the weights that are evaluated).
+            It, and those above, may raise `Interrupted`: all workers stop there.
         progress: ``(epoch, step)`` after each step (rank 0 alone).
         should_stop: Asked on every rank after each step; one yes stops all at that step.
         clock: Monotonic seconds, for the timed checkpoints only.
@@ -176,6 +178,8 @@ def train(
         dataset_statistics=dataset_statistics,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
+    # Of an epoch whose steps are done: its training means, until its curve is written.
+    pending: dict[str, float] | None = None
     if resume is not None:
         # On the CPU: each state_dict is copied to where it belongs, and AdamW's step counts belong
         # there whatever the device.
@@ -186,6 +190,7 @@ def train(
             ema.load_state_dict(state["ema"])
         step, skipped, in_a_row = state["step"], state["skipped"], state["in_a_row"]
         means = _EpochMeans(state["means"], state["means_counts"])
+        pending = state["pending"]
 
     def checkpoint() -> bytes:
         return dump(
@@ -198,19 +203,57 @@ def train(
                 "in_a_row": in_a_row,
                 "means": means.sums,
                 "means_counts": means.counts,
+                "pending": pending,
             }
         )
 
-    mine = share(settings.micro_batches_per_step, group.size, group.rank)
-    saved_at, saved_step = hooks.clock(), step
+    def save() -> None:
+        hooks.save(step, checkpoint())
+
+    def close_epoch() -> None:
+        """Keep and score the weights of the epoch whose last step is done; write its curve."""
+        assert pending is not None
+        epoch, values = step // per_epoch, dict(pending)
+        if epoch in scored:
+            with _evaluated(model, ema):
+                hooks.keep_weights(epoch, step, dump(model.state_dict()))
+                values.update(hooks.score(model, epoch, step))
+        hooks.epoch(epoch, step, values)
+
+    def edge(*actions: Callable[[], None]) -> bool:
+        """Do what rank 0 does while the others wait; False, on all, when it was interrupted."""
+
+        def act() -> bool:
+            stepper.check()
+            if group.rank:
+                return True
+            try:
+                for action in actions:
+                    action()
+            except Interrupted:
+                return False
+            return True
+
+        return all(together(group, act))
+
+    if pending is not None:
+        if not edge(close_epoch):
+            return Outcome(False, step, steps, skipped)
+        pending = None
+    saved_at = hooks.clock()
     model.train()
     while step < steps:
         progress = step / max(1, steps - 1)
         lr = experiment.optimizer["lr"] * schedule(step, steps)
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
-        own = {index: batches.batch(step, index) for index in mine}
-        result = stepper.run(step, progress, own, hooks.should_stop())
+        result = stepper.run(
+            step,
+            progress,
+            partial(batches.batch, step),
+            stop=hooks.should_stop(),
+            save=group.rank == 0 and hooks.clock() - saved_at >= settings.checkpoint_every_s,
+        )
         step += 1
         if result.applied:
             in_a_row = 0
@@ -225,27 +268,20 @@ def train(
                 )
         scalars = {f"loss.{name}": value for name, value in loss.scalars(progress).items()}
         means.add({**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars})
-        epoch = (step - 1) // per_epoch + 1
+        ends_epoch = step % per_epoch == 0
         if group.rank == 0:
-            hooks.progress(epoch, step)
-        if step % per_epoch == 0:
-            values = {f"train/{name}": value for name, value in means.means().items()}
+            hooks.progress((step - 1) // per_epoch + 1, step)
+        if ends_epoch:
+            pending = {f"train/{name}": value for name, value in means.means().items()}
             means = _EpochMeans()
-            if group.rank == 0:
-                if epoch in scored:
-                    with _evaluated(model, ema):
-                        hooks.keep_weights(epoch, step, dump(model.state_dict()))
-                        values.update(hooks.score(model, epoch, step))
-                hooks.epoch(epoch, step, values)
-                hooks.save(step, checkpoint())
-            saved_at, saved_step = hooks.clock(), step
-        elif group.rank == 0 and hooks.clock() - saved_at >= settings.checkpoint_every_s:
-            hooks.save(step, checkpoint())
-            saved_at, saved_step = hooks.clock(), step
-        if result.stop and step < steps:
-            if group.rank == 0 and saved_step != step:
-                hooks.save(step, checkpoint())
-            return Outcome(False, step, steps, skipped)
+        if ends_epoch or result.save or result.stop:
+            # Before the epoch is scored: whoever is stopped or killed while it is repeats no step.
+            closes = ends_epoch and not result.stop
+            done = edge(save, close_epoch) if closes else edge(save)
+            if result.stop or not done:
+                return Outcome(False, step, steps, skipped)
+            pending = None
+            saved_at = hooks.clock()
     return Outcome(True, step, steps, skipped)
 
 

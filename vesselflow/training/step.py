@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from vesselflow.augment.inputs import DatasetStatistics, normalise_by, unit
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
-from vesselflow.training.group import Group
+from vesselflow.training.group import Group, together
 from vesselflow.training.reduction import TreeSum, node_spans
 
 
@@ -101,12 +101,33 @@ class StepResult:
         grad_norm: 2-norm of the gradient before clipping.
         applied: False when the gradient was not finite and the step was skipped.
         stop: Some worker asked to stop after this step.
+        save: Some worker asked for a checkpoint after this step.
     """
 
     losses: dict[str, float]
     grad_norm: float
     applied: bool
     stop: bool = False
+    save: bool = False
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one worker's micro-batches of a step gave.
+
+    Attributes:
+        true: The running statistics from before the step.
+        tree: The worker's part of the gradient's tree.
+        seen: The statistics that each micro-batch saw.
+        values: The losses of each.
+        message: All of it, for the others.
+    """
+
+    true: Tensor
+    tree: TreeSum[Tensor]
+    seen: list[Tensor]
+    values: list[Tensor]
+    message: Tensor
 
 
 class Stepper:
@@ -146,6 +167,7 @@ class Stepper:
         self._generator = torch.Generator()
         self._auxiliary_weight = float(getattr(model, "auxiliary_weight", 0.0))
         self._terms: list[str] = []
+        self._error: Exception | None = None
         micro_batches = experiment.train.micro_batches_per_step
         if group.size > micro_batches:
             raise ValueError(f"{group.size} workers cannot share {micro_batches} micro-batches")
@@ -153,24 +175,111 @@ class Stepper:
         self._spans = [node_spans(part.start, part.stop) for part in self._shares]
 
     def run(
-        self, step: int, progress: float, batches: Mapping[int, Batch], stop: bool
+        self,
+        step: int,
+        progress: float,
+        fetch: Callable[[int], Batch],
+        *,
+        stop: bool = False,
+        save: bool = False,
     ) -> StepResult:
-        """Run step number `step` on this worker's micro-batches (index -> batch).
+        """Run step number `step` on this worker's micro-batches.
 
         The result is the same on every worker, bit for bit, and does not depend on their number.
+
+        Args:
+            step: From 0.
+            progress: Of training, in [0, 1].
+            fetch: Gives the micro-batch of an index.
+            stop: This worker asks to stop after the step.
+            save: This worker asks for a checkpoint after the step.
+
+        Raises:
+            PeerError: Another worker failed in its part; here, it raises its own error.
         """
+        own: _Share | None = None
+        try:
+            self.check()
+            own = self._own(step, progress, fetch)
+        except Exception as error:
+            if self._group.size == 1:
+                raise
+            self._error = error
+        stop, save = self._agree(stop, save)
+        assert own is not None  # else all have raised
+        gradient, seen, values = self._exchange(own)
+        try:
+            return self._finish(own.true, gradient, seen, values, stop, save)
+        except Exception as error:
+            if self._group.size == 1:
+                raise
+            # The others have gone on: told at the next meeting.
+            self._error = error
+            return StepResult({}, float("nan"), True, stop, save)
+
+    def check(self) -> None:
+        """Raise what this worker met after its last exchange with the others, if it met anything.
+
+        To be called in whatever the workers do `together` next; `run` does.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def _own(self, step: int, progress: float, fetch: Callable[[int], Batch]) -> _Share:
         true = self._statistics.begin()
         tree: TreeSum[Tensor] = TreeSum(torch.add)
         seen, values = [], []
         for index in self._shares[self._group.rank]:
+            batch = fetch(index)
             # 0 * NaN is NaN: what a bad micro-batch left in the buffers would spoil the next one's
             # statistics, and which one is next depends on the number of workers.
             self._statistics.write(true)
-            terms = self._backward(step, index, progress, batches[index])
+            terms = self._backward(step, index, progress, batch)
             tree.push(index, 1, self._take_gradient())
             seen.append(self._statistics.read())
             values.append(terms)
-        gradient, seen, values, stop = self._exchange(tree, seen, values, stop)
+        return _Share(true, tree, seen, values, self._message(tree, seen, values))
+
+    def _message(self, tree: TreeSum[Tensor], seen: list[Tensor], values: list[Tensor]) -> Tensor:
+        """What the other workers are to know: nodes of the tree, then statistics and losses."""
+        if self._group.size == 1:
+            return torch.zeros(0)
+        nodes, micro_batches, width, row = self._layout()
+        message = torch.zeros(nodes * width + micro_batches * row, device=self._device)
+        for slot, node in enumerate(tree.nodes):
+            message[slot * width : (slot + 1) * width] = node.value
+        offset = nodes * width
+        for slot, (buffers, value) in enumerate(zip(seen, values, strict=True)):
+            message[offset + slot * row : offset + slot * row + row] = torch.cat([buffers, value])
+        return message
+
+    def _layout(self) -> tuple[int, int, int, int]:
+        """Nodes and micro-batches of the largest share, and the length of one of each."""
+        nodes = max(len(spans) for spans in self._spans)
+        micro_batches = max(len(part) for part in self._shares)
+        return nodes, micro_batches, sum(self._sizes), self._statistics.size + len(self._terms)
+
+    def _agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether any worker asks to stop, or for a checkpoint; raises if any has failed."""
+        if self._group.size == 1:
+            return stop, save
+        own = torch.tensor([stop, save, self._error is not None], dtype=torch.float32)
+        any_stop, any_save, any_error = (
+            torch.stack(self._group.gather(own.to(self._device))).amax(0).bool().tolist()
+        )
+        if any_error:
+            together(self._group, self.check)
+        return any_stop, any_save
+
+    def _finish(
+        self,
+        true: Tensor,
+        gradient: Tensor,
+        seen: list[Tensor],
+        values: list[Tensor],
+        stop: bool,
+        save: bool,
+    ) -> StepResult:
         self._statistics.finish(true, seen)
         count = len(values)
         gradient = gradient / count
@@ -180,7 +289,7 @@ class Stepper:
             self._apply(gradient, norm)
         table = np.stack([value.cpu().numpy() for value in values]).astype(np.float64)
         losses = dict(zip(self._terms, table.mean(axis=0).tolist(), strict=True))
-        return StepResult(losses, norm, applied, stop)
+        return StepResult(losses, norm, applied, stop, save)
 
     def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
         self._generator.manual_seed(key(self._seed, "augment", step, index))
@@ -229,31 +338,19 @@ class Stepper:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _exchange(
-        self, tree: TreeSum[Tensor], seen: list[Tensor], values: list[Tensor], stop: bool
-    ) -> tuple[Tensor, list[Tensor], list[Tensor], bool]:
+    def _exchange(self, own: _Share) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Gather the tree's nodes, statistics and losses of all workers; complete the tree."""
         if self._group.size == 1:
-            return tree.total(), seen, values, stop
-        nodes_most = max(len(spans) for spans in self._spans)
-        micro_most = max(len(part) for part in self._shares)
-        width, terms, statistics = sum(self._sizes), len(self._terms), self._statistics.size
-        row = statistics + terms
-        message = torch.zeros(nodes_most * width + micro_most * row + 1, device=self._device)
-        for slot, node in enumerate(tree.nodes):
-            message[slot * width : (slot + 1) * width] = node.value
-        offset = nodes_most * width
-        for slot, (buffers, value) in enumerate(zip(seen, values, strict=True)):
-            message[offset + slot * row : offset + slot * row + row] = torch.cat([buffers, value])
-        message[-1] = float(stop)
+            return own.tree.total(), own.seen, own.values
+        nodes, _, width, row = self._layout()
+        offset, statistics = nodes * width, self._statistics.size
         whole: TreeSum[Tensor] = TreeSum(torch.add)
-        all_seen, all_values, any_stop = [], [], False
-        for rank, vector in enumerate(self._group.gather(message)):
+        all_seen, all_values = [], []
+        for rank, vector in enumerate(self._group.gather(own.message)):
             for slot, (start, size) in enumerate(self._spans[rank]):
                 whole.push(start, size, vector[slot * width : (slot + 1) * width])
             for slot in range(len(self._shares[rank])):
                 part = vector[offset + slot * row : offset + (slot + 1) * row]
                 all_seen.append(part[:statistics])
                 all_values.append(part[statistics:])
-            any_stop = any_stop or bool(vector[-1] > 0)
-        return whole.total(), all_seen, all_values, any_stop
+        return whole.total(), all_seen, all_values
