@@ -1,0 +1,234 @@
+"""Every registry, the fixed examples that golden values belong to, and the file of these."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from vesselflow.augment.compose import compose
+from vesselflow.config.axes import Axis
+from vesselflow.config.registry import Part
+from vesselflow.config.samplers import Search
+from vesselflow.losses import LOSSES
+from vesselflow.metrics import METRICS
+from vesselflow.metrics.histogram import Histogram, best_threshold
+from vesselflow.models import MODELS
+from vesselflow.optimizers import OPTIMIZERS
+from vesselflow.optimizers.learning_rates import LEARNING_RATES
+from vesselflow.stores.importers import IMPORTERS
+from vesselflow.stores.normalisations import NORMALISATIONS
+from vesselflow.stores.synth import SYNTH_KINDS
+
+#: kind -> name -> version -> values, as a person reads and checks them.
+GOLDEN: dict[str, dict[str, dict[int, list[Any]]]] = yaml.safe_load(
+    (Path(__file__).parent / "golden.yaml").read_text(encoding="utf-8")
+)
+
+#: Arguments with which a part has its revised version (see `Part.revised`).
+REVISED: dict[tuple[str, str], dict[str, Any]] = {
+    ("schedule", "constant"): {"warmup": 0.5},
+    ("schedule", "cosine"): {"floor": 0.1},
+}
+
+#: Smaller encoders and larger images than the defaults, where a model needs them.
+ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224", "wnet": None}
+SIZES = {"pan": 128, "dpt": 32}
+
+
+def versions(part: Part) -> list[int]:
+    """The versions whose numbers a part has today."""
+    return [part.version, *([part.revised[0]] if part.revised else [])]
+
+
+# -- one example of each kind ----------------------------------------------------------------------
+
+
+def loss_example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two images of one channel, 6 x 8, with soft targets and a corner outside the fov."""
+    n, y, x = torch.meshgrid(*(torch.arange(s) for s in (2, 6, 8)), indexing="ij")
+    logits = 3.0 * torch.sin(1.0 + 0.7 * y + 1.3 * x + 2.0 * n)
+    target = ((3 * y + 5 * x + 7 * n) % 4).float() / 3.0
+    fov = (y + x) > 1 + 2 * n
+    return logits.unsqueeze(1).float(), target.unsqueeze(1), fov.unsqueeze(1)
+
+
+def _loss(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    return [float(LOSSES.build({"name": name, **arguments})(*loss_example())[0])]
+
+
+def _augmentation(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    """Weighted means of image and target after it; the weights tell pixels and channels apart."""
+    ramp = torch.arange(2 * 3 * 8 * 8, dtype=torch.float32).view(2, 3, 8, 8)
+    image = 0.5 + 0.45 * torch.sin(ramp * 0.7)
+    target = (image[:, :1] > 0.5).float()
+    generator = torch.Generator().manual_seed(7)
+    augmenter = compose({name: {"p": 1.0, **arguments}})
+    moved = augmenter(image, target, torch.ones_like(target), generator=generator)
+    weights = torch.cos(ramp.double() * math.pi / 50)
+    return [float((tensor.double() * weights[:, : tensor.shape[1]]).mean()) for tensor in moved]
+
+
+def model_spec(name: str) -> dict[str, Any]:
+    """A model with the smallest encoder that it takes."""
+    encoder = ENCODERS.get(name, "resnet18")
+    return {"name": name} | ({"encoder": encoder} if encoder else {})
+
+
+def _model(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    spec = {**model_spec(name), **arguments}
+    return model_answer(MODELS.build(spec, in_channels=3, classes=1), name)
+
+
+def model_answer(built: nn.Module, name: str) -> list[float]:
+    """Number of parameters, and four logits in float64 with weights that no generator made."""
+    model, size = copy.deepcopy(built).double().eval(), SIZES.get(name, 64)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            ramp = torch.arange(parameter.numel(), dtype=torch.float64) * 0.71 + number
+            fan = parameter.numel() / parameter.shape[0] if parameter.ndim > 1 else 1.0
+            values = torch.sin(ramp) * math.sqrt(2.0 / fan)
+            parameter.copy_(values.view(parameter.shape))
+    image = torch.sin(torch.arange(3 * size * size, dtype=torch.float64) * 0.37)
+    with torch.inference_mode():
+        logits = model(image.view(1, 3, size, size))
+    places = ((0, 0), (3, size - 4), (size // 2, size // 2), (size - 1, size - 1))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return [count, *(float(logits[0, 0, y, x]) for y, x in places)]
+
+
+def _optimizer(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    weight = nn.Parameter(torch.tensor([2.0, -1.0], dtype=torch.float64))
+    optimizer = OPTIMIZERS.build({"name": name, **arguments}, parameters=[weight])
+    for gradient in ([0.5, 0.1], [-1.0, 0.2], [0.25, 0.4]):
+        weight.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+    return weight.tolist()
+
+
+def _schedule(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    factor = LEARNING_RATES.build({"name": name, **arguments})
+    return [factor(step, 20) for step in (0, 1, 5, 10, 14, 15, 19)]
+
+
+#: Intensities inside the fov of `test_golden_by_hand` (tests/stores): 0, 51, 102, 255 of 255.
+LEVELS = (0.0, 0.2, 0.4, 1.0)
+
+
+def _normalisation(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    part = NORMALISATIONS.build({"name": name, **arguments})
+    centre, scale = part.columns(np.array(LEVELS)[:, None])
+    return [float(centre[0]), float(scale[0])]
+
+
+#: A range, and an axis that counts at some points only.
+AXES = {
+    "optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True},
+    "loss.name": {"values": ["bce", "fuzzy"]},
+    "loss.beta": {"values": [0.2, 0.8], "when": {"loss.name": "fuzzy"}},
+}
+
+
+def chosen(name: str, samples: int = 4, seed: int = 0) -> list[dict[str, Any]]:
+    """The points that a sampler takes of `AXES`; of the range its ends, where it takes none."""
+    search = Search(sampler=name)
+    axes = dict(AXES)
+    if search.kind.draws:
+        search = Search(sampler=name, samples=samples, seed=seed)
+    else:
+        axes["optimizer.lr"] = {"values": [1e-4, 1e-1]}
+    grid = {key: Axis.model_validate(axis) for key, axis in axes.items()}
+
+    def holds(when: Mapping[str, tuple[Any, ...]] | None, point: dict[str, Any]) -> bool:
+        return all(point[key] in allowed for key, allowed in (when or {}).items())
+
+    return list(search.kind.choose(grid, search, holds))
+
+
+def _sampler(name: str, arguments: Mapping[str, Any]) -> list[Any]:
+    return [value for point in chosen(name) for value in point.values()]
+
+
+def metric_example() -> Histogram:
+    """Logits 1 2 2 3 4 4 with target 0 0 1 1 0 1: at 3 TP 2, FP 1, FN 1, TN 2."""
+    logits = np.array([1, 2, 2, 3, 4, 4], np.float32)
+    return Histogram.of(logits, np.array([0, 0, 1, 1, 0, 1], np.uint8))
+
+
+def _metric(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    return [float(METRICS.part(name).load()(metric_example(), 3.0))]
+
+
+def _threshold(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    return [best_threshold(metric_example(), name)]
+
+
+#: Layout -> files of a small data set: image -> (mask of the vessels, fov mask or None).
+TREES: dict[str, dict[str, tuple[str, str | None]]] = {
+    "chase": {
+        f"images/Image_{eye}.png": (f"labels/Image_{eye}.png", f"masks/Image_{eye}.png")
+        for eye in ("01L", "01R", "11L")
+    },
+    "stare": {
+        f"images/{name}.png": (f"labels/{name}.png", f"masks/{name}.png")
+        for name in ("im0001", "im0002")
+    },
+    "folder": {f"images/{name}.png": (f"masks/{name}.png", None) for name in ("p1_a", "p2_a")},
+}
+
+
+def write_tree(root: Path, layout: str, *, backwards: bool = False) -> None:
+    """Make a layout's small data set, its files in either order."""
+    tree = list(TREES[layout].items())
+    for number, (image, (mask, fov)) in enumerate(reversed(tree) if backwards else tree):
+        seed = len(tree) - 1 - number if backwards else number
+        pixels = np.random.default_rng(seed).integers(60, 200, (24, 30, 3), dtype=np.uint8)
+        vessels = np.zeros((24, 30), np.uint8)
+        vessels[4:9, 3:20] = 255
+        full = np.full((24, 30), 255, np.uint8)
+        for place, values in ((image, pixels), (mask, vessels), (fov, full)):
+            if place is not None:
+                (root / place).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(root / place)
+
+
+def _importer(name: str, arguments: Mapping[str, Any]) -> list[str]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tree(Path(folder), name)
+        listing = IMPORTERS.build({"name": name, **arguments}, source=Path(folder))
+    return [f"{item.id} of {item.group}, {item.split or 'no split'}" for item in listing.items]
+
+
+def _synth(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    (source,) = SYNTH_KINDS.build({"name": name, "sources": 1, "size_px": 64, **arguments})
+    return [
+        float(source.image.mean() / 255),
+        float(source.target.mean()),
+        float(source.fov.mean()),
+    ]
+
+
+#: kind -> its golden numbers of a part with these arguments beside the defaults.
+PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
+    "augment": _augmentation,
+    "model": _model,
+    "loss": _loss,
+    "optimizer": _optimizer,
+    "schedule": _schedule,
+    "normalisation": _normalisation,
+    "sampler": _sampler,
+    "importer": _importer,
+    "synth": _synth,
+    "metric": _metric,
+    "threshold": _threshold,
+}
