@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from vesselflow.cli.keys import BEGIN, END, markdown
+from vesselflow.config.axes import Axis, Fixed
 from vesselflow.config.keys import check_key, key_tree, reference
 from vesselflow.config.loading import load_space
-from vesselflow.config.space import Space
+from vesselflow.config.objective import ObjectiveSpec
+from vesselflow.config.samplers import Search
+from vesselflow.config.space import Hypothesis, Space
+from vesselflow.config.store_specs import StoreSpec
 from vesselflow.config.yaml_files import dump_yaml, load_yaml, parse_yaml
+from vesselflow.losses.scalars import CURVES
 from vesselflow.runs.registries import REGISTRIES
 
 FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
@@ -54,6 +60,7 @@ def test_every_example_loads(number: int, tmp_path: Path, monkeypatch) -> None:
         ("name: which_loss", 12, 3),
         ("# whole sections", 120, 30),
         ("budget:", 12, 3),
+        ("optimizer.nesterov", 80, 20),
         ("sampler: random", 48, 12),
         ("schedule: cosine", 8, 2),
         ("value: 0.3", 8, 2),
@@ -88,6 +95,58 @@ def test_what_the_page_says_of_set_and_profiles(tmp_path: Path, monkeypatch) -> 
         assert len(space.expand().points) == points, text
     labels = example(tmp_path, shows("budget:"), monkeypatch).expand().points
     assert {point.params["budget"] for point in labels} == {"short", "epochs-60+lr-0.001"}
+
+
+def _keys(data: Any, model: type[BaseModel]) -> set[str]:
+    """Which fields of a model the examples use, wherever they stand."""
+    names = {field.alias or name for name, field in model.model_fields.items()}
+    found: set[str] = set()
+    todo = [data]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            found |= names & set(node)
+            todo += node.values()
+        elif isinstance(node, list):
+            todo += node
+    return found
+
+
+def test_every_form_has_an_example() -> None:
+    parsed = [parse_yaml(text, where="an example") for text in EXAMPLES]
+    top = {key for one in parsed for key in one}
+    assert top == (set(key_tree(REGISTRIES, Space)) - {"base"}) | {"extends", "profiles"}
+    for key, model in {
+        "grid": Axis,
+        "search": Search,
+        "stores": StoreSpec,
+        "fixed": Fixed,
+        "objective": ObjectiveSpec,
+        "hypotheses": Hypothesis,
+    }.items():
+        shown = set().union(*(_keys(one.get(key), model) for one in parsed))
+        assert shown == {field.alias or name for name, field in model.model_fields.items()}, key
+    settings = [
+        setting
+        for one in parsed
+        for axis in (one.get("grid") or {}).values()
+        if isinstance(axis, dict)
+        for setting in axis.get("settings", ())
+    ]
+    assert {"label" in setting for setting in settings} == {True, False}
+    assert all("set" in setting for setting in settings)
+    scalars = [one["loss"]["beta"] for one in parsed if isinstance(one.get("loss"), dict)]
+    (curve,) = [scalar for scalar in scalars if isinstance(scalar, dict)]
+    assert set(curve) == {"schedule", "from", "to", "start", "end"}
+
+
+def test_the_page_names_every_part_that_has_no_page_of_its_own() -> None:
+    text = PAGE.partition("## All keys")[0]
+    for kind in ("optimizer", "schedule", "sampler", "importer"):
+        for name in REGISTRIES[kind].names():
+            assert re.search(rf"\b{name}\b", text), (kind, name)
+    for name in CURVES:
+        assert f"`{name}`" in text
 
 
 def test_the_reference_on_the_page_is_that_of_the_code() -> None:
