@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -384,11 +384,11 @@ def _eroded(mask: Any) -> Any:
 
 
 def _save_png(image: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    from vesselflow.records.atomic import write_bytes
+
+    picture = io.BytesIO()
+    image.save(picture, format="PNG")
     try:
-        image.save(temporary, format="PNG")
-        os.replace(temporary, path)
+        write_bytes(path, picture.getvalue())
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -48,18 +48,27 @@ RESULT_NEUTRAL = {
 }
 
 
-def canonical_json(data: Any) -> str:
-    """JSON text of plain data, equal for equal data: sorted keys, no spaces, ASCII.
+def canonical_json(data: Any, *, escaped: bool = True) -> str:
+    """JSON text of plain data, equal for equal data: sorted keys, no spaces.
 
     Floats are written by `repr`, -0.0 as 0.0. Whether a number is an int or a float is the
     business of the models: 1 given for a float field has become 1.0 before.
+
+    Args:
+        data: Mappings with text for keys, lists, tuples, text, numbers, truth values, None.
+        escaped: ASCII only, as names of runs are hashed; False keeps letters as they are, as
+            digests of stores are.
 
     Raises:
         ValueError: NaN or infinity.
         TypeError: not plain data, or a key that is not text.
     """
     return json.dumps(
-        _checked(data), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        _checked(data),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=escaped,
+        allow_nan=False,
     )
 
 

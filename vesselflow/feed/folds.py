@@ -10,16 +10,16 @@ import csv
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vesselflow.config.fingerprint import canonical_json
 from vesselflow.errors import UserError, closest
 from vesselflow.feed.order import key
+from vesselflow.records.atomic import write_text
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import SourceInfo
@@ -51,8 +51,7 @@ class Fold:
     def digest(self) -> str:
         """Names the split by its content: ids and digests of each part, whatever their order."""
         parts = [sorted([i, self.content[i]] for i in getattr(self, part)) for part in PARTS]
-        text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(canonical_json(parts).encode(), digest_size=16).hexdigest()
 
 
 def make_folds(
@@ -162,21 +161,7 @@ def write_folds(path: Path | str, folds: Sequence[Fold], sources: Sequence[Sourc
         },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for their owner alone; results are shared like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def read_folds(path: Path | str, sources: Sequence[SourceInfo]) -> list[Fold]:

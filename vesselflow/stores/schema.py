@@ -16,7 +16,6 @@ open in milliseconds. The size in the user block makes every truncation visible 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesselflow.config.fingerprint import canonical_json
 from vesselflow.errors import UserError
 
 SCHEMA = 1
@@ -94,11 +94,6 @@ class SourceInfo:
     spacing_um: tuple[float, float] | None = None
 
 
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def _text_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -106,7 +101,9 @@ def _text_digest(text: str) -> str:
 def array_digest(name: str, array: NDArray[Any]) -> str:
     """Hash of an array's name, type, shape and C-ordered values."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(canonical_json([name, array.dtype.str, list(array.shape)]).encode())
+    digest.update(
+        canonical_json([name, array.dtype.str, list(array.shape)], escaped=False).encode()
+    )
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
@@ -114,7 +111,7 @@ def array_digest(name: str, array: NDArray[Any]) -> str:
 def source_digest(image_digest: str, target: Bytes, fov: Bytes) -> str:
     """Hash of one source's content: image, target and fov, not its name."""
     parts = [image_digest, array_digest("target", target), array_digest("fov", fov)]
-    return _text_digest(canonical_json(parts))
+    return _text_digest(canonical_json(parts, escaped=False))
 
 
 def store_digest(sources: Iterable[SourceInfo]) -> str:
@@ -124,7 +121,9 @@ def store_digest(sources: Iterable[SourceInfo]) -> str:
     can change a run's result.
     """
     return _text_digest(
-        canonical_json([KIND, *([s.id, s.group, s.split, s.digest] for s in sources)])
+        canonical_json(
+            [KIND, *([s.id, s.group, s.split, s.digest] for s in sources)], escaped=False
+        )
     )
 
 

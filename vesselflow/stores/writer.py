@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vesselflow.config.fingerprint import canonical_json
 from vesselflow.errors import UserError
 from vesselflow.stores.schema import (
     HEADER_BYTES,
@@ -20,7 +21,6 @@ from vesselflow.stores.schema import (
     SCHEMA,
     Source,
     SourceInfo,
-    canonical_json,
     describe,
     store_digest,
 )
@@ -124,7 +124,7 @@ def _fill(
                     track_times=False,
                 )
             source = next(rest, None)
-        listing = canonical_json([_plain(entry) for entry in entries]).encode()
+        listing = canonical_json([_plain(entry) for entry in entries], escaped=False).encode()
         file.create_dataset("index", data=np.frombuffer(listing, np.uint8), track_times=False)
         digest = store_digest(entries)
         file.attrs["schema"] = SCHEMA
@@ -132,7 +132,7 @@ def _fill(
             "kind": KIND,
             "domain": domain,
             "digest": digest,
-            "importer": canonical_json(dict(importer)),
+            "importer": canonical_json(dict(importer), escaped=False),
         }
         for name, text in texts.items():
             # Fixed length: texts of variable length lie in a heap that has no checksum.
