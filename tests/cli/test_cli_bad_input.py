@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import huggingface_hub
@@ -31,7 +29,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vesselflow.cli import plan as plan_command
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.experiment import Score
 from vesselflow.config.loading import load_space
@@ -40,6 +37,7 @@ from vesselflow.metrics import METRICS
 from vesselflow.models.weights import source_of
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.synth import make_synth, synth_digest_key
+from vesselflow.sweeps import machine
 from vesselflow.sweeps import prepare as preparation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -978,7 +976,7 @@ def test_an_error_of_the_disk_in_any_command_is_one_line(
 
 
 def test_more_workers_than_the_machine_has(here: Path) -> None:
-    count = len(os.sched_getaffinity(0))
+    count = machine.cpus_here()
     words = ("--set", f"resources.workers={count + 1}")
     enough = ("--set", f"train.micro_batches_per_step={count + 1}")
     line = sweep(here, *words, *enough)
@@ -1012,50 +1010,19 @@ def test_results_below_a_file(here: Path) -> None:
 
 
 def test_a_gpu_where_none_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_command, "gpus_here", lambda: 0)
+    monkeypatch.setattr(machine, "gpus_here", lambda: 0)
     assert sweep(here, "--set", "resources.gpu=0.5") == (
         "space.yaml: resources.gpu: 0.5 GPU per worker is asked for, with 0 GPUs on this machine; "
         "allowed: 0; set resources.gpu: 0, or name a cluster that has some with --address"
     )
     words = ("--dry-run", "--set", "resources.gpu=0.5")
     assert command("sweep", "space.yaml", *words, "--address", "auto").code == 0
-    monkeypatch.setattr(plan_command, "gpus_here", lambda: 2)
+    monkeypatch.setattr(machine, "gpus_here", lambda: 2)
     answer = command("sweep", "space.yaml", *words)
     assert answer.code == 0
     assert "1 slot x 1 worker x 1 CPU thread, 0.5 GPU; " in answer.out
     line = sweep(here, "--set", "resources.gpu=1", "--set", "resources.slots=3")
     assert "3 slots x 1 worker x 1 thread x 1 GPU do not fit; allowed: at most " in line
-
-
-@pytest.mark.parametrize(
-    ("visible", "count"),
-    [(None, 4), ("0,2", 2), ("", 0), ("-1", 0), ("1,-1,2", 1), ("NoDevFiles", 0), ("9,8,7,6,5", 4)],
-)
-def test_gpus_are_counted_as_the_driver_and_cuda_see_them(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int
-) -> None:
-    class Driver:
-        nvmlInit_v2 = staticmethod(lambda: 0)
-        nvmlShutdown = staticmethod(lambda: 0)
-
-        @staticmethod
-        def nvmlDeviceGetCount_v2(pointer: Any) -> int:
-            pointer._obj.value = 4
-            return 0
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(plan_command.ctypes, "CDLL", lambda name: Driver)
-    assert plan_command.gpus_here() == count
-
-
-def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(plan_command.ctypes, "CDLL", missing)
-    assert plan_command.gpus_here() == 0
 
 
 # -- as real processes -------------------------------------------------------------------------

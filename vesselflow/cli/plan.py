@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 
@@ -12,42 +11,11 @@ from rich.markup import escape
 from vesselflow.config.paths import url_scheme
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError
-from vesselflow.sweeps.capacity import Node, Plan, make_plan
+from vesselflow.sweeps.capacity import Plan, make_plan
+from vesselflow.sweeps.machine import machine
 
 #: More points than this are counted, not listed.
 LISTED = 40
-
-
-def machine() -> list[Node]:
-    """This machine, as Ray would see it."""
-    return [Node(float(len(os.sched_getaffinity(0))), float(gpus_here()))]
-
-
-def gpus_here() -> int:
-    """GPUs of this machine that CUDA may use, counted as Ray counts them but without it.
-
-    The driver's own library (NVML) is asked; where it is missing there is no NVIDIA GPU.
-    CUDA_VISIBLE_DEVICES hides all but those that it names.
-    """
-    try:
-        driver = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_uint(0)
-    if driver.nvmlInit_v2() != 0:
-        return 0
-    try:
-        if driver.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-            return 0
-    finally:
-        driver.nvmlShutdown()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return count.value
-    named = [entry.strip() for entry in visible.split(",")]
-    # CUDA reads the list up to the first entry that is none.
-    end = next((n for n, entry in enumerate(named) if entry in ("", "-1", "NoDevFiles")), None)
-    return min(count.value, len(named[:end]))
 
 
 def check_results(results: str) -> Path:

@@ -15,10 +15,21 @@ from vesselflow.errors import UserError
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers."""
+    """What one machine of the cluster offers.
+
+    Attributes:
+        cpus: CPUs that slots may own.
+        gpus: Graphics cards.
+        memory: Bytes of memory; 0 where nobody asked.
+        object_store: Bytes of it for shared data; 0 where nobody asked.
+        name: Ray's id of the node; "" outside a cluster.
+    """
 
     cpus: float
     gpus: float = 0.0
+    memory: int = 0
+    object_store: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True)
