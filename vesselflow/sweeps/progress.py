@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+#: Seconds of stepping before the pace says anything.
+PACE_S = 2.0
 #: What a slot can be doing.
 PHASES = ("starting", "training", "evaluating", "idle", "restarting")
 
@@ -98,3 +101,42 @@ class Progress:
     slots: tuple[SlotView, ...] = ()
     messages: tuple[str, ...] = ()
     stopping: bool = False
+
+
+def steps_in_all(expected: Mapping[str, int], told: Mapping[str, int]) -> int:
+    """Optimizer steps of all runs, as well as they are known.
+
+    With patches a run's steps are only known once its samples are; until then they are guessed
+    from its images. A run that has told corrects the guess for those that have not.
+
+    Args:
+        expected: Guess for each run, by its name.
+        told: True steps of the runs that have told them.
+
+    Returns:
+        Steps of the runs in `expected`; 0 where there is none.
+    """
+    known = {run: steps for run, steps in told.items() if steps > 0 and run in expected}
+    guessed = sum(expected[run] for run in known)
+    ratio = sum(known.values()) / guessed if guessed > 0 else 1.0
+    rest = sum(steps for run, steps in expected.items() if run not in known)
+    return sum(known.values()) + round(rest * ratio)
+
+
+def eta(done: int, total: int, elapsed_s: float) -> float | None:
+    """Seconds that are left at the pace so far.
+
+    Args:
+        done: Steps done since the clock began.
+        total: Steps to do in all since then, as far as is known.
+        elapsed_s: Seconds since the first step.
+
+    Returns:
+        0.0 when nothing is left, or when more was done than was expected; never below. None
+        while no pace is known: nothing done or expected yet, or less than `PACE_S` seconds.
+    """
+    if done <= 0 or total <= 0:
+        return None
+    if done >= total:
+        return 0.0
+    return elapsed_s / done * (total - done) if elapsed_s > PACE_S else None
