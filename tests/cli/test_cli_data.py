@@ -254,14 +254,28 @@ def test_options_of_every_layout_have_help(capsys: pytest.CaptureFixture[str]) -
         assert "SOURCE OUT.h5" in text
 
 
-def test_progress_is_silent_when_quick_and_speaks_when_slow(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def progress_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> str:
     now = [0.0]
     monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(command.sys.stderr, "isatty", lambda: terminal)
     progress = command._Progress()
-    for done, at in enumerate((0.5, 1.9, 2.5, 3.0, 13.0), start=1):
+    for done, at in enumerate((0.5, 1.9, 2.5, 2.6, 13.0), start=1):
         now[0] = at
         progress(done, 9, f"s{done}")
     progress.end()
-    assert capsys.readouterr().err == "3 of 9 (s3)\n5 of 9 (s5)\n"
+    return capsys.readouterr().err
+
+
+def test_progress_is_silent_when_quick_and_leaves_no_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = progress_said(capsys, monkeypatch, terminal=True)
+    assert said == "\r\033[K3 of 9 (s3)\r\033[K5 of 9 (s5)\r\033[K"
+
+
+def test_progress_says_nothing_into_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert progress_said(capsys, monkeypatch, terminal=False) == ""

@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write the same numbers as JSON."""
     import importlib
 
-    from rich.console import Console
-
+    from vesselflow.cli.output import Output
     from vesselflow.errors import UserError, VesselflowError
     from vesselflow.records.atomic import explained, write_json
 
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     rounds = bench.rounds if args.rounds is None else args.rounds
     if rounds < 1:
         raise UserError(f"{rounds} is not allowed", where="--rounds", allowed="1 or more")
-    console = Console(highlight=False)
+    console = Output(highlight=False)
     console.print(f"[bold]{args.name}[/bold]: {bench.text}")
     out = Path(args.out or f"results/bench/{args.name}.json")
     # Before minutes are spent on numbers that could not be kept.

@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -96,30 +98,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """Says on stderr how far a slow command is: in place on a terminal, else now and then."""
+    """Says on a terminal how far a slow command is, in a line that is gone at the end.
+
+    Into a pipe or a file it says nothing: what stays there is the command's answer.
+    """
 
     def __init__(self) -> None:
         self.start = time.monotonic()
         self.next = QUIET_S
-        self.open_line = False
+        self.shown = False
+        self.terminal = sys.stderr.isatty()
 
     def __call__(self, done: int, total: int, name: str) -> None:
         elapsed = time.monotonic() - self.start
-        if elapsed < self.next and not (self.open_line and done == total):
+        if not self.terminal or elapsed < self.next:
             return
-        terminal = sys.stderr.isatty()
-        self.next = elapsed + (0.2 if terminal else 10.0)
-        self.open_line = terminal and done < total
-        text = f"{done} of {total} ({name})"
-        if terminal:
-            print(f"\r\033[K{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        self.next = elapsed + 0.2
+        self.shown = True
+        # A line that is longer than the terminal could not be taken back.
+        text = f"{done} of {total} ({name})"[: shutil.get_terminal_size().columns - 1]
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Leave an unfinished line, so that an error does not stick to it."""
-        if self.open_line:
-            print(file=sys.stderr)
+        """Take the line back, so that neither an answer nor an error sticks to it."""
+        if self.shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -263,10 +266,10 @@ def _summary(store: Store, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from vesselflow.cli.output import Output
     from vesselflow.stores.store import SUSPICIONS
 
     splits = Counter(row["split"] or "no split" for row in rows)
@@ -295,7 +298,7 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
             *([", ".join(row["suspicions"])] if marked else []),
         )
     # Into a pipe or file: wide enough that no row is broken.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Output(width=None if sys.stdout.isatty() else 160).print(table)
     kinds = {kind for row in rows for kind in row["suspicions"]}
     for kind, text in SUSPICIONS.items():
         if kind in kinds:

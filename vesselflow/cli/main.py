@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,9 +28,14 @@ COMMANDS = {
 
 EXIT_CODES = """exit codes:
   0    done
-  1    the sweep ended, but runs failed (or: the check found a fault)
+  1    the sweep ended without its whole answer (or: the check found a fault)
   2    something given is wrong: a line for each says what, where, what is allowed, what to do
-  130  stopped by Ctrl-C; the same command carries on"""
+  130  stopped by Ctrl-C; the same command carries on
+  143  stopped by SIGTERM; the same command carries on"""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken like Ctrl-C."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     try:
-        args = build_parser(command).parse_args(words)
-        return int(args.run(args) or 0)
+        with _terminable():
+            args = build_parser(command).parse_args(words)
+            return int(args.run(args) or 0)
     except UserError as error:
         for line in error.lines():
             print(f"vesselflow: {line}", file=sys.stderr)
@@ -82,9 +91,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vesselflow: {told}", file=sys.stderr)
         return 2
+    except Terminated:
+        print("vesselflow: stopped by SIGTERM; the same command carries on", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("vesselflow: stopped; the same command carries on", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM (of a batch system, say) raises, so that blocks are left as after Ctrl-C."""
+
+    def handle(signum: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may say what signals do.
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        # One that was set outside Python cannot be set from here.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _told(error: OSError) -> UserError | None:

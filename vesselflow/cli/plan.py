@@ -62,6 +62,38 @@ def check_machine(space: Space, file: Path) -> Plan | None:
     )
 
 
+def plan_here(space: Space, file: Path, results: Path, *, fresh: bool = False) -> Plan | None:
+    """`check_machine`, but a sweep that has nothing left to do needs nothing of the machine.
+
+    Args:
+        space: The space.
+        file: The YAML file that it came from.
+        results: The results folder.
+        fresh: Finished runs are going to be done again.
+
+    Returns:
+        None also where every run is finished, and this machine could not carry another one.
+    """
+    try:
+        return check_machine(space, file)
+    except UserError:
+        if fresh or not _finished(space, file, results):
+            raise
+        return None
+
+
+def _finished(space: Space, file: Path, results: Path) -> bool:
+    """Whether every run of a space is finished and scored; nothing is made, nothing is said."""
+    from vesselflow.sweeps.prepare import check_space, known_stores, look_up_runs
+
+    try:
+        stores = known_stores(space, file, results)
+        _, scored = look_up_runs(space, check_space(space, file, stores), stores, results)
+    except UserError:  # Told by whoever needs it.
+        return False
+    return bool(scored) and all(row.complete for row in scored)
+
+
 def print_plan(
     console: Console,
     space: Space,
@@ -82,7 +114,7 @@ def print_plan(
         file: The YAML file that it came from.
         profile: Which profile was laid over it.
         results: The results folder.
-        plan: The slots; None when only the cluster can tell.
+        plan: The slots; None when only the cluster can tell, or when none are needed.
         here: The sweep would train on this machine.
 
     Raises:
@@ -129,7 +161,10 @@ def print_plan(
         console.print(f"  ... and {len(expansion.points) - LISTED} more")
     folds = len(space.run_folds(expansion.points[0].experiment))
     console.print(f"runs:   {runs} (points x {folds} folds x {seeds} seeds)")
+    done = sum(row.complete for row in scored)
     slots = plan.describe() if plan else "as many as the cluster carries"
+    if plan is None and here and cells and done == len(cells):
+        slots = "none are needed"
     console.print(f"slots:  {slots}", soft_wrap=True)
     console.print("stores:")
     for name, facts in stores.items():
@@ -147,7 +182,6 @@ def print_plan(
     for line in fetched:
         console.print(f"note:   {line}", markup=False, soft_wrap=True)
     if cells:
-        done = sum(row.complete for row in scored)
         console.print(f"done:   {done} of {len(cells)} runs are finished already")
     _print_cost(console, space, runs, plan)
     console.print(f"results: {folder}", markup=False, soft_wrap=True)

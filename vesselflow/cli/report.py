@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer of a sweep and write its report; 0, also where runs failed."""
-    from rich.console import Console
-
+    from vesselflow.cli.output import Output
     from vesselflow.reporting.run_list import sweep_runs
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_json, answer_table, failures_table
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     tables = load_tables(args.folder)
     runs = sweep_runs(tables)
-    with _told(Console(stderr=True)) as told:
+    with _told(Output(stderr=True)) as told:
         report = write_report(tables, pictures=not args.no_figures, told=told)
     if args.json:
         answer = {
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump(answer, sys.stdout, indent=2, allow_nan=False)
         print()
         return 0
-    console = Console()
+    console = Output()
     console.print(answer_table(tables))
     failures = failures_table(runs)
     if failures is not None:

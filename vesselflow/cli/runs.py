@@ -32,9 +32,8 @@ def run(args: argparse.Namespace) -> int:
         json.dump([run.plain() for run in runs], sys.stdout, indent=2, allow_nan=False)
         print()
         return 0
-    from rich.console import Console
-
+    from vesselflow.cli.output import Output
     from vesselflow.reporting.terminal import runs_table
 
-    Console().print(runs_table(runs))
+    Output().print(runs_table(runs))
     return 0

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vesselflow.errors import UserError, VesselflowError
 
@@ -53,26 +53,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a sweep; 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
-    from rich.console import Console
-
-    from vesselflow.cli.plan import check_machine, check_results, print_plan
+    """Run a sweep; the exit codes are those of `vesselflow --help`."""
+    from vesselflow.cli.output import Output
+    from vesselflow.cli.plan import check_results, plan_here, print_plan
     from vesselflow.config.loading import load_space
     from vesselflow.runs.registries import REGISTRIES
 
-    console = Console(highlight=False)
+    console = Output(highlight=False)
     file = Path(args.space)
     space = load_space(
         file, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
     )
     space.expand()
     results = check_results(args.results)
-    plan = check_machine(space, file) if args.address is None else None
+    here = args.address is None
+    plan = plan_here(space, file, results, fresh=args.fresh) if here else None
     if args.dry_run:
-        here = args.address is None
         print_plan(console, space, file, args.profile, results, plan, here=here)
         return 0
-    return _sweep(console, args, space, file, results)
+    try:
+        return _sweep(console, args, space, file, results)
+    except BrokenPipeError:
+        _quiet_stdout()
+        line = "vesselflow: stopped: nobody reads the output any more; the same command carries on"
+        print(line, file=sys.stderr)
+        return 1
+
+
+def _quiet_stdout() -> None:
+    """What is still to be flushed must not fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sweep(
@@ -80,6 +90,7 @@ def _sweep(
 ) -> int:
     from vesselflow.evaluation.long_tables import lost_records
     from vesselflow.sweeps.changes import changes_line
+    from vesselflow.sweeps.outcome import ClusterLost, Stopped
     from vesselflow.sweeps.prepare import prepare
 
     def notify(text: str) -> None:
@@ -110,23 +121,35 @@ def _sweep(
         console.print(line, style="yellow", markup=False, soft_wrap=True)
     if space.question:
         console.print(f"[italic]{space.question}[/italic]")
+    asked = Asked()
     try:
-        outcome = _run(console, args, prepared, notify) if missing else _nothing(prepared)
+        outcome = _run(console, args, prepared, notify, asked) if missing else _nothing(prepared)
     except UserError:
         raise
+    except Stopped as stopped:
+        _end(console, f"{stopped}; the same command carries on", asked.code, at_once=True)
     except VesselflowError as error:
-        console.print(f"vesselflow: {error}", style="red")
-        console.print("the same command carries on")
+        line = f"vesselflow: {error}; the same command carries on"
+        _end(console, line, 1, at_once=isinstance(error, ClusterLost))
         return 1
     if outcome.stopped:
-        console.print(
-            f"stopped: {outcome.trained} runs were finished, the others keep their checkpoints; "
-            "the same command carries on"
+        line = (
+            f"stopped: {_runs(outcome.trained)} brought to the end, the others keep their "
+            "checkpoints; the same command carries on"
         )
-        _leave(130)
-    code = _report(console, prepared, outcome, figures=not args.no_figures)
-    console.print(f"runs: {outcome.trained} done now, {total - len(missing)} before")
-    return code
+        _end(console, line, asked.code, at_once=True)
+    return _report(console, prepared, outcome, total - len(missing), figures=not args.no_figures)
+
+
+def _end(console: Console, line: str, code: int, *, at_once: bool) -> None:
+    """Say how it ended; leave without waiting for threads that wait for what will not come."""
+    console.print(line, style="red" if code == 1 else None, markup=False, soft_wrap=True)
+    if at_once:
+        _leave(code)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def _forget(prepared: Prepared) -> None:
@@ -153,20 +176,25 @@ def _run(
     args: argparse.Namespace,
     prepared: Prepared,
     notify: Callable[[str], None],
+    asked: Asked,
 ) -> Outcome:
-    notify("loading torch and ray")
-    from vesselflow.orchestration.driver import run_sweep
     from vesselflow.reporting.live import LiveView
     from vesselflow.sweeps.outcome import Watch
 
-    stop = threading.Event()
     boards = _Boards(prepared) if not args.no_figures else None
-    with LiveView(console) as view, _interrupts(console, stop):
+    with LiveView(console) as view, _interrupts(console, asked):
+        # Ctrl-C in the midst of these imports only sets a flag: it would leave half a library.
+        notify("loading torch and ray")
+        from vesselflow.orchestration.environment import settle_environment
+
+        settle_environment()
+        from vesselflow.orchestration.driver import run_sweep
+
         watch = Watch(
             progress=view.update,
             event=boards.event if boards else lambda event: None,
             notify=notify,
-            stop=stop,
+            stop=asked.stop,
         )
         outcome = run_sweep(prepared, watch, address=args.address)
     if boards:
@@ -174,19 +202,44 @@ def _run(
     return outcome
 
 
-@contextlib.contextmanager
-def _interrupts(console: Console, stop: threading.Event) -> Iterator[None]:
-    """First Ctrl-C: a clean stop. Second: at once. Both say how to go on."""
+class Asked:
+    """Whether a stop was asked for, and by what.
 
-    def handle(signum: int, frame: Any) -> None:
-        if stop.is_set():
-            console.print("stopped at once; the same command carries on from the last checkpoints")
-            _leave(130)
-        stop.set()
-        console.print(
+    Attributes:
+        stop: Set by the first signal.
+        code: The exit code that tells of it: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.code = 130
+
+    def take(self, signum: int) -> str | None:
+        """Take a signal; what is to be said of the first one, None for a later one."""
+        if self.stop.is_set():
+            return None
+        self.stop.set()
+        self.code = 128 + signum
+        return (
             "stopping: runs write a checkpoint at their next step (Ctrl-C again stops at once); "
             "the same command carries on"
         )
+
+
+@contextlib.contextmanager
+def _interrupts(console: Console, asked: Asked) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: a clean stop. Second: at once. Both say how to go on."""
+
+    def handle(signum: int, frame: Any) -> None:
+        line = asked.take(signum)
+        # The signal may have come in the midst of a line that is being written.
+        with contextlib.suppress(RuntimeError, BrokenPipeError):
+            console.print(
+                line or "stopped at once; the same command carries on from the last checkpoints",
+                soft_wrap=True,
+            )
+        if line is None:
+            _leave(asked.code)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -196,10 +249,11 @@ def _interrupts(console: Console, stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End at once: threads that wait for trials that will not come must not keep us."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, RuntimeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -240,21 +294,38 @@ class _Boards:
                 board.close()
 
 
-def _report(console: Console, prepared: Prepared, outcome: Outcome, *, figures: bool) -> int:
+def _report(
+    console: Console, prepared: Prepared, outcome: Outcome, before: int, *, figures: bool
+) -> int:
+    """Print the answer as far as it goes; 0 when every run of it is there, else 1."""
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_table
     from vesselflow.reporting.written import write_report
+    from vesselflow.sweeps.outcome import FAILURES, unfinished, write_failures
 
-    for label, message in outcome.failed:
-        console.print(f"failed: {label}: {message}", style="red", markup=False)
-    if not any(row.complete for row in prepared.scored):
-        console.print("no run has a result yet")
-        return 1 if outcome.failed else 0
-    console.print(answer_table(prepared.folder))
-    with console.status("writing the report"):
-        report = write_report(load_tables(prepared.folder), pictures=figures)
-    console.print(f"tables:  {prepared.folder / 'tables'}", markup=False)
-    console.print(f"report:  {report.summary.parent}", markup=False)
-    if report.boards:
-        console.print(f"boards:  tensorboard --logdir {report.boards}", markup=False)
-    return 1 if outcome.failed else 0
+    failures = unfinished(prepared, outcome.failures)
+    write_failures(prepared.folder, failures)
+    if any(row.complete for row in prepared.scored):
+        console.print(answer_table(prepared.folder))
+        with console.status("writing the report"):
+            report = write_report(load_tables(prepared.folder), pictures=figures)
+        console.print(f"tables:  {prepared.folder / 'tables'}", markup=False, soft_wrap=True)
+        console.print(f"report:  {report.summary.parent}", markup=False, soft_wrap=True)
+        if report.boards:
+            boards = f"boards:  tensorboard --logdir {report.boards}"
+            console.print(boards, markup=False, soft_wrap=True)
+    for failure in failures:
+        line = f"failed: {failure.line()}"
+        console.print(line, style="red", markup=False, soft_wrap=True)
+    line = f"runs: {outcome.trained} done now, {before} before"
+    if not failures:
+        console.print(line)
+        return 0
+    console.print(
+        f"{line}, {len(failures)} of {len(prepared.cells)} without a result (also in "
+        f"{prepared.folder / FAILURES}); the same command tries them again",
+        style="red",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 1

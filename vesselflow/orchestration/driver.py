@@ -39,7 +39,7 @@ from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
 from vesselflow.sweeps.book import Job
 from vesselflow.sweeps.capacity import Node, Plan, make_plan
-from vesselflow.sweeps.outcome import Outcome, Watch
+from vesselflow.sweeps.outcome import Failure, Outcome, Watch
 from vesselflow.sweeps.prepare import Prepared
 from vesselflow.sweeps.progress import Best, Progress
 
@@ -64,8 +64,10 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
     if missing:
         _Driver(prepared, missing, watch, outcome).run(address)
         prepared.rescore()
-    outcome.failed = [
-        (row.cell.label, row.message) for row in prepared.scored if row.state == "failed"
+    outcome.failures = [
+        Failure(row.cell.label, row.message)
+        for row in prepared.scored
+        if row.state == "failed"
     ]
     write_tables(prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective)
     return outcome

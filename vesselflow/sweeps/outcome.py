@@ -3,11 +3,57 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from vesselflow.errors import VesselflowError
+from vesselflow.records.atomic import read_json_or_none, write_json
+from vesselflow.records.runs import RunRecord
 from vesselflow.sweeps.progress import Progress
+
+if TYPE_CHECKING:
+    from vesselflow.evaluation.long_tables import Scored
+    from vesselflow.sweeps.prepare import Prepared
+
+#: In a sweep's folder: what kept its last start from its whole answer; gone when nothing did.
+FAILURES = "failures.json"
+
+
+class Stopped(VesselflowError):
+    """A clean stop was asked for before the first run began; nothing was lost."""
+
+
+class ClusterLost(VesselflowError):
+    """The Ray cluster went away; the records are whole, and the same command carries on.
+
+    Ray's threads may hang or end the process by themselves from here on: say the line, and end
+    without waiting for them (`os._exit`).
+    """
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one run has no result.
+
+    Attributes:
+        label: The run as a person names it ("beta=0.5 fold 0 seed 1").
+        message: What happened, in one line.
+        place: Where it happened: slot, node, phase, step; "" when unknown.
+        log: File that tells more; "" when there is none.
+    """
+
+    label: str
+    message: str
+    place: str = ""
+    log: str = ""
+
+    def line(self) -> str:
+        """All of it in one line."""
+        where = f" ({self.place})" if self.place else ""
+        log = f"; log: {self.log}" if self.log else ""
+        return " ".join(f"{self.label}: {self.message}{where}{log}".split())
 
 
 @dataclass
@@ -16,13 +62,13 @@ class Outcome:
 
     Attributes:
         trained: Runs that this call brought to their end.
-        failed: (label, message) of runs that failed.
+        failures: Runs that have no result, and why.
         stopped: True when it was stopped on request before its end.
         seconds: By phase of the driver.
     """
 
     trained: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     stopped: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -42,3 +88,55 @@ class Watch:
     event: Callable[[dict[str, Any]], None] = lambda event: None
     notify: Callable[[str], None] = lambda text: None
     stop: threading.Event = field(default_factory=threading.Event)
+
+
+def unfinished(prepared: Prepared, told: Sequence[Failure] = ()) -> list[Failure]:
+    """Every run of a sweep that has no result, and why: the answer is whole when there is none.
+
+    Args:
+        prepared: The sweep, as it was read last.
+        told: What is known of some of them; of the others their records say it.
+
+    Returns:
+        In the order of the cells. What was told of a run that has its result is left out.
+    """
+    known = {failure.label: failure for failure in told}
+    return [
+        known.get(row.cell.label) or _recorded(row, prepared.results)
+        for row in prepared.scored
+        if not row.complete
+    ]
+
+
+def _recorded(row: Scored, results: Path) -> Failure:
+    """What the record of a run says of why it has no result."""
+    record = RunRecord(results, row.cell.run.run_id)
+    log = record.attempt_folder(record.status().attempts) / "log.txt"
+    without = {"failed": "failed", "finished": "is trained, but not scored everywhere"}
+    message = row.message or without.get(row.state, f"was not brought to its end ({row.state})")
+    return Failure(row.cell.label, message, log=str(log) if log.exists() else "")
+
+
+def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
+    """Write what failed into a sweep's folder, or remove what an earlier start wrote there.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    file = folder / FAILURES
+    if failures:
+        write_json(file, [asdict(failure) for failure in failures])
+    else:
+        file.unlink(missing_ok=True)
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """What the last start of a sweep wrote; empty when nothing failed, or nothing is readable."""
+    content = read_json_or_none(folder / FAILURES)
+    names = tuple(Failure.__dataclass_fields__)
+    entries = content if isinstance(content, list) else []
+    return [
+        Failure(**{name: str(entry.get(name, "")) for name in names})
+        for entry in entries
+        if isinstance(entry, dict)
+    ]
