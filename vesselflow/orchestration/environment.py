@@ -37,6 +37,8 @@ def settle_environment() -> None:
     patient = {
         "RAY_raylet_start_wait_time_s": str(STARTUP_WAIT_S),
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(GIVE_UP_S),
+        # A call that comes after the end must not start another Ray.
+        "RAY_ENABLE_AUTO_CONNECT": "0",
     }
     for name, value in {**quiet_environment(), **patient}.items():
         os.environ.setdefault(name, value)

@@ -1,0 +1,78 @@
+"""A driver in miniature as a subprocess: connects, waits for a loss, says one line, leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+CODE = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from vesselflow.errors import VesselflowError
+from vesselflow.orchestration.environment import settle_environment
+settle_environment()
+import ray
+from vesselflow.orchestration.cluster import connect
+stop = threading.Event()
+signal.signal(signal.SIGINT, lambda *_: stop.set())
+try:
+    with connect(log=Path(sys.argv[1]), cpus=1, stop=stop) as cluster:
+        echo = ray.remote(num_cpus=0)(lambda value: value)
+        print("ready", cluster.attend(lambda: ray.get(echo.remote(7))), flush=True)
+        print("nodes", [node.cpus for node in cluster.nodes()],
+              cluster.head_node_id() == cluster.nodes()[0].name, flush=True)
+        for _ in range(600):
+            cluster.attend(lambda: ray.get(echo.remote(1), timeout=30))
+            if stop.is_set():
+                break
+            time.sleep(0.1)
+    print("stopped", file=sys.stderr)
+    sys.exit(130)
+except VesselflowError as error:
+    print(f"{type(error).__name__}: {error}", flush=True)
+    os._exit(1)
+"""
+
+
+def start(log: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, str(log)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def wait_until_ready(driver: subprocess.Popen[str]) -> list[str]:
+    """The two lines that it says; it is connected then."""
+    assert driver.stdout is not None
+    lines = [driver.stdout.readline().strip() for _ in range(2)]
+    assert lines[0] == "ready 7", (lines, driver.poll())
+    return lines
+
+
+def family(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(driver.pid).children(recursive=True)
+
+
+def kill(driver: subprocess.Popen[str], name: str) -> None:
+    (process,) = [child for child in family(driver) if child.name() == name]
+    process.send_signal(signal.SIGKILL)
+
+
+def alive(processes: list[psutil.Process], within_s: float = 10.0) -> list[str]:
+    """Those that are still there after a while."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        left = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        if not left:
+            return []
+        time.sleep(0.1)
+    return [str(process) for process in left]

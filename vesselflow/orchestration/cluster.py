@@ -1,0 +1,695 @@
+"""A Ray that this process started or joined: its start, its health, its end.
+
+Ray lives in a thread of its own from its start to its end, so that Ctrl-C is honoured while it
+starts, and because Linux kills Ray's processes when the *thread* that started them ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import grpc
+import psutil
+import ray
+from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_setup import (
+    ensure_token_if_auth_enabled,
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._private.grpc_utils import init_grpc_channel
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.exceptions import AuthenticationError
+
+from vesselflow.errors import UserError, VesselflowError
+from vesselflow.orchestration.chatter import Chatter
+from vesselflow.orchestration.environment import (
+    ADDRESS,
+    STARTUP_WAIT_S,
+    quiet_environment,
+    settle_environment,
+    without,
+)
+from vesselflow.sweeps.capacity import Node
+from vesselflow.sweeps.machine import cpus_here
+from vesselflow.sweeps.outcome import ClusterLost, Stopped
+
+_T = TypeVar("_T")
+
+NAMESPACE = "vesselflow"
+#: Every cluster's head has this resource, also one that `ray up` made.
+HEAD = "node:__internal_head__"
+#: Where `--address` may lead.
+_ADDRESSES = "HOST:PORT of a Ray cluster's head (6379 unless told otherwise), or auto"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long is waited for what, in seconds.
+
+    Attributes:
+        start: For one try to start Ray, or to join it.
+        tell: Between two lines about a start that takes long.
+        answer: For one answer of a control service.
+        refused: A control service that refuses to answer for this long is lost.
+        silent: One that does not answer at all; a busy machine may be silent for a while.
+        end: For Ray to end in an orderly way; then it is killed.
+    """
+
+    start: float = 2.0 * STARTUP_WAIT_S
+    tell: float = 6.0
+    answer: float = 5.0
+    refused: float = 15.0
+    silent: float = 40.0
+    end: float = 15.0
+
+
+Answer = Literal["yes", "refused", "silent", "no node"]
+
+
+class Pulse:
+    """Tells from answers to a repeated question whether a control service is lost. Pure.
+
+    Args:
+        where: Its address.
+        now: Seconds of a monotonic clock: the service is taken to live then.
+        limits: For how long what is borne.
+    """
+
+    def __init__(self, where: str, now: float, limits: Limits) -> None:
+        self._where, self._limits = where, limits
+        self._heard = now
+
+    def take(self, answer: Answer, now: float) -> str | None:
+        """What was lost, in words, or None.
+
+        Args:
+            answer: "yes"; "refused": nobody listens; "silent": no answer in time; "no node": it
+                answers, and says that the node that this process is connected to is dead.
+            now: When it came.
+        """
+        if answer == "yes":
+            self._heard = now
+            return None
+        if answer == "no node":
+            return f"the node of this driver left the Ray cluster at {self._where}"
+        limit = self._limits.refused if answer == "refused" else self._limits.silent
+        since = now - self._heard
+        if since < limit:
+            return None
+        return f"Ray's control service at {self._where} has not answered for {since:.0f} s"
+
+
+class Cluster:
+    """See the module. Use `connect`, or `begin` early and `ready` when Ray is needed.
+
+    Args:
+        address: Of a running cluster ("auto" finds one on this machine); None starts a Ray of
+            its own here, whatever else runs on this machine.
+        notify: Gets a line for whatever takes long.
+        stop: Set by whoever wants a clean stop.
+        log: Where Ray's words go until the end; None leaves stderr as it is.
+        cpus: Of a Ray that is started here; None for those of this machine.
+        dashboard: Whether a Ray that is started here has one.
+        limits: How long is waited for what.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        notify: Callable[[str], None] = lambda text: None,
+        stop: threading.Event | None = None,
+        log: Path | None = None,
+        cpus: int | None = None,
+        dashboard: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        self.address = None if address == "local" else address
+        self._notify, self._stop = notify, stop or threading.Event()
+        self._wanted_log = log
+        self._cpus, self._dashboard = cpus, dashboard
+        self._limits = limits or Limits()
+        self._chatter: Chatter | None = None
+        self._before: set[int] = set()
+        self._family: dict[int, psutil.Process] = {}
+        self._thread: _RayThread | None = None
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._lost: str | None = None
+        self.dashboard_url = ""
+
+    @property
+    def log(self) -> Path | None:
+        """The file that has Ray's words; None when they go to stderr."""
+        return self._chatter.log if self._chatter else None
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def begin(self) -> Cluster:
+        """Start or join Ray in the background."""
+        settle_environment()
+        if self._wanted_log is not None:
+            self._chatter = Chatter(self._wanted_log)
+        self._before = {child.pid for child in psutil.Process().children(recursive=True)}
+        self._began = time.monotonic()
+        named = os.environ.get(ADDRESS)
+        if self.address is None:
+            if named:
+                self._notify(
+                    f"{ADDRESS}={named} is ignored: without --address Ray is started on this "
+                    "machine; --address auto joins that cluster"
+                )
+            self._notify("starting Ray")
+        else:
+            self._notify(f"connecting to Ray at {self.address}")
+        self._start_thread()
+        return self
+
+    def ready(self) -> None:
+        """Wait until Ray is there.
+
+        Raises:
+            Stopped: A clean stop was asked for meanwhile.
+            UserError: There is no such cluster, or it is none that this process can join.
+            VesselflowError: Ray could not be started, in two tries.
+        """
+        assert self._thread is not None, "begin() comes first"
+        try:
+            self._wait()
+        except TryAgain as first:
+            self._notify(f"Ray did not come up ({_first_line(first)}); trying once more")
+            self._kill_family()
+            self._start_thread()
+            try:
+                self._wait()
+            except TryAgain as second:
+                raise self._not_started(second) from second
+        self.dashboard_url = self._thread.dashboard_url
+        threading.Thread(target=self._watch, name="ray-health", daemon=True).start()
+
+    def _start_thread(self) -> None:
+        self._thread = _RayThread(self._join if self.address else self._start)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        thread = self._thread
+        assert thread is not None
+        verb = "starting Ray" if self.address is None else f"connecting to Ray at {self.address}"
+        began = time.monotonic()
+        told = began
+        while not thread.is_ready.wait(0.05):
+            if self._stop.is_set():
+                raise Stopped("stopped while Ray was starting")
+            now = time.monotonic()
+            if now - told >= self._limits.tell:
+                told = now
+                self._notify(f"{verb}, {now - self._began:.0f} s")
+            if now - began > self._limits.start:
+                raise self._not_started(TimeoutError(f"no answer in {now - began:.0f} s"))
+        error = thread.error
+        if error is None:
+            return
+        traceback.print_exception(error)  # Into the log: the person gets one line.
+        if isinstance(error, VesselflowError):
+            raise error
+        if self.address is None and may_pass(error):
+            raise TryAgain(str(error)) from error
+        raise self._not_started(error) from error
+
+    def _not_started(self, error: BaseException) -> VesselflowError:
+        kind = "" if isinstance(error, TryAgain) else f"{type(error).__name__}: "
+        did = "be started" if self.address is None else f"be reached at {self.address}"
+        return VesselflowError(f"Ray could not {did} ({kind}{_first_line(error)}){self._told()}")
+
+    def _told(self) -> str:
+        return f"; what Ray said stands in {self.log}" if self.log else ""
+
+    def _start(self) -> Any:
+        cpus = cpus_here() if self._cpus is None else self._cpus
+        with without(ADDRESS), _patient(STARTUP_WAIT_S, self._broken_child):
+            return ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=self._dashboard,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+
+    def _join(self) -> Any:
+        assert self.address is not None
+        address = reachable(self.address, self._limits.answer)
+        return ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": quiet_environment()},
+        )
+
+    def _broken_child(self) -> str | None:
+        """A process of a Ray that is starting here, and that ended already."""
+        for child in self._children():
+            with contextlib.suppress(psutil.Error):
+                name = child.name()
+                if name in ("raylet", "gcs_server") and child.status() == psutil.STATUS_ZOMBIE:
+                    return name
+        return None
+
+    # -- health --------------------------------------------------------------------------------
+
+    def lost(self) -> str | None:
+        """What of the cluster was lost, in one line that names the log; None while it lives."""
+        return self._lost
+
+    def check(self) -> None:
+        """Raise `ClusterLost` when the cluster is lost."""
+        if self._lost is not None:
+            raise ClusterLost(self._lost)
+
+    def explained(self, error: BaseException, *, wait_s: float = 5.0) -> VesselflowError:
+        """The one line for an error of Ray's: what was lost, as soon as that is known.
+
+        Args:
+            error: What Ray raised.
+            wait_s: Ray's calls may fail a moment before the reason is seen.
+        """
+        deadline = time.monotonic() + wait_s
+        while self._lost is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self._lost is not None:
+            return ClusterLost(self._lost)
+        traceback.print_exception(error)
+        what = f"{type(error).__name__}: {_first_line(error)}"
+        return ClusterLost(f"Ray failed ({what}){self._told()}")
+
+    def attend(self, work: Callable[[], _T]) -> _T:
+        """Do what may block (calls of Ray) in a thread, and stay open to a stop and to a loss.
+
+        Raises:
+            Stopped: A clean stop was asked for; the work is left to itself.
+            ClusterLost: The cluster went away meanwhile.
+            BaseException: What the work raises.
+        """
+        done = threading.Event()
+        found: list[_T] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                found.append(work())
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                done.set()
+
+        threading.Thread(target=run, name="attended", daemon=True).start()
+        while not done.wait(0.05):
+            if self._stop.is_set():
+                raise Stopped("stopped before the first run began")
+            self.check()
+        if failed:
+            error = failed[0]
+            raise self.explained(error) if isinstance(error, ray.exceptions.RayError) else error
+        return found[0]
+
+    def _watch(self) -> None:
+        """The body of the health thread: processes every second, questions every three."""
+        where, node, mine = self._facts()
+        pulse = Pulse(where, time.monotonic(), self._limits)
+        for beat in range(1 << 62):
+            if self._over.wait(1.0):
+                return
+            gone = next((name for name, ended in mine if ended()), None)
+            what = f"Ray's {gone} ended" if gone else None
+            if what is None and beat % 3 == 0:
+                self._remember_family()
+                answer = ask(where, node, self._limits.answer)
+                what = pulse.take(answer, time.monotonic())
+            if what is not None and not self._over.is_set():
+                self._lost = f"{what}{self._told()}"
+                return
+
+    def _facts(self) -> tuple[str, bytes, list[tuple[str, Callable[[], bool]]]]:
+        """The control service's address, this driver's node, and processes that must live."""
+        node = ray._private.worker._global_node
+        node_id = bytes.fromhex(ray.get_runtime_context().get_node_id())
+        mine: list[tuple[str, Callable[[], bool]]] = []
+        for kind, name in (
+            (ray_constants.PROCESS_TYPE_GCS_SERVER, "control service (gcs_server)"),
+            (ray_constants.PROCESS_TYPE_RAYLET, "node manager on this machine (raylet)"),
+        ):
+            for entry in node.all_processes.get(kind, ()):
+                mine.append((name, _ended(entry.process)))
+        if not mine:
+            raylet = _raylet_here(node.raylet_socket_name)
+            if raylet is not None:
+                mine.append(("node manager on this machine (raylet)", lambda: _gone(raylet)))
+        return str(node.gcs_address), node_id, mine
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    def nodes(self) -> list[Node]:
+        """The machines that can take work: alive, and not about to leave; the head first."""
+        return [as_node(entry) for entry in _alive()]
+
+    def head_node_id(self) -> str:
+        """Ray's id of the head; where no node says so, that of this driver's node."""
+        for entry in _alive():
+            if HEAD in entry["Resources"]:
+                return str(entry["NodeID"])
+        return str(ray.get_runtime_context().get_node_id())
+
+    # -- end -----------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """End Ray (one that was joined is left); returns within `Limits.end`, also when lost.
+
+        After a loss stderr stays in the log: Ray's threads go on complaining until the process
+        ends. Whoever has a last line to say uses stdout, and `os._exit`.
+        """
+        self._over.set()
+        thread, self._thread = self._thread, None
+        orderly = thread is not None and self._lost is None and thread.leave(self._limits.end)
+        if not orderly and self.address is None:
+            self._kill_family()
+        if self._chatter is not None and self._lost is None:
+            self._chatter.end()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def _children(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process().children(recursive=True)
+            return [child for child in children if child.pid not in self._before]
+        return []
+
+    def _remember_family(self) -> None:
+        """Workers lose their parent when a raylet is killed; those seen before are known still."""
+        if self.address is None:
+            self._family = {child.pid: child for child in self._children()}
+
+    def _kill_family(self) -> None:
+        family = {**self._family, **{child.pid: child for child in self._children()}}
+        for process in family.values():
+            with contextlib.suppress(psutil.Error):
+                process.kill()  # psutil looks whether the id is still that process.
+        psutil.wait_procs(list(family.values()), timeout=3)
+
+
+@contextlib.contextmanager
+def connect(address: str | None = None, **options: Any) -> Iterator[Cluster]:
+    """A Ray that is ready, for the time of a block; arguments and errors are those of `Cluster`."""
+    with Cluster(address, **options) as cluster:
+        cluster.begin().ready()
+        yield cluster
+
+
+class TryAgain(VesselflowError):
+    """Ray did not come up, in a way that a busy machine explains."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a failed start of Ray is worth a second try: something took too long."""
+    text = str(error).lower()
+    return any(word in text for word in ("timed out", "timeout", "failed to start gcs"))
+
+
+class _RayThread(threading.Thread):
+    """Starts Ray, stays, and ends it."""
+
+    def __init__(self, start: Callable[[], Any]) -> None:
+        super().__init__(name="ray", daemon=True)
+        self._start_ray = start
+        self.is_ready = threading.Event()
+        self._leave, self._ended = threading.Event(), threading.Event()
+        self.error: BaseException | None = None
+        self.dashboard_url = ""
+
+    def run(self) -> None:
+        try:
+            context = self._start_ray()
+            self.dashboard_url = str(context.dashboard_url or "")
+        except BaseException as error:
+            self.error = error
+            return
+        finally:
+            self.is_ready.set()
+        # What a cluster has to say to its drivers would go to stdout, into the live view.
+        worker = ray._private.worker
+        before, worker.print_to_stdstream = worker.print_to_stdstream, _to_stderr
+        self._leave.wait()
+        try:
+            ray.shutdown()
+        finally:
+            worker.print_to_stdstream = before
+            self._ended.set()
+
+    def leave(self, within_s: float) -> bool:
+        """End Ray; False when it is not known to have ended."""
+        self._leave.set()
+        return self.is_ready.is_set() and self.error is None and self._ended.wait(within_s)
+
+
+def _to_stderr(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+    for line in data.get("lines", ()):
+        print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _patient(seconds: float, broken: Callable[[], str | None]) -> Iterator[None]:
+    """Let a node take longer to register than the 30 s that stand in Ray's code as a constant.
+
+    `Node` asks for the node again and again until its time is over; within one such question
+    there is no limit but ours.
+    """
+    original = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return original(*arguments)
+            except RuntimeError:
+                ended = broken()
+                if ended is not None:
+                    raise OSError(f"{ended} ended while it started") from None
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = get_node
+    try:
+        # Not for processes that outlive the block: a worker would look for a dead service as long.
+        with _exported("RAY_gcs_server_port_wait_time_s", str(int(seconds))):
+            yield
+    finally:
+        services.get_node = original
+
+
+@contextlib.contextmanager
+def _exported(name: str, value: str) -> Iterator[None]:
+    given = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(name, None)
+
+
+# -- another cluster -----------------------------------------------------------------------------
+
+
+def reachable(address: str, limit_s: float) -> str:
+    """Look whether a cluster can be joined, before Ray waits for it for 40 s and gives no reason.
+
+    Args:
+        address: As given with --address.
+        limit_s: For each answer.
+
+    Returns:
+        HOST:PORT of its control service.
+
+    Raises:
+        UserError: Nobody answers there, or somebody else does; it wants another token; its Ray or
+            Python is another one; no machine of it is this one.
+    """
+    found = _located(address)
+    named = address if address == found else f"{address} ({found})"
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=limit_s).close()
+    except OSError as error:
+        raise _refused(
+            f"nobody answers at {named}: {error.strerror or error}",
+            "start the cluster, or leave --address away to use this machine alone",
+        ) from None
+    try:
+        ensure_token_if_auth_enabled({}, create_token_if_missing=False)
+    except AuthenticationError:
+        raise _refused("RAY_AUTH_MODE=token is set, and there is no token", _TOKEN) from None
+    with _channel(found) as channel:
+        try:
+            alive = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(
+                gcs_service_pb2.CheckAliveRequest(), timeout=limit_s
+            )
+            python = _python_of(channel, limit_s)
+            nodes = _nodes_of(channel, limit_s)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                raise _refused(f"the Ray cluster at {named} wants another token", _TOKEN) from None
+            raise _refused(
+                f"what answers at {named} is no Ray cluster that lives ({error.code().name})",
+                "give the port of the head itself, not that of its dashboard or of Ray Client",
+            ) from None
+    here = platform.python_version()
+    for name, theirs, ours in (
+        ("Ray", alive.ray_version, ray.__version__),
+        ("Python", python, here),
+    ):
+        if theirs and theirs != ours:
+            raise _refused(
+                f"the cluster at {named} runs {name} {theirs}, this command {name} {ours}",
+                "use the same on all machines",
+            )
+    if not nodes & set(services.find_node_ids()):
+        raise _refused(
+            f"no node of the cluster at {named} runs on this machine",
+            f"run the command on its head, or join it first: ray start --address={found}",
+        )
+    return found
+
+
+_TOKEN = (
+    "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN, in the file that "
+    "RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
+)
+
+
+def _refused(what: str, hint: str) -> UserError:
+    return UserError(what, where="--address", hint=hint)
+
+
+def _located(address: str) -> str:
+    """HOST:PORT of what was given, "auto" included."""
+    if address == "auto":
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        services.find_gcs_addresses.cache_clear()
+        try:
+            address = services.get_ray_address_from_environment("auto", None)
+        except ConnectionError:
+            raise _refused(
+                "no Ray cluster runs on this machine",
+                "start one (ray start --head), or leave --address away",
+            ) from None
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"'{address}' is no address", where="--address", allowed=_ADDRESSES)
+    return address
+
+
+@contextlib.contextmanager
+def _channel(address: str) -> Iterator[grpc.Channel]:
+    options = [*ray_constants.GLOBAL_GRPC_OPTIONS, ("grpc.enable_retries", 0)]
+    channel = init_grpc_channel(address, options=options)
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+def _python_of(channel: grpc.Channel, limit_s: float) -> str:
+    """The Python of a cluster; "" when it does not say."""
+    reply = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel).InternalKVGet(
+        gcs_service_pb2.InternalKVGetRequest(key=b"CLUSTER_METADATA", namespace=b"cluster"),
+        timeout=limit_s,
+    )
+    try:
+        return str(json.loads(reply.value)["python_version"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _nodes_of(channel: grpc.Channel, limit_s: float) -> set[str]:
+    """Ids of the nodes that are alive."""
+    reply = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(
+        gcs_service_pb2.GetAllNodeInfoRequest(), timeout=limit_s
+    )
+    alive = GcsNodeInfo.GcsNodeState.ALIVE
+    return {info.node_id.hex() for info in reply.node_info_list if info.state == alive}
+
+
+def ask(address: str, node: bytes, limit_s: float) -> Answer:
+    """Ask a control service whether it lives, and whether a node does."""
+    try:
+        with _channel(address) as channel:
+            reply = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(
+                gcs_service_pb2.CheckAliveRequest(node_ids=[node]), timeout=limit_s
+            )
+    except grpc.RpcError as error:
+        return "refused" if error.code() is grpc.StatusCode.UNAVAILABLE else "silent"
+    return "no node" if list(reply.raylet_alive) == [False] else "yes"
+
+
+# -- processes and nodes -------------------------------------------------------------------------
+
+
+def _ended(process: Any) -> Callable[[], bool]:
+    return lambda: process.poll() is not None
+
+
+def _raylet_here(socket_name: str) -> psutil.Process | None:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if f"--raylet_socket_name={socket_name}" in process.cmdline():
+                return process
+    return None
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _alive() -> list[dict[str, Any]]:
+    leaving = ray._private.state.state.get_draining_nodes()
+    alive = [entry for entry in ray.nodes() if entry["Alive"] and entry["NodeID"] not in leaving]
+    return sorted(alive, key=lambda entry: (HEAD not in entry["Resources"], entry["NodeID"]))
+
+
+def as_node(entry: dict[str, Any]) -> Node:
+    """A node as `ray.nodes()` describes it."""
+    resources = entry["Resources"]
+    return Node(
+        cpus=float(resources.get("CPU", 0.0)),
+        gpus=float(resources.get("GPU", 0.0)),
+        memory=int(resources.get("memory", 0)),
+        object_store=int(resources.get("object_store_memory", 0)),
+        name=entry["NodeID"],
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
