@@ -20,7 +20,8 @@ settle_environment()
 import ray
 from vesselflow.orchestration.cluster import connect
 stop = threading.Event()
-signal.signal(signal.SIGINT, lambda *_: stop.set())
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: stop.set())
 try:
     with connect(log=Path(sys.argv[1]), cpus=1, stop=stop) as cluster:
         echo = ray.remote(num_cpus=0)(lambda value: value)

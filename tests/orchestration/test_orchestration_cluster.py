@@ -77,6 +77,7 @@ def make(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Callable[..., Clus
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(Cluster, "_watch", lambda self: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def make(*steps: object, **options: object) -> Cluster:
@@ -172,6 +173,13 @@ def test_a_stop_during_the_start_is_honoured(make) -> None:
         with pytest.raises(Stopped, match="while Ray was starting"):
             cluster.ready()
     never.set()
+
+
+def test_a_process_that_has_a_ray_is_refused(make, told, monkeypatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with make(None) as cluster, pytest.raises(VesselflowError, match="connected to a Ray already"):
+        cluster.begin()
+    assert told == []
 
 
 def test_the_environment_comes_before_ray(make, monkeypatch) -> None:

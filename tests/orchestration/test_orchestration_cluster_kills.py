@@ -35,11 +35,12 @@ def test_a_killed_part_of_ray_is_one_line(tmp_path, name, what) -> None:
     assert cases.alive(family) == []
 
 
-def test_ctrl_c_ends_ray_and_gives_stderr_back(tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_ray_and_gives_stderr_back(tmp_path, number) -> None:
     driver = cases.start(tmp_path / "driver.log")
     cases.wait_until_ready(driver)
     family = cases.family(driver)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     out, err = driver.communicate(timeout=60)
     # The stop comes while work is attended, or between.
     assert (driver.returncode, out, err) in [

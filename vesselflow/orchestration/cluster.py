@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import socket
 import sys
 import threading
@@ -160,7 +161,16 @@ class Cluster:
     # -- start ---------------------------------------------------------------------------------
 
     def begin(self) -> Cluster:
-        """Start or join Ray in the background."""
+        """Start or join Ray in the background.
+
+        Raises:
+            VesselflowError: This process is connected to a Ray already.
+        """
+        if ray.is_initialized():
+            raise VesselflowError(
+                "this process is connected to a Ray already; ray.shutdown() first, or start the "
+                "sweep from another process"
+            )
         settle_environment()
         if self._wanted_log is not None:
             self._chatter = Chatter(self._wanted_log)
@@ -199,6 +209,7 @@ class Cluster:
             except TryAgain as second:
                 raise self._not_started(second) from second
         self.dashboard_url = self._thread.dashboard_url
+        take_signals_back()
         threading.Thread(target=self._watch, name="ray-health", daemon=True).start()
 
     def _start_thread(self) -> None:
@@ -421,6 +432,19 @@ def connect(address: str | None = None, **options: Any) -> Iterator[Cluster]:
     with Cluster(address, **options) as cluster:
         cluster.begin().ready()
         yield cluster
+
+
+def take_signals_back() -> None:
+    """Let SIGTERM and Ctrl-C reach Python's handlers again.
+
+    A driver's C++ core puts its own handler over SIGTERM, which writes a stack trace and aborts.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # Only the main thread may; it keeps what it has.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
 
 
 class TryAgain(VesselflowError):
