@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
+import threading
 from pathlib import Path
 
 import pytest
 from bad_input import Answer, command, write_sources
 
-from vesselflow.cli import main as entry
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.loading import load_space
 from vesselflow.errors import VesselflowError
@@ -230,30 +229,63 @@ def test_a_finished_sweep_answers_on_a_machine_without_gpu(here, monkeypatch) ->
     assert refused in answer.err
 
 
-# -- SIGTERM -------------------------------------------------------------------------------------
+# -- signals -------------------------------------------------------------------------------------
 
 
-def test_sigterm_is_taken_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    left: list[str] = []
-
-    def run(args) -> int:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        finally:
-            left.append("cleanly")
-        return 0
-
-    module = types.ModuleType("vesselflow_probe")
-    module.add_arguments = lambda parser: None
-    module.run = run
-    monkeypatch.setitem(sys.modules, "vesselflow_probe", module)
-    monkeypatch.setitem(entry.COMMANDS, "probe", ("vesselflow_probe", "a probe"))
-    before = signal.getsignal(signal.SIGTERM)
-    assert command("probe") == Answer(
-        143, "", "vesselflow: stopped by SIGTERM; the same command carries on\n"
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")],
+)
+def test_a_signal_is_one_line(number: int, code: int, said: str) -> None:
+    # Raised through an exec, as in the midst of an import: Python would end by the signal.
+    script = (
+        "import os, signal, sys, types\nfrom vesselflow.cli import main as entry\n"
+        "def run(args):\n"
+        f"    try: exec('os.kill(os.getpid(), {int(number)})\\nwhile True: pass', globals())\n"
+        "    finally: print('left cleanly')\n"
+        "probe = types.ModuleType('probe'); probe.run = run\n"
+        "probe.add_arguments = lambda parser: None\n"
+        "sys.modules['probe'] = probe; entry.COMMANDS['probe'] = ('probe', '')\n"
+        "before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)\n"
+        "code = entry.main(['probe'])\n"
+        "assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))\n"
+        "sys.exit(code)"
     )
-    assert left == ["cleanly"]
-    assert signal.getsignal(signal.SIGTERM) is before
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert Answer(done.returncode, done.stdout, done.stderr) == Answer(
+        code, "left cleanly\n", f"vesselflow: {said}; the same command carries on\n"
+    )
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    script = (
+        "import os, signal\nfrom vesselflow.cli.main import _interruptible\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "with _interruptible(): os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+
+
+def test_ctrl_c_while_libraries_load_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, blocked = sweep_command.Asked(), threading.Event()
+    monkeypatch.setattr(sweep_command.importlib, "import_module", lambda name: blocked.wait())
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    asked.take(signal.SIGINT)
+    with pytest.raises(Stopped, match="while torch and ray were loaded"):
+        sweep_command._load_driver(asked)
+    blocked.set()
+
+
+def test_a_library_that_is_missing_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError("no torch here")
+
+    monkeypatch.setattr(sweep_command.importlib, "import_module", missing)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with pytest.raises(ImportError, match="no torch here"):
+        sweep_command._load_driver(sweep_command.Asked())
 
 
 # -- into a pipe ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vesselflow import __version__
 from vesselflow.errors import UserError
@@ -32,6 +32,10 @@ EXIT_CODES = """exit codes:
   2    something given is wrong: a line for each says what, where, what is allowed, what to do
   130  stopped by Ctrl-C; the same command carries on
   143  stopped by SIGTERM; the same command carries on"""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     try:
-        with _terminable():
+        with _interruptible():
             args = build_parser(command).parse_args(words)
             return int(args.run(args) or 0)
     except UserError as error:
@@ -100,21 +104,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM (of a batch system, say) raises, so that blocks are left as after Ctrl-C."""
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM (of a batch system, say) raise, so that blocks are left cleanly.
+
+    Each raises a class of its own: of a KeyboardInterrupt that passed through an `exec`, as in many
+    an import, Python remembers that it was not handled, and ends by the signal in spite of us.
+    """
 
     def handle(signum: int, frame: object) -> None:
-        raise Terminated
+        raise Terminated if signum == signal.SIGTERM else Interrupted
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Only the main thread may say what signals do.
-        return
-    before = signal.signal(signal.SIGTERM, handle)
+    usual: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    # Signals that are ignored (nohup) stay so, and only the main thread may say what they do.
+    ours = threading.current_thread() is threading.main_thread()
+    taken = [number for number in usual if ours and signal.getsignal(number) == usual[number]]
+    for number in taken:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        # One that was set outside Python cannot be set from here.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number in taken:
+            signal.signal(number, usual[number])
 
 
 def _told(error: OSError) -> UserError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -183,11 +184,8 @@ def _run(
 
     boards = _Boards(prepared) if not args.no_figures else None
     with LiveView(console) as view, _interrupts(console, asked):
-        # Ctrl-C in the midst of these imports only sets a flag: it would leave half a library.
         notify("loading torch and ray")
-        from vesselflow.orchestration.environment import settle_environment
-
-        settle_environment()
+        _load_driver(asked)
         from vesselflow.orchestration.driver import run_sweep
 
         watch = Watch(
@@ -200,6 +198,34 @@ def _run(
     if boards:
         boards.close()
     return outcome
+
+
+def _load_driver(asked: Asked) -> None:
+    """Import torch and ray in a thread: Ctrl-C there would leave half a library, or be swallowed.
+
+    Raises:
+        Stopped: A stop was asked for; the import goes on until the process is left.
+    """
+    from vesselflow.orchestration.environment import settle_environment
+    from vesselflow.sweeps.outcome import Stopped
+
+    settle_environment()
+    failed: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            importlib.import_module("vesselflow.orchestration.driver")
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=load, name="imports", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+        if asked.stop.is_set():
+            raise Stopped("stopped while torch and ray were loaded")
+    if failed:
+        raise failed[0]
 
 
 class Asked:
