@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import pickle
@@ -25,12 +24,12 @@ from vesselflow.feed.ray_resident import Resident, materialise
 from vesselflow.feed.ray_stream import Streamed, choose
 from vesselflow.feed.view import View
 from vesselflow.orchestration.broker import Broker
+from vesselflow.orchestration.cluster import NAMESPACE, Cluster
 from vesselflow.orchestration.slots import (
     Handles,
     SlotConfig,
     Slots,
     image_view,
-    quiet_environment,
 )
 from vesselflow.orchestration.study import categories, enqueue, open_storage, open_study
 from vesselflow.orchestration.tuner import run_trials
@@ -38,12 +37,13 @@ from vesselflow.runs import cells
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
 from vesselflow.sweeps.book import Job
-from vesselflow.sweeps.capacity import Node, Plan, make_plan
+from vesselflow.sweeps.capacity import Plan, make_plan
 from vesselflow.sweeps.outcome import Failure, Outcome, Watch
 from vesselflow.sweeps.prepare import Prepared
-from vesselflow.sweeps.progress import Best, Progress
+from vesselflow.sweeps.progress import Best, Progress, eta
 
-NAMESPACE = "vesselflow"
+#: In a sweep's folder: what Ray said.
+LOG = "driver.log"
 #: Seconds between two looks at the broker.
 LOOK_S = 0.5
 
@@ -65,9 +65,7 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
         _Driver(prepared, missing, watch, outcome).run(address)
         prepared.rescore()
     outcome.failures = [
-        Failure(row.cell.label, row.message)
-        for row in prepared.scored
-        if row.state == "failed"
+        Failure(row.cell.label, row.message) for row in prepared.scored if row.state == "failed"
     ]
     write_tables(prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective)
     return outcome
@@ -107,19 +105,25 @@ class _Driver:
     # -- phases --------------------------------------------------------------------------------
 
     def run(self, address: str | None) -> None:
-        with self._phase("cluster"):
-            self._connect(address)
-        try:
-            plan = self._plan(can_grow=address is not None)
-            self.watch.notify(f"plan: {plan.describe()}")
-            with self._phase("data"):
-                handles = self._handles()
-            self._serve(plan, handles)
-        except ray.exceptions.RayError as error:
-            reason = str(error).splitlines()[0]
-            raise VesselflowError(f"Ray was lost ({type(error).__name__}: {reason})") from error
-        finally:
-            ray.shutdown()
+        with Cluster(
+            address,
+            notify=self.watch.notify,
+            stop=self.watch.stop,
+            log=self.prepared.folder / LOG,
+            dashboard=_dashboard_wanted(),
+        ) as self.cluster:
+            try:
+                with self._phase("cluster"):
+                    self.cluster.begin().ready()
+                if self.cluster.dashboard_url:
+                    self.watch.notify(f"Ray dashboard: http://{self.cluster.dashboard_url}")
+                plan = self._plan(can_grow=address is not None)
+                self.watch.notify(f"plan: {plan.describe()}")
+                with self._phase("data"):
+                    handles = self.cluster.attend(self._handles)
+                self._serve(plan, handles)
+            except ray.exceptions.RayError as error:
+                raise self.cluster.explained(error) from error
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Any:
@@ -127,36 +131,11 @@ class _Driver:
         yield
         self.outcome.seconds[name] = time.perf_counter() - began
 
-    def _connect(self, address: str | None) -> None:
-        for name, value in quiet_environment().items():
-            os.environ.setdefault(name, value)
-        self.watch.notify("starting Ray" if address is None else f"connecting to Ray at {address}")
-        options: dict[str, Any] = {
-            "namespace": NAMESPACE,
-            "log_to_driver": False,
-            "logging_level": logging.ERROR,
-            "ignore_reinit_error": True,
-        }
-        if address is None:
-            options["num_cpus"] = len(os.sched_getaffinity(0))
-            options["include_dashboard"] = _dashboard_wanted()
-        else:
-            options["address"] = address
-            options["runtime_env"] = {"env_vars": quiet_environment()}
-        context = ray.init(**options)
-        if context.dashboard_url:
-            self.watch.notify(f"Ray dashboard: http://{context.dashboard_url}")
-
     def _plan(self, *, can_grow: bool) -> Plan:
         space = self.prepared.space
-        nodes = [
-            Node(entry["Resources"].get("CPU", 0.0), entry["Resources"].get("GPU", 0.0))
-            for entry in ray.nodes()
-            if entry["Alive"]
-        ]
         wanted = space.resources
         return make_plan(
-            nodes,
+            self.cluster.nodes(),
             slots=wanted.slots,
             workers=wanted.workers,
             threads=wanted.threads,
@@ -182,11 +161,7 @@ class _Driver:
             for domain in (job.validation, *(each.domain for each in job.evaluations)):
                 wanted["images", domain.store, image_view(view)] = None
         handles: dict[tuple[str, str, View], Resident | Streamed] = {}
-        free = min(
-            int(entry["Resources"].get("object_store_memory", 0))
-            for entry in ray.nodes()
-            if entry["Alive"]
-        )
+        free = min(node.object_store for node in self.cluster.nodes())
         for kind, name, view in wanted:
             path = self.prepared.stores[name].path.resolve()
             with Store.open(path) as store:
@@ -269,12 +244,14 @@ class _Driver:
             with self._phase("runs"):
                 self._watch(broker, slots, tuner)
         finally:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(broker.close.remote())
-            with self._phase("close"):
-                slots.join(timeout_s=30)
+            # Of a cluster that is lost nothing can be asked, and its calls may hang.
+            if self.cluster.lost() is None:
                 with contextlib.suppress(ray.exceptions.RayError):
-                    ray.get(broker.release.remote())
+                    ray.get(broker.close.remote())
+                with self._phase("close"):
+                    slots.join(timeout_s=30)
+                    with contextlib.suppress(ray.exceptions.RayError):
+                        ray.get(broker.release.remote())
         if failure and not self.outcome.stopped:
             raise VesselflowError(f"the trials ended early: {failure[0]}") from failure[0]
         shutil.rmtree(scratch, ignore_errors=True)
@@ -297,6 +274,7 @@ class _Driver:
     def _watch(self, broker: Any, slots: Slots, tuner: threading.Thread) -> None:
         asked = False
         while True:
+            self.cluster.check()
             state = ray.get(broker.snapshot.remote(self.seen))
             self._take(state)
             self.watch.progress(self._progress(state))
@@ -344,14 +322,9 @@ class _Driver:
         total = len({cell.run.run_id for cell in prepared.cells})
         reused = total - len(self.missing)
         steps_total = sum(job.steps for job in self.jobs.values())
-        done = state["finished"] + state["failed"]
-        share = state["steps_done"] / steps_total if steps_total else done / len(self.jobs)
-        eta = None
-        if share > 0:
-            if self.first_step_at is None:
-                self.first_step_at = now
-            elapsed = now - self.first_step_at
-            eta = elapsed / share * (1 - share) if elapsed > 2 else None
+        if state["steps_done"] > 0 and self.first_step_at is None:
+            self.first_step_at = now
+        stepping_s = now - (self.first_step_at or now)
         best = self.objective.best(self.values)
         return Progress(
             sweep=prepared.folder.name,
@@ -365,7 +338,7 @@ class _Driver:
             steps_done=state["steps_done"],
             steps_total=steps_total,
             elapsed_s=now - self.began,
-            eta_s=eta,
+            eta_s=eta(state["steps_done"], steps_total, stepping_s),
             best=self._best(best),
             slots=state["slots"],
             messages=tuple(self.messages[-5:]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-import os
 import pickle
 import threading
 import time
@@ -299,16 +298,3 @@ class Slots:
                 failure_config=FailureConfig(max_failures=-1),
             ),
         )
-
-
-def quiet_environment() -> dict[str, str]:
-    """Environment of the driver and its workers: what Ray Train and Tune are not to do."""
-    return {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get(
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
-        ),
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-    }
