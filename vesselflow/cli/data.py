@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import shutil
 import sys
 import time
