@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
+import pytest
 
 TABLES = ("points", "runs", "epochs", "images")
 
@@ -44,14 +47,16 @@ def write_space(folder: Path) -> Path:
     return path
 
 
-def start(space: Path, results: Path, *more: str) -> subprocess.Popen[str]:
+def start(
+    space: Path, results: Path, *more: str, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vesselflow", "sweep", str(space), "--results", str(results)]
     return subprocess.Popen(
         [*command, "--no-figures", *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "VESSELFLOW_DASHBOARD": "0"},
+        env={**os.environ, "VESSELFLOW_DASHBOARD": "0", **(env or {})},
     )
 
 
@@ -80,15 +85,57 @@ def kill_driver(driver: subprocess.Popen[str]) -> None:
     driver.communicate()
 
 
-def kill_slot_worker(driver: subprocess.Popen[str]) -> None:
-    """SIGKILL one process in which a slot trains."""
+def slot_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes in which slots train, by their numbers."""
+    found = []
     for process in psutil.Process(driver.pid).children(recursive=True):
-        title = " ".join(process.cmdline())
-        if "RayTrainWorker" in title or "TrainWorker" in title:
-            process.send_signal(signal.SIGKILL)
-            return
-    raise AssertionError("no slot worker was found")
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if "SlotWorker" in title or "RayTrainWorker" in title:
+                found.append(process)
+    return sorted(found, key=lambda process: process.pid)
+
+
+def kill_slot_worker(driver: subprocess.Popen[str], which: int = 0) -> None:
+    """SIGKILL one process in which a slot trains."""
+    slot_workers(driver)[which].kill()
+
+
+def attempts(results: Path) -> dict[str, int]:
+    """Run -> how many attempts it took."""
+    return {
+        folder.name: len(list((folder / "attempts").iterdir()))
+        for folder in sorted((results / "runs").iterdir())
+        if not folder.name.startswith(".")
+    }
+
+
+def wait_until(true: Callable[[], bool], driver: subprocess.Popen[str], timeout_s: float) -> float:
+    """Seconds until something holds; fails when the driver ends, or the time is over."""
+    began = time.monotonic()
+    while not true():
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() - began < timeout_s
+        time.sleep(0.05)
+    return time.monotonic() - began
 
 
 def tables(results: Path) -> dict[str, bytes]:
     return {name: (results / "tiny" / "tables" / f"{name}.parquet").read_bytes() for name in TABLES}
+
+
+def breakable_disk(folder: Path, below: Path, flag: Path, code: int) -> dict[str, str]:
+    """Environment in which writing below a folder fails with an error while a file is there."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to make a disk that fails")
+    library = folder / "broken_disk.so"
+    source = Path(__file__).with_name("broken_disk.c")
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True)
+    return {
+        "LD_PRELOAD": str(library),
+        "BROKEN_DISK": str(below),
+        "BROKEN_DISK_FLAG": str(flag),
+        "BROKEN_DISK_ERRNO": str(code),
+    }

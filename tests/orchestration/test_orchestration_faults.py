@@ -1,5 +1,6 @@
 """Real kills of a real sweep: the answer is the one that an undisturbed sweep gives."""
 
+import errno
 import random
 import signal
 import time
@@ -39,7 +40,7 @@ def test_a_longer_grid_has_only_its_own_runs_to_do(undisturbed):
     file, results, _ = undisturbed
     space = load_space(file, overrides=["grid.loss.beta=[0.25,0.5,0.75]"], registries=REGISTRIES)
     missing = prepare(space, file, results).missing()
-    assert [(cell.point.name, cell.spec.seed) for cell in missing] == [
+    assert [(cell.point, cell.run.seed) for cell in missing] == [
         ("beta=0.5", 0),
         ("beta=0.5", 1),
     ]
@@ -58,17 +59,71 @@ def test_a_killed_slot_worker_and_then_a_killed_driver_change_no_table(undisturb
     assert cases.tables(results) == tables
 
 
-def test_two_workers_a_stream_and_a_clean_stop_change_no_table(undisturbed, tmp_path):
+def test_a_killed_worker_of_two_and_a_clean_stop_change_no_table(undisturbed, tmp_path):
     space, _, tables = undisturbed
     results = tmp_path / "results"
     more = ("--set", "resources.workers=2", "--set", "resources.feed=stream")
     driver = cases.start(space, results, *more)
     cases.wait_for_checkpoint(results, driver)
+    # Rank 1: rank 0 finds the connection broken, which is no error of the run.
+    cases.kill_slot_worker(driver, which=1)
+    cases.wait_until(lambda: max(cases.attempts(results).values()) > 1, driver, 120)
+    cases.wait_until(lambda: len(cases.slot_workers(driver)) == 2, driver, 60)
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, output
     assert "the same command carries on" in output
     assert "1 slot x 2 workers" in output
     assert "is streamed" in output
+    assert "gloo" not in output
+    assert "Traceback" not in output
     cases.finish(cases.start(space, results, *more))
+    assert cases.tables(results) == tables
+
+
+def test_a_stopped_process_loses_its_run_to_another_slot(undisturbed, tmp_path):
+    space, _, tables = undisturbed
+    results = tmp_path / "results"
+    # Four points of one run: the other slot has time to take up what the stopped one held.
+    driver = cases.start(space, results, "--set", "resources.slots=2")
+    cases.wait_for_checkpoint(results, driver)
+    stopped = cases.slot_workers(driver)[0]
+    stopped.send_signal(signal.SIGSTOP)
+    seconds = cases.wait_until(
+        lambda: max(cases.attempts(results).values()) > 1, driver, timeout_s=60
+    )
+    assert seconds < 40
+    output = cases.finish(driver)
+    assert "was not heard of for" in output
+    assert not stopped.is_running()
+    assert cases.tables(results) == tables
+
+
+def test_two_drivers_on_one_folder_share_the_runs_and_both_end_well(undisturbed, tmp_path):
+    space, _, tables = undisturbed
+    results = tmp_path / "results"
+    more = ("--set", "resources.slots=1")
+    first = cases.start(space, results, *more)
+    cases.wait_for_checkpoint(results, first)
+    second = cases.start(space, results, *more)
+    outputs = [cases.finish(driver) for driver in (first, second)]
+    assert set(cases.attempts(results).values()) == {1}
+    assert "being done by another driver" in outputs[0] + outputs[1]
+    assert cases.tables(results) == tables
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_for_a_while_pauses_the_sweep_and_loses_nothing(
+    undisturbed, tmp_path, code
+):
+    space, _, tables = undisturbed
+    results, flag = tmp_path / "results", tmp_path / "flag"
+    driver = cases.start(space, results, env=cases.breakable_disk(tmp_path, results, flag, code))
+    cases.wait_for_checkpoint(results, driver)
+    flag.touch()
+    time.sleep(8)
+    flag.unlink()
+    output = cases.finish(driver)
+    assert "the storage is in trouble, runs wait" in output
+    assert "the storage works again" in output
     assert cases.tables(results) == tables

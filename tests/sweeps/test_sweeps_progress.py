@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vesselflow.sweeps.progress import PACE_S, eta, steps_in_all
+from vesselflow.sweeps.progress import PACE_S, eta
 
 
 def test_the_pace_so_far_goes_on() -> None:
@@ -38,17 +38,3 @@ def test_it_shrinks_as_steps_are_done(done, more, elapsed) -> None:
     assert before is not None
     assert after is not None
     assert after < before
-
-
-def test_a_run_that_told_corrects_the_others() -> None:
-    expected = {"a": 10, "b": 10, "c": 20}
-    assert steps_in_all(expected, {}) == 40
-    assert steps_in_all(expected, {"a": 100}) == 400
-    assert steps_in_all(expected, {"a": 100, "b": 80}) == 180 + 180
-    assert steps_in_all(expected, {"a": 100, "b": 80, "c": 7}) == 187
-
-
-def test_what_says_nothing_changes_nothing() -> None:
-    assert steps_in_all({}, {"a": 3}) == 0
-    assert steps_in_all({"a": 10}, {"a": 0, "stranger": 99}) == 10
-    assert steps_in_all({"a": 0, "b": 5}, {"a": 7}) == 12

@@ -207,27 +207,28 @@ def load(folder: Path, runs: int) -> tuple[Space, Path]:
 def run_ours(folder: Path, runs: int) -> list[dict[str, float]]:
     """The shipped path, as `vesselflow sweep` takes it."""
     from vesselflow.orchestration.driver import run_sweep
+    from vesselflow.sweeps.events import Finished, Happening
     from vesselflow.sweeps.outcome import Watch
     from vesselflow.sweeps.prepare import prepare
 
     space, file = load(folder, runs)
     prepared = prepare(space, file, folder / "results")
-    events: list[dict[str, Any]] = []
+    events: list[Happening] = []
     began = time.monotonic()
     run_sweep(prepared, Watch(event=events.append))
     found = []
     for event in events:
-        if event["type"] == "finished":
-            cost = event["cost"]
+        if isinstance(event, Finished):
+            cost = event.cost
             found.append(
                 {
-                    "since_s": event["at"] - began,
+                    "since_s": event.at - began,
                     "steps_s": cost["train_s"],
                     "scoring_s": cost["evaluate_s"],
                     "steps": cost["steps"],
                 }
             )
-            began = event["at"]
+            began = event.at
     return found
 
 

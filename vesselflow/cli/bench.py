@@ -33,6 +33,12 @@ BENCHES = {
         5,
         "MB/s of shuffled patches: resident data against a DataLoader over h5py",
     ),
+    "broker": Bench(
+        "vesselflow.bench.broker",
+        "broker",
+        1,
+        "seconds until a claim is answered, with 1,000 simulated slots and 100,000 runs",
+    ),
 }
 
 

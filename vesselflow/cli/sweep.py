@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vesselflow.config.space import Space
     from vesselflow.runs.cells import Cell
+    from vesselflow.sweeps.events import Happening
     from vesselflow.sweeps.outcome import Outcome
     from vesselflow.sweeps.prepare import Prepared
 
@@ -293,11 +294,12 @@ class _Boards:
         self._folder = prepared.folder / "tensorboard"
         self._open: dict[str, list[Any]] = {}
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: Happening) -> None:
         from vesselflow.reporting.tensorboard import RunBoard, board_name
+        from vesselflow.sweeps.events import EpochDone, Failed, Finished, HandedBack
 
-        if event["type"] == "epoch":
-            run = event["run_id"]
+        if isinstance(event, EpochDone):
+            run = event.run_id
             if run not in self._open:
                 self._open[run] = [
                     RunBoard(self._folder / board_name(cell.point, cell.run.fold, cell.run.seed))
@@ -305,13 +307,10 @@ class _Boards:
                 ]
             for board in self._open[run]:
                 board.scalars(
-                    [
-                        (name, value, event["step"], event["epoch"])
-                        for name, value in event["values"].items()
-                    ]
+                    [(name, value, event.step, event.epoch) for name, value in event.values.items()]
                 )
-        elif event["type"] in ("finished", "failed", "stopped"):
-            for board in self._open.pop(event["run_id"], ()):
+        elif isinstance(event, Finished | Failed | HandedBack):
+            for board in self._open.pop(event.run_id, ()):
                 board.close()
 
     def close(self) -> None:

@@ -307,3 +307,8 @@ def no_samples(view: View, path: str) -> UserError:
         where=path,
         hint="lower data.min_fov or data.patch",
     )
+
+
+def image_view(view: View) -> View:
+    """The view of whole images: what patches are cut does not change it."""
+    return replace(view, patch="full", stride=None, min_fov=0.0)

@@ -1,215 +1,424 @@
-"""The broker: one actor that owns no CPU and hands runs to slots."""
+"""The broker: the book as an actor on the head, with leases on the runs.
+
+It owns no CPU. All calls run in one event loop, so that the book needs no lock; what touches the
+disk runs in threads beside it.
+"""
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import contextlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
+from vesselflow.records.atomic import create_exclusive
+from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord
-from vesselflow.sweeps.book import Job, Queue
+from vesselflow.sweeps.book import Book, Entry, Grant, JobState, Place, PointState, Verdict
+from vesselflow.sweeps.events import Happening
+from vesselflow.sweeps.policy import Event
+from vesselflow.sweeps.progress import SlotView
 
 #: Seconds that a call waits for something to happen before it answers "nothing yet".
 LONG_POLL_S = 1.0
 #: Seconds between heartbeats of the leases.
 HEARTBEAT_S = 5.0
+#: Beats that the broker wants to hear in a second, of all slots together, and how rare a slot's may
+#: become for it.
+BEATS_PER_S, RAREST_BEAT_S, BEAT_S = 400.0, 3.0, 0.5
+#: Seconds between two tries of a storage that was in trouble.
+PROBE_S = 2.0
+#: Seconds for which a run that another driver holds is left alone.
+ELSEWHERE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a slot is to do next.
+
+    Attributes:
+        word: "run", "wait" (ask again) or "close" (end).
+        grant: The run, with "run".
+    """
+
+    word: str
+    grant: Grant | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the driver sees of the book at one moment."""
+
+    slots: tuple[SlotView, ...]
+    counts: Mapping[JobState, int]
+    steps_done: int
+    steps_total: int
+    outstanding: int
+    stopping: bool
+    trouble: tuple[str, float] | None
+    events: tuple[Happening, ...]
+    skipped: int
+    seen: int
+    verdicts: tuple[Verdict, ...]
 
 
 class Broker:
-    """See `Queue`; this adds a lock, waiting, and leases on the runs' folders.
+    """See `Book`; this adds waiting, leases on the runs' folders, and data that slots ask for.
 
     Args:
         results: The results folder.
-        owner: Who holds the leases: host, pid and the like of the driver.
+        driver: Who holds the leases, entered in that folder; None in tests that claim nothing.
         retries: Deaths that a run is forgiven.
+        curve: Name of the objective in the curve of an epoch.
+        clock: Monotonic seconds.
+        alive: Ids of the machines that are there; asked in a thread.
+        claim: Takes the lease of a run; None while another driver has it. OSError and UserError
+            are trouble of the storage.
     """
 
-    def __init__(self, results: str, owner: dict[str, Any], retries: int) -> None:
-        self._results, self._owner = Path(results), owner
-        self._queue = Queue(retries)
-        self._changed = threading.Condition()
+    def __init__(
+        self,
+        results: str,
+        driver: Driver | None,
+        retries: int,
+        curve: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        alive: Callable[[], frozenset[str]] | None = None,
+        claim: Callable[[str], Lease | None] | None = None,
+    ) -> None:
+        self._results, self._driver, self._clock = Path(results), driver, clock
+        self._alive = alive or _nodes_alive
+        self._claim = claim or self._claim_lease
+        self.book = Book(retries, curve)
         self._leases: dict[str, Lease] = {}
-        self._elsewhere: dict[str, float] = {}
+        self._elsewhere: set[str] = set()
         self._lost: set[str] = set()
-        self._points: dict[str, Sequence[Job]] = {}
-        self._known: dict[str, Mapping[str, float]] = {}
-        threading.Thread(target=self._heartbeats, daemon=True).start()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._point_news: dict[str, asyncio.Event] = {}
+        self._data: Any = None
+        self._data_there = asyncio.Event()
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="broker-disk")
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- slots ---------------------------------------------------------------------------------
 
-    def arrive(self, slot: str, node: str) -> Any:
-        """A slot (re)starts: the payload of the run that it must go on with, or None."""
-        alive = {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
-        with self._changed:
-            job = self._queue.resolve(slot, node, time.monotonic(), alive.__contains__)
-            self._changed.notify_all()
-            return job.payload if job else None
+    async def arrive(self, slot: str, places: Sequence[Place]) -> int:
+        """A slot (re)starts; returns the number of its arrival."""
+        self._care()
+        alive = await self._in_thread(self._alive)
+        arrival = self.book.arrive(slot, places, self._clock(), alive.__contains__)
+        self._wake()
+        return arrival
 
-    def claim(self, slot: str) -> tuple[str, Any]:
-        """The next run for a slot: ("run", payload), ("wait", None) or ("close", None)."""
-        deadline = time.monotonic() + LONG_POLL_S
-        with self._changed:
-            while True:
-                job = self._queue.next(skip=self._held_elsewhere)
-                if job is not None:
-                    self._queue.hold(slot, job, time.monotonic())
-                    self._changed.notify_all()
-                    return "run", job.payload
-                if self._queue.closing or self._queue.stopping:
-                    return "close", None
-                self._queue.idle(slot, time.monotonic())
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return "wait", None
-                self._changed.wait(left)
+    async def data(self) -> Any:
+        """What the driver gave to `provide`; None after a while without it (ask again)."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._data_there.wait(), LONG_POLL_S)
+        return self._data
 
-    def beat(self, slot: str, phase: str, epoch: int, step: int, steps: int) -> bool:
-        """Where a slot is; True when it is to hand its run back at its next step."""
-        with self._changed:
-            self._queue.beat(slot, phase, epoch, step, steps)
-            state = self._queue.slots.get(slot)
-            lost = state is not None and state.run_id in self._lost
-            return self._queue.stopping or lost
+    async def claim(self, slot: str, arrival: int) -> Order:
+        """The next run for an arrival of a slot."""
+        book, deadline = self.book, self._clock() + LONG_POLL_S
+        while True:
+            now = self._clock()
+            if book.closing or book.stopping or book.leaves(slot):
+                return Order("close")
+            if not book.idle(slot, arrival, now):
+                return Order("close")
+            entry = book.pick(now)
+            if entry is not None:
+                if await self._hold(entry):
+                    grant = book.grant(slot, arrival, entry, self._clock())
+                    if grant is not None:
+                        return Order("run", grant)
+                    await self._release(entry.run_id)
+                continue
+            left = deadline - now
+            if left <= 0:
+                return Order("wait")
+            wakes = book.wakes(now)
+            await self._sleep(min(left, wakes) if wakes is not None else left)
 
-    def note(self, text: str) -> None:
-        """Something that the person should know."""
-        with self._changed:
-            self._queue.message(text)
+    async def beat(
+        self, slot: str, arrival: int, grant: int, place: tuple[str, int, int, int]
+    ) -> tuple[bool, float]:
+        """Where a slot is.
 
-    def epoch(self, run_id: str, epoch: int, step: int, values: dict[str, float]) -> None:
-        """An epoch of a run is done."""
-        with self._changed:
-            self._queue.epoch(run_id, epoch, step, values)
-            self._changed.notify_all()
-
-    def finish(self, slot: str, run_id: str, state: str, result: dict[str, Any]) -> None:
-        """A run ended on its slot; its event says when, in monotonic seconds of this machine."""
-        with self._changed:
-            now = time.monotonic()
-            self._queue.finish(slot, run_id, state, {**result, "at": now}, now)
-            lease = self._leases.pop(run_id, None)
-            self._lost.discard(run_id)
-            self._changed.notify_all()
-        if lease is not None:
-            lease.release()
-
-    # -- trials --------------------------------------------------------------------------------
-
-    def register(
-        self, points: Mapping[str, Sequence[Job]], known: Mapping[str, Mapping[str, float]]
-    ) -> None:
-        """Tell which runs each point still needs, and the scores of those that it has.
-
-        The runs are queued when the point's trial submits it.
+        Returns:
+            Whether it is to go on (else it hands back what it holds at its next step), and the
+            seconds until its next beat.
         """
-        with self._changed:
-            self._points.update(points)
-            self._known.update(known)
+        goes_on = self.book.beat(slot, arrival, grant, place, self._clock())
+        state = self.book.slots.get(slot)
+        if state is not None and state.run_id in self._lost:
+            goes_on = False
+        wait = max(BEAT_S, min(RAREST_BEAT_S, len(self.book.slots) / BEATS_PER_S))
+        return goes_on, wait
 
-    def submit(self, point: str) -> tuple[list[str], dict[str, float]]:
-        """Queue a point's missing runs; return their names, and the scores of its other runs."""
-        with self._changed:
-            jobs = self._points[point]
-            self._queue.submit(jobs)
-            self._changed.notify_all()
-            return [job.run_id for job in jobs], dict(self._known.get(point, {}))
+    async def storage(self, slot: str, arrival: int, text: str) -> None:
+        """A slot cannot write, or can again (with "")."""
+        state = self.book.slots.get(slot)
+        if state is not None and state.arrival == arrival:
+            self.book.storage(slot, text, self._clock())
+            self._wake()
 
-    def poll(self, run_ids: Sequence[str], seen: int) -> tuple[int, list[dict[str, Any]], bool]:
-        """News of some runs since event number `seen`: (new number, events, all ended)."""
-        wanted = set(run_ids)
-        deadline = time.monotonic() + LONG_POLL_S
-        with self._changed:
-            while True:
-                events = [e for e in self._queue.events[seen:] if e.get("run_id") in wanted]
-                ended = all(
-                    run in self._queue.jobs
-                    and self._queue.jobs[run].state in ("finished", "failed")
-                    for run in wanted
-                )
-                left = deadline - time.monotonic()
-                if events or ended or left <= 0:
-                    return len(self._queue.events), events, ended
-                self._changed.wait(left)
+    async def note(self, text: str) -> None:
+        """Something that the person should know."""
+        self.book.say(text)
+
+    async def epoch(
+        self, grant: int, run_id: str, epoch: int, step: int, values: Mapping[str, float]
+    ) -> None:
+        """An epoch of a run is done."""
+        self.book.epoch(grant, run_id, epoch, step, values)
+        self._tell(run_id)
+
+    async def finish(
+        self,
+        slot: str,
+        grant: int,
+        run_id: str,
+        values: Mapping[str, float],
+        cost: Mapping[str, float],
+    ) -> None:
+        """A run is done."""
+        if self.book.finish(slot, grant, run_id, values, cost, self._clock()):
+            self._tell(run_id)
+            await self._release(run_id)
+
+    async def end(
+        self, slot: str, grant: int, run_id: str, event: Event, details: Mapping[str, Any]
+    ) -> None:
+        """A run ended without a result; `details` are those of `Book.end`."""
+        if self.book.end(slot, grant, run_id, event, self._clock(), **details):
+            self._tell(run_id)
+            await self._release(run_id)
+            self._wake()
+
+    # -- relays --------------------------------------------------------------------------------
+
+    async def watch(self, point: str, seen: int) -> tuple[PointState | None, bool]:
+        """A point's state once its version is not `seen`.
+
+        Returns:
+            The state, None after a while without news; and whether the sweep is being stopped.
+        """
+        book = self.book
+        state = book.points.setdefault(point, PointState())
+        over = book.stopping or book.closing
+        if state.version == seen and not state.ended and not over:
+            news = self._point_news.setdefault(point, asyncio.Event())
+            try:
+                await asyncio.wait_for(news.wait(), LONG_POLL_S)
+            except TimeoutError:
+                return None, False
+        return state, book.stopping or book.closing
 
     # -- driver --------------------------------------------------------------------------------
 
-    def snapshot(self, seen: int) -> dict[str, Any]:
-        """Everything that the live view shows, and the events since number `seen`."""
-        with self._changed:
-            jobs = self._queue.jobs.values()
-            return {
-                "slots": self._queue.views(time.monotonic()),
-                "running": sum(job.state == "running" for job in jobs),
-                "finished": sum(job.state == "finished" for job in jobs),
-                "failed": sum(job.state == "failed" for job in jobs),
-                "steps_done": sum(job.step for job in jobs),
-                "outstanding": self._queue.outstanding(),
-                "stopping": self._queue.stopping,
-                "events": self._queue.events[seen:],
-                "seen": len(self._queue.events),
-            }
+    async def provide(self, data: Any) -> None:
+        """What slots need before their first run."""
+        self._data = data
+        self._data_there.set()
 
-    def slot_gone(self, slot: str) -> None:
-        """A slot ended for good."""
-        with self._changed:
-            self._queue.slot_gone(slot)
-            self._changed.notify_all()
+    async def submit(
+        self, entries: Sequence[Entry], known: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Queue runs; see `Book.submit`."""
+        self._care()
+        self.book.submit(entries, known)
+        self._wake(len(entries))
 
-    def stop(self) -> None:
+    async def look(self, seen: int) -> Look:
+        """Everything that the driver shows, and the events since number `seen`."""
+        self._care()
+        book, now = self.book, self._clock()
+        verdicts = tuple(book.overdue(now))
+        if verdicts:
+            self._wake(len(verdicts))
+        events, skipped = book.events.since(seen)
+        done, total = book.steps
+        trouble = min(book.trouble.values(), key=lambda entry: entry[1], default=None)
+        return Look(
+            slots=book.views(now),
+            counts={state: book.count(state) for state in JobState},
+            steps_done=done,
+            steps_total=total,
+            outstanding=book.outstanding,
+            stopping=book.stopping,
+            trouble=(trouble[0], now - trouble[1]) if trouble else None,
+            events=tuple(events),
+            skipped=skipped,
+            seen=book.events.end,
+            verdicts=verdicts,
+        )
+
+    async def starting(self, slot: str, note: str = "") -> None:
+        """A slot is asked for."""
+        self.book.starting(slot, self._clock(), note)
+
+    async def lose(self, slot: str, *, gone: bool = False) -> None:
+        """The processes of a slot ended."""
+        alive = await self._in_thread(self._alive)
+        self.book.lose(slot, 0, self._clock(), alive.__contains__, gone=gone)
+        self._wake()
+
+    async def drain(self, nodes: Sequence[str]) -> None:
+        """Machines that are about to go: their slots hand back what they hold."""
+        self.book.draining = frozenset(nodes)
+        self._wake(len(self._idle))
+
+    async def memory(self) -> int:
+        """Bytes that this process holds by itself."""
+        return int(psutil.Process().memory_full_info().uss)
+
+    async def stop(self) -> None:
         """Ask every slot to checkpoint at its next step and to hand its run back."""
-        with self._changed:
-            self._queue.stopping = True
-            self._changed.notify_all()
+        self.book.stopping = True
+        self._wake_all()
 
-    def closed(self) -> bool:
+    async def closed(self) -> bool:
         """Whether slots are to end."""
-        with self._changed:
-            return self._queue.closing or self._queue.stopping
+        return self.book.closing or self.book.stopping
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let slots end when the queue is empty."""
-        with self._changed:
-            self._queue.closing = True
-            self._changed.notify_all()
+        self.book.closing = True
+        self._wake_all()
 
-    def release(self) -> None:
-        """Give all leases back."""
-        with self._changed:
-            leases, self._leases = list(self._leases.values()), {}
-        for lease in leases:
-            lease.release()
+    async def release(self) -> None:
+        """Give all leases back, and leave the results folder."""
+        await asyncio.gather(*(self._release(run_id) for run_id in list(self._leases)))
+        if self._driver is not None:
+            await self._in_thread(self._driver.end)
 
-    # -- leases --------------------------------------------------------------------------------
+    # -- within --------------------------------------------------------------------------------
 
-    def _held_elsewhere(self, job: Job) -> bool:
-        """True while another driver has the run; takes the lease otherwise."""
-        if job.run_id in self._leases:
+    async def _hold(self, entry: Entry) -> bool:
+        """Take the lease of a picked run; otherwise the run goes back into the queue."""
+        if entry.run_id in self._leases:
+            return True
+        try:
+            lease = await self._in_thread(partial(self._claim, entry.run_id))
+        except Exception as error:
+            # Whatever it is, the run is still there: it is tried again, and the person is told.
+            self.book.put_back(entry, self._clock())
+            self.book.storage("broker", _line(error), self._clock())
+            self._start(self._probe())
             return False
-        now = time.monotonic()
-        if now < self._elsewhere.get(job.run_id, 0.0):
-            return True
-        record = RunRecord(self._results, job.run_id)
-        lease = Lease.claim(record.folder, self._owner)
         if lease is None:
-            if job.run_id not in self._elsewhere:
-                self._queue.message(f"{job.label} is being done by another driver; waiting for it")
-            self._elsewhere[job.run_id] = now + 2.0
-            return True
-        self._leases[job.run_id] = lease
-        return False
+            if entry.run_id not in self._elsewhere:
+                self._elsewhere.add(entry.run_id)
+                self.book.say(f"{entry.label} is being done by another driver; waiting for it")
+            self.book.put_back(entry, self._clock(), patience=False)
+            return False
+        self._leases[entry.run_id] = lease
+        self._elsewhere.discard(entry.run_id)
+        return True
 
-    def _heartbeats(self) -> None:
+    def _claim_lease(self, run_id: str) -> Lease | None:
+        assert self._driver is not None
+        return Lease.claim(
+            RunRecord(self._results, run_id).folder, self._driver.owner, driver=self._driver
+        )
+
+    async def _release(self, run_id: str) -> None:
+        lease = self._leases.pop(run_id, None)
+        self._lost.discard(run_id)
+        if lease is not None:
+            await self._in_thread(lease.release)
+
+    async def _probe(self) -> None:
+        """Try the storage until it works again."""
+        while "broker" in self.book.trouble:
+            await asyncio.sleep(PROBE_S)
+            try:
+                await self._in_thread(self._write_probe)
+            except Exception as error:
+                text = _line(error)
+                since = self.book.trouble["broker"][1]
+                self.book.trouble["broker"] = (text, since)
+            else:
+                self.book.storage("broker", "", self._clock())
+                self._wake(len(self._idle))
+
+    def _write_probe(self) -> None:
+        path = self._results / f".probe-{os.getpid()}-{time.monotonic_ns()}"
+        create_exclusive(path, b"probe")
+        path.unlink(missing_ok=True)
+
+    async def _heartbeats(self) -> None:
         while True:
-            time.sleep(HEARTBEAT_S)
-            with self._changed:
-                leases = list(self._leases.items())
-            for run_id, lease in leases:
-                if not lease.beat() and lease.lost():
+            await asyncio.sleep(HEARTBEAT_S)
+            # One heartbeat for all leases; each is looked at only when somebody may have taken it.
+            if self._driver is None or await self._in_thread(self._driver.beat):
+                continue
+            for run_id, lease in list(self._leases.items()):
+                if await self._in_thread(lease.lost):
                     # Another driver took us for dead: it has the run now, ours is handed back.
-                    with self._changed:
-                        self._lost.add(run_id)
+                    self._lost.add(run_id)
+
+    def _care(self) -> None:
+        """Start what runs beside the calls; an actor is made outside its event loop."""
+        if not self._tasks:
+            self._start(self._heartbeats())
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait in line for a run, at most so long."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(turn)
+        try:
+            await asyncio.wait_for(turn, seconds)
+        except TimeoutError:
+            with contextlib.suppress(ValueError):
+                self._idle.remove(turn)
+
+    def _wake(self, count: int = 1) -> None:
+        """Let so many of those that wait in line look again."""
+        while count > 0 and self._idle:
+            turn = self._idle.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
+
+    def _wake_all(self) -> None:
+        """Let whoever waits for anything look again."""
+        self._wake(len(self._idle))
+        for news in self._point_news.values():
+            news.set()
+        self._point_news.clear()
+
+    def _tell(self, run_id: str) -> None:
+        """Wake the relays of a run's points."""
+        for point in self.book.jobs[run_id].points:
+            news = self._point_news.pop(point, None)
+            if news is not None:
+                news.set()
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _nodes_alive() -> frozenset[str]:
+    return frozenset(entry["NodeID"] for entry in ray.nodes() if entry["Alive"])

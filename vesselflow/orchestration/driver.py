@@ -1,51 +1,60 @@
-"""The driver of a sweep: cluster, data, broker, slots, trials, tables."""
+"""The driver of a sweep: cluster, broker, slots, data, trials, tables."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import pickle
+import secrets
 import shutil
 import socket
 import statistics
+import tempfile
 import threading
 import time
-from typing import Any, Literal
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import ray
 
-from vesselflow.config.fingerprint import digest
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores, write_tables
-from vesselflow.feed.batches import resident_bytes
-from vesselflow.feed.ray_resident import Resident, materialise
-from vesselflow.feed.ray_stream import Streamed, choose
-from vesselflow.feed.view import View
-from vesselflow.orchestration.broker import Broker
-from vesselflow.orchestration.cluster import NAMESPACE, Cluster
-from vesselflow.orchestration.slots import (
-    Handles,
-    SlotConfig,
-    Slots,
-    image_view,
-)
-from vesselflow.orchestration.study import categories, enqueue, open_storage, open_study
-from vesselflow.orchestration.tuner import run_trials
-from vesselflow.runs import cells
+from vesselflow.feed.view import View, image_view
+from vesselflow.orchestration.broker import Broker, Look
+from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
+from vesselflow.orchestration.serving import SlotConfig
+from vesselflow.orchestration.slots import Slots, kill_processes, starter
+from vesselflow.records.drivers import Driver
+from vesselflow.records.runs import RunRecord
+from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
-from vesselflow.sweeps.book import Job
-from vesselflow.sweeps.capacity import Plan, make_plan
-from vesselflow.sweeps.outcome import Failure, Outcome, Watch
+from vesselflow.sweeps.book import Entry, JobState
+from vesselflow.sweeps.capacity import Node, Plan, make_plan, workers_that_fit
+from vesselflow.sweeps.events import Failed, Finished, Started, Told
+from vesselflow.sweeps.outcome import Failure, Outcome, Watch, unfinished
 from vesselflow.sweeps.prepare import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
 
+if TYPE_CHECKING:
+    from vesselflow.feed.ray_data import Handles
+    from vesselflow.orchestration.study import Study
+
 #: In a sweep's folder: what Ray said.
 LOG = "driver.log"
-#: Seconds between two looks at the broker.
-LOOK_S = 0.5
+#: Seconds between two looks at the broker, and between two looks at the machines.
+LOOK_S, MACHINES_S = 0.5, 2.0
+#: Runs that are handed to the broker in one call.
+SUBMIT = 500
+#: Seconds that the end of a sweep waits for slots, and for the last trials.
+CLOSE_S = 15.0
+#: Messages that are kept for the live view.
+MESSAGES = 50
 
 
 def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -> Outcome:
@@ -57,83 +66,100 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
         address: Of a Ray cluster; None starts one on this machine.
 
     Raises:
-        VesselflowError: No slot could be kept alive.
+        VesselflowError: The cluster was lost, or no slot could be started.
     """
     outcome = Outcome()
     missing = prepared.jobs()
     if missing:
-        _Driver(prepared, missing, watch, outcome).run(address)
+        driver = _Driver(prepared, missing, watch, outcome)
+        driver.run(address)
         prepared.rescore()
-    outcome.failures = [
-        Failure(row.cell.label, row.message) for row in prepared.scored if row.state == "failed"
-    ]
+        outcome.failures = unfinished(prepared, driver.failures())
     write_tables(prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective)
     return outcome
 
 
 class _Driver:
     def __init__(
-        self, prepared: Prepared, missing: list[cells.Job], watch: Watch, outcome: Outcome
+        self, prepared: Prepared, missing: Sequence[Job], watch: Watch, outcome: Outcome
     ) -> None:
         self.prepared, self.missing, self.watch, self.outcome = prepared, missing, watch, outcome
         self.began = time.monotonic()
         self.first_step_at: float | None = None
         self.objective = prepared.objective
-        self.values = point_scores(prepared.scored, self.objective)
+        self.scores = point_scores(prepared.scored, self.objective)
+        self.values: dict[str, dict[str, float]] = {}
+        for row in prepared.scored:
+            if row.complete:
+                self.values.setdefault(row.cell.point, {})[row.cell.run.run_id] = row.value
+        self.runs_of: dict[str, set[str]] = {}
+        for cell in prepared.cells:
+            self.runs_of.setdefault(cell.point, set()).add(cell.run.run_id)
         self.messages: list[str] = []
         self.seen = 0
-        self.jobs: dict[str, Job] = {job.run.run_id: self._job(job) for job in missing}
-        self.run_values: dict[tuple[str, str], float] = {
-            (row.cell.point, row.cell.run.run_id): row.value
-            for row in prepared.scored
-            if row.complete
-        }
-
-    def _job(self, job: cells.Job) -> Job:
-        spec, train = job.run, job.run.experiment.train
-        # With patches the true number is known once the samples are; the first beat mends it.
-        per_step = train.micro_batch_size * train.micro_batches_per_step
-        per_epoch = train.steps_per_epoch or -(-len(spec.train) // per_step)
-        return Job(
-            run_id=spec.run_id,
-            label=spec.label,
-            payload=pickle.dumps(job),
-            epochs=train.epochs,
-            steps=train.epochs * per_epoch,
-        )
+        self.failed: dict[str, Failed] = {}
+        self.can_grow = False
+        self.scratch = Path()
+        self.plan: Plan | None = None
+        self.broker: Any = None
+        self.slots: Slots | None = None
+        self.study: Study | None = None
+        self.trials: threading.Thread | None = None
+        self.trials_over = threading.Event()
 
     # -- phases --------------------------------------------------------------------------------
 
     def run(self, address: str | None) -> None:
-        with Cluster(
-            address,
-            notify=self.watch.notify,
-            stop=self.watch.stop,
-            log=self.prepared.folder / LOG,
-            dashboard=_dashboard_wanted(),
-        ) as self.cluster:
-            try:
-                with self._phase("cluster"):
-                    self.cluster.begin().ready()
-                if self.cluster.dashboard_url:
-                    self.watch.notify(f"Ray dashboard: http://{self.cluster.dashboard_url}")
-                plan = self._plan(can_grow=address is not None)
-                self.watch.notify(f"plan: {plan.describe()}")
-                with self._phase("data"):
-                    handles = self.cluster.attend(self._handles)
-                self._serve(plan, handles)
-            except ray.exceptions.RayError as error:
-                raise self.cluster.explained(error) from error
+        """The whole sweep, from Ray's start to its end."""
+        self.can_grow = address is not None
+        self.scratch = Path(tempfile.mkdtemp(prefix=f"vesselflow-{os.getpid()}-"))
+        try:
+            with Cluster(
+                address,
+                notify=self.watch.notify,
+                stop=self.watch.stop,
+                log=self.prepared.folder / LOG,
+                dashboard=_dashboard_wanted(),
+            ) as self.cluster:
+                try:
+                    with self._phase("cluster"):
+                        self.cluster.begin()
+                        # What reads data takes a second to import; Ray starts meanwhile.
+                        importlib.import_module("vesselflow.feed.ray_data")
+                        self.cluster.ready()
+                    if self.cluster.dashboard_url:
+                        self.watch.notify(f"Ray dashboard: http://{self.cluster.dashboard_url}")
+                    self._serve()
+                except ray.exceptions.RayError as error:
+                    raise self.cluster.explained(error) from error
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _phase(self, name: str) -> Any:
+    def _phase(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
         self.outcome.seconds[name] = time.perf_counter() - began
 
-    def _plan(self, *, can_grow: bool) -> Plan:
-        space = self.prepared.space
-        wanted = space.resources
+    def _serve(self) -> None:
+        self.plan = self._plan()
+        self.watch.notify(f"plan: {self.plan.describe()}")
+        self._start_broker()
+        self.slots = self._make_slots()
+        # The slots' processes import what they need while the data are read.
+        self.slots.reconcile(self.plan.slots)
+        self._submit()
+        reader = _Reader(self._handles)
+        try:
+            with self._phase("runs"):
+                self._watch(reader)
+        finally:
+            if self.cluster.lost() is None:
+                with self._phase("close"):
+                    self._close()
+
+    def _plan(self) -> Plan:
+        wanted = self.prepared.space.resources
         return make_plan(
             self.cluster.nodes(),
             slots=wanted.slots,
@@ -145,23 +171,97 @@ class _Driver:
             micro_batches_per_step=min(
                 job.run.experiment.train.micro_batches_per_step for job in self.missing
             ),
-            can_grow=can_grow,
+            can_grow=self.can_grow,
             where=self.prepared.file.name,
         )
+
+    def _start_broker(self) -> None:
+        prepared = self.prepared
+        self.entry = Driver.begin(prepared.results.resolve(), owner())
+        # Pid and a random word: two drivers of one sweep may share a cluster.
+        self.broker_name = f"broker-{prepared.folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.broker = (
+            ray.remote(Broker)
+            .options(
+                name=self.broker_name,
+                num_cpus=0,
+                # On the head: where it dies, the sweep has ended anyway.
+                resources={HEAD: 0.001},
+                max_concurrency=100_000,
+            )
+            .remote(
+                str(prepared.results.resolve()),
+                self.entry,
+                prepared.space.resources.retries,
+                self.objective.curve,
+            )
+        )
+
+    def _make_slots(self) -> Slots:
+        prepared, plan, broker = self.prepared, self.plan, self.broker
+        assert plan is not None
+        config = SlotConfig(
+            slot="",
+            broker=self.broker_name,
+            namespace=NAMESPACE,
+            results=str(prepared.results.resolve()),
+            threads=plan.threads,
+            gpu=plan.gpu,
+            token=self.entry.token,
+            stores={str(facts.path.resolve()): facts.digest for facts in prepared.stores.values()},
+            memory_gb=prepared.space.resources.memory_gb,
+        )
+        return Slots(
+            start=starter(plan, config, self.scratch / "train"),
+            lose=lambda name, gone: ray.get(broker.lose.remote(name, gone=gone)),
+            starting=lambda name, note: ray.get(broker.starting.remote(name, note)),
+            say=lambda text: ray.get(broker.note.remote(text)),
+        )
+
+    def _submit(self) -> None:
+        """Queue all runs that are missing."""
+        entries = self._entries()
+        ray.get(self.broker.submit.remote([], self.values))
+        for first in range(0, len(entries), SUBMIT):
+            ray.get(self.broker.submit.remote(entries[first : first + SUBMIT], {}))
+
+    def _entries(self) -> list[Entry]:
+        entries = []
+        for job in self.missing:
+            spec, train = job.run, job.run.experiment.train
+            # With patches the true number is known once the samples are; a beat mends it.
+            per_step = train.micro_batch_size * train.micro_batches_per_step
+            per_epoch = train.steps_per_epoch or -(-len(spec.train) // per_step)
+            entries.append(
+                Entry(
+                    run_id=spec.run_id,
+                    label=spec.label,
+                    payload=zlib.compress(pickle.dumps(job)),
+                    points=job.points,
+                    epochs=train.epochs,
+                    steps=train.epochs * per_epoch,
+                )
+            )
+        return entries
 
     def _handles(self) -> Handles:
         """One handle for every (kind, store, view) that the missing runs need.
 
         What fits into the object store is read into it once, for all slots; the rest is streamed.
         """
+        # Imported here: it takes a second, in which the slots import what they need.
+        from vesselflow.feed.batches import resident_bytes
+        from vesselflow.feed.ray_resident import Resident, materialise
+        from vesselflow.feed.ray_stream import Streamed, choose
+
         wanted: dict[tuple[Literal["samples", "images"], str, View], None] = {}
         for job in self.missing:
             view = view_of(job.run.experiment)
             wanted["samples", job.run.experiment.data.train, view] = None
             for domain in (job.validation, *(each.domain for each in job.evaluations)):
                 wanted["images", domain.store, image_view(view)] = None
-        handles: dict[tuple[str, str, View], Resident | Streamed] = {}
-        free = min(node.object_store for node in self.cluster.nodes())
+        handles: dict[tuple[str, str, View], Resident[Any] | Streamed] = {}
+        free = min((node.object_store for node in self.cluster.nodes()), default=0)
         for kind, name, view in wanted:
             path = self.prepared.stores[name].path.resolve()
             with Store.open(path) as store:
@@ -179,182 +279,236 @@ class _Driver:
             free -= resident.nbytes
         return handles
 
-    def _serve(self, plan: Plan, handles: Handles) -> None:
-        prepared, space = self.prepared, self.prepared.space
-        scratch = prepared.folder / ".ray"
-        shutil.rmtree(scratch, ignore_errors=True)
-        name = f"broker-{prepared.folder.name}-{os.getpid()}"
-        broker = (
-            ray.remote(Broker)
-            .options(name=name, num_cpus=0, max_concurrency=64 + 4 * plan.slots)
-            .remote(str(prepared.results.resolve()), owner(), space.resources.retries)
-        )
-        points = self._register(broker)
-        config = SlotConfig(
-            slot="",
-            broker=name,
-            namespace=NAMESPACE,
-            results=str(prepared.results.resolve()),
-            threads=plan.threads,
-            gpu=plan.gpu,
-            handles=handles,
-            memory_gb=space.resources.memory_gb,
-        )
-        storage = open_storage(prepared.folder / "study.journal")
-        # Optuna refuses other values of a category in a study that has begun: another grid is
-        # another study in the same journal, which finished points enter directly.
-        # So is another objective, whose values are not to be compared with these.
-        chosen_by = [self.objective.metric, self.objective.direction, self.objective.reduction]
-        axes = digest([categories(prepared.expansion.points), chosen_by], 8)
-        study = f"vesselflow-{prepared.folder.name}-{axes}"
-        opened = open_study(
-            storage, study, prepared.expansion.points, self.values, self.objective.direction
-        )
-        enqueue(opened, points)
-        slots = Slots(
-            plan,
-            config,
-            (scratch / "train").resolve(),
-            gone=lambda slot: ray.get(broker.slot_gone.remote(slot)),
-            closed=lambda: ray.get(broker.closed.remote()),
-        )
-        failure: list[BaseException] = []
+    # -- trials --------------------------------------------------------------------------------
 
-        def tune_points() -> None:
-            try:
-                run_trials(
-                    points,
-                    every=prepared.expansion.points,
-                    storage=storage,
-                    study_name=study,
-                    relays=plan.relays,
-                    folder=(scratch / "tune").resolve(),
-                    constants={
-                        "broker": name,
-                        "namespace": NAMESPACE,
-                        "objective": self.objective,
-                    },
-                )
-            except BaseException as error:
-                failure.append(error)
+    def _start_trials(self) -> None:
+        """Let Tune and Optuna follow, once the first run trains: they are in nobody's way then."""
+        self.trials = threading.Thread(target=self._follow, daemon=True, name="trials")
+        self.trials.start()
 
-        tuner = threading.Thread(target=tune_points, daemon=True)
-        tuner.start()
+    def _follow(self) -> None:
+        prepared, plan = self.prepared, self.plan
+        assert plan is not None
         try:
-            with self._phase("runs"):
-                self._watch(broker, slots, tuner)
-        finally:
-            # Of a cluster that is lost nothing can be asked, and its calls may hang.
-            if self.cluster.lost() is None:
-                with contextlib.suppress(ray.exceptions.RayError):
-                    ray.get(broker.close.remote())
-                with self._phase("close"):
-                    slots.join(timeout_s=30)
-                    with contextlib.suppress(ray.exceptions.RayError):
-                        ray.get(broker.release.remote())
-        if failure and not self.outcome.stopped:
-            raise VesselflowError(f"the trials ended early: {failure[0]}") from failure[0]
-        shutil.rmtree(scratch, ignore_errors=True)
+            from vesselflow.orchestration.study import Study
+            from vesselflow.orchestration.tuner import PointSearch, run_trials
 
-    def _register(self, broker: Any) -> list[Any]:
-        """Tell the broker which runs each point needs; return the points that need any."""
-        jobs: dict[str, list[Job]] = {}
-        known: dict[str, dict[str, float]] = {}
-        for job in self.missing:
-            for point in job.points:
-                jobs.setdefault(point, []).append(self.jobs[job.run.run_id])
-        for row in self.prepared.scored:
-            if row.complete:
-                known.setdefault(row.cell.point, {})[row.cell.run.run_id] = row.value
-        ray.get(broker.register.remote(jobs, known))
-        return [point for point in self.prepared.expansion.points if point.name in jobs]
+            points = prepared.expansion.points
+            name = f"vesselflow-{prepared.folder.name}"
+            self.study = Study(
+                name, points, dict(self.scores), maximise=self.objective.direction == "max"
+            )
+            left = list(dict.fromkeys(point for job in self.missing for point in job.points))
+            constants = {
+                "broker": self.broker_name,
+                "namespace": NAMESPACE,
+                "objective": self.objective,
+            }
+            search = PointSearch(
+                self.study, left, constants, self.scores.__contains__, self.trials_over
+            )
+            run_trials(search, len(left), relays=plan.relays, folder=self.scratch / "tune")
+        except Exception as error:
+            if not self.trials_over.is_set():
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                self.messages.append(
+                    f"Tune's view of the sweep ended early ({reason}); the runs go on"
+                )
 
     # -- watching ------------------------------------------------------------------------------
 
-    def _watch(self, broker: Any, slots: Slots, tuner: threading.Thread) -> None:
-        asked = False
+    def _watch(self, reader: _Reader) -> None:
+        asked, looked_at_machines, wanted = False, -math.inf, 0
+        assert self.slots is not None
+        assert self.plan is not None
         while True:
             self.cluster.check()
-            state = ray.get(broker.snapshot.remote(self.seen))
-            self._take(state)
-            self.watch.progress(self._progress(state))
+            look: Look = ray.get(self.broker.look.remote(self.seen))
+            self._take(look)
+            for verdict in look.verdicts:
+                self.say(f"{verdict.slot} {verdict.reason}; it is replaced")
+                self.slots.kill(verdict.slot)
+                kill_processes(verdict.places)
+            now = time.monotonic()
+            if now - looked_at_machines > MACHINES_S:
+                looked_at_machines = now
+                machines = self.cluster.nodes()
+                wanted = wanted_slots(self.plan, machines, look.outstanding, can_grow=self.can_grow)
+            self.slots.reconcile(wanted, ending=asked)
+            self.watch.progress(self._progress(look))
+            if reader.ready():
+                ray.get(self.broker.provide.remote(reader.take()))
             if self.watch.stop.is_set() and not asked:
                 asked = True
-                ray.get(broker.stop.remote())
-            if asked and not slots.alive:
-                self.outcome.stopped = state["outstanding"] > 0 or self._unsubmitted(state)
+                self.trials_over.set()
+                ray.get(self.broker.stop.remote())
+                for view in look.slots:
+                    if view.phase in ("starting", "restarting"):
+                        self.slots.kill(view.name)
+            if not look.outstanding and (self.seen == look.seen):
                 return
-            if not asked and not tuner.is_alive():
-                return
-            if not asked and not slots.alive:
-                raise VesselflowError(
-                    "every slot ended: " + ("; ".join(slots.errors) or "no reason was given")
-                )
-            self.watch.stop.wait(LOOK_S) if not asked else time.sleep(LOOK_S)
+            if asked:
+                if not self.slots.alive:
+                    self.outcome.stopped = True
+                    return
+            elif reason := self.slots.hopeless():
+                raise VesselflowError(f"no slot could be started: {reason}")
+            if asked:
+                time.sleep(LOOK_S)
+            else:
+                self.watch.stop.wait(LOOK_S)
 
-    def _unsubmitted(self, state: dict[str, Any]) -> bool:
-        return state["finished"] + state["failed"] < len(self.jobs)
+    def say(self, text: str) -> None:
+        """Tell the person."""
+        self.messages.append(text)
+        del self.messages[:-MESSAGES]
 
-    def _take(self, state: dict[str, Any]) -> None:
-        self.seen = state["seen"]
-        for event in state["events"]:
-            if event["type"] == "finished":
+    def _take(self, look: Look) -> None:
+        self.seen = look.seen
+        for event in look.events:
+            if isinstance(event, Started):
+                assert self.slots is not None
+                self.slots.served(event.slot)
+                if self.trials is None:
+                    self._start_trials()
+            elif isinstance(event, Finished):
                 self.outcome.trained += 1
-                for point, value in event["values"].items():
-                    self.run_values[point, event["run_id"]] = value
-                    self._point_value(point)
-            elif event["type"] == "message":
-                self.messages.append(event["text"])
+                for point, value in event.values.items():
+                    self._value(point, event.run_id, value)
+            elif isinstance(event, Failed):
+                self.failed[event.run_id] = event
+                if not event.recorded:
+                    self._give_up(event)
+            elif isinstance(event, Told):
+                self.say(event.text)
             self.watch.event(event)
 
-    def _point_value(self, point: str) -> None:
-        value = self.objective.reduce(
-            self.run_values.get((point, cell.run.run_id), math.nan)
+    def failures(self) -> list[Failure]:
+        """What is known of the runs that ended without a result, by cell."""
+        return [
+            Failure(cell.label, event.message, event.place, event.log)
             for cell in self.prepared.cells
-            if cell.point == point
-        )
-        if not math.isnan(value):
-            self.values[point] = value
+            if (event := self.failed.get(cell.run.run_id)) is not None
+        ]
 
-    def _progress(self, state: dict[str, Any]) -> Progress:
-        prepared = self.prepared
-        now = time.monotonic()
+    def _give_up(self, event: Failed) -> None:
+        """Let the record of a run that no slot could bring to its end say so."""
+        with contextlib.suppress(OSError, VesselflowError):
+            RunRecord(self.prepared.results, event.run_id).give_up(event.message, event.place)
+
+    def _value(self, point: str, run_id: str, value: float) -> None:
+        known = self.values.setdefault(point, {})
+        known[run_id] = value
+        if len(known) == len(self.runs_of[point]):
+            score = self.objective.reduce(known.values())
+            if not math.isnan(score):
+                self.scores[point] = score
+
+    def _progress(self, look: Look) -> Progress:
+        prepared, now = self.prepared, time.monotonic()
         total = len({cell.run.run_id for cell in prepared.cells})
         reused = total - len(self.missing)
-        steps_total = sum(job.steps for job in self.jobs.values())
-        if state["steps_done"] > 0 and self.first_step_at is None:
+        finished, failed = look.counts[JobState.FINISHED], look.counts[JobState.FAILED]
+        if look.steps_done and self.first_step_at is None:
             self.first_step_at = now
-        stepping_s = now - (self.first_step_at or now)
-        best = self.objective.best(self.values)
+        stepping = now - (self.first_step_at or now)
         return Progress(
             sweep=prepared.folder.name,
             points_total=len(prepared.expansion.points),
-            points_done=len(self.values),
+            points_done=len(self.scores),
             runs_total=total,
-            runs_done=reused + state["finished"],
-            runs_running=state["running"],
-            runs_failed=state["failed"],
+            runs_done=reused + finished,
+            runs_running=look.counts[JobState.RUNNING],
+            runs_failed=failed,
             runs_reused=reused,
-            steps_done=state["steps_done"],
-            steps_total=steps_total,
+            steps_done=look.steps_done,
+            steps_total=look.steps_total,
             elapsed_s=now - self.began,
-            eta_s=eta(state["steps_done"], steps_total, stepping_s),
-            best=self._best(best),
-            slots=state["slots"],
+            eta_s=eta(look.steps_done, look.steps_total, stepping),
+            best=self._best(),
+            slots=look.slots,
             messages=tuple(self.messages[-5:]),
-            stopping=state["stopping"],
+            stopping=look.stopping,
+            trouble=look.trouble,
         )
 
-    def _best(self, point: str | None) -> Best | None:
+    def _best(self) -> Best | None:
+        point = self.objective.best(self.scores)
         if point is None:
             return None
-        runs = [cell.run.run_id for cell in self.prepared.cells if cell.point == point]
-        values = [self.run_values[point, run] for run in runs]
+        values = list(self.values[point].values())
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        return Best(point, self.values[point], spread, len(values), self.objective.label)
+        return Best(point, self.scores[point], spread, len(values), self.objective.label)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Let slots and trials end, give the leases back, leave the study."""
+        assert self.slots is not None
+        self.trials_over.set()
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self.broker.close.remote(), timeout=CLOSE_S)
+            deadline = time.monotonic() + CLOSE_S
+            while self.slots.alive and time.monotonic() < deadline:
+                self.slots.reconcile(0, ending=True)
+                time.sleep(0.05)
+            if self.trials is not None:
+                self.trials.join(max(1.0, deadline - time.monotonic()))
+            ray.get(self.broker.release.remote(), timeout=CLOSE_S)
+        if self.trials is None or not self.trials.is_alive():
+            self._leave_study()
+
+    def _leave_study(self) -> None:
+        if self.study is not None:
+            # What a person may look at; nothing reads it again.
+            with contextlib.suppress(OSError, VesselflowError):
+                self.study.close(self.scores, self.prepared.folder / "study.journal")
 
 
-def owner() -> dict[str, Any]:
+class _Reader:
+    """Reads the data beside the driver's loop, which so stays open to Ctrl-C.
+
+    Args:
+        read: What to do; its result is taken once.
+    """
+
+    def __init__(self, read: Any) -> None:
+        self._read = read
+        self._result: list[Any] = []
+        self._error: BaseException | None = None
+        self._taken = False
+        self._thread = threading.Thread(target=self._run, daemon=True, name="reader")
+        self._thread.start()
+
+    def ready(self) -> bool:
+        """Whether there is a result that nobody has taken; raises what the reading raised."""
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            raise self._error
+        return not self._taken
+
+    def take(self) -> Any:
+        """The result."""
+        self._taken = True
+        return self._result[0]
+
+    def _run(self) -> None:
+        try:
+            self._result.append(self._read())
+        except BaseException as error:
+            self._error = error
+
+
+def wanted_slots(plan: Plan, machines: list[Node], outstanding: int, *, can_grow: bool) -> int:
+    """How many slots there are to be now."""
+    room = workers_that_fit(machines, plan.threads, plan.gpu) // plan.workers
+    if can_grow:
+        return min(max(plan.slots, room), outstanding)
+    return min(plan.slots, room, outstanding)
+
+
+def owner() -> Mapping[str, Any]:
     """Who this driver is, for leases: enough to tell whether it still lives."""
     process = psutil.Process()
     return {

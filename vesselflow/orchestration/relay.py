@@ -8,15 +8,19 @@ from typing import Any
 import ray
 from ray import tune
 
+from vesselflow.runs.objective import Objective
+
 #: Every cluster has it, also one that `ray up` made (a custom resource would not exist there).
 RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
+#: What a trial reports its value as.
+OBJECTIVE = "objective"
 
 
 class Relay(tune.Trainable):
-    """Submits a point's runs to the broker and reports their validation scores."""
+    """Follows a point's runs, which are queued already, and reports their validation scores."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Find the broker and submit the point's runs."""
+        """Find the broker."""
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -25,39 +29,50 @@ class Relay(tune.Trainable):
         return True
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._broker = ray.get_actor(config["broker"], config["namespace"])
-        self._point, self._objective = config["point_name"], config["objective"]
-        self._runs, self._values = ray.get(self._broker.submit.remote(self._point))
-        self._latest: dict[str, float] = {}
-        self._failed = 0
-        self._seen = 0
+        actor = ray.get_actor(config["broker"], config["namespace"])
+        self._follow = Follower(
+            lambda point, seen: ray.get(actor.watch.remote(point, seen)),
+            config["point_name"],
+            config["objective"],
+        )
 
     def step(self) -> dict[str, Any]:
         """Wait for news of the point's runs and report the mean of what is known."""
-        while True:
-            self._seen, events, done = ray.get(self._broker.poll.remote(self._runs, self._seen))
-            for event in events:
-                if event["type"] == "finished":
-                    self._values[event["run_id"]] = event["values"][self._point]
-                elif event["type"] == "failed":
-                    self._failed += 1
-                elif event["type"] == "epoch" and self._objective.curve in event["values"]:
-                    self._latest[event["run_id"]] = event["values"][self._objective.curve]
-            if events or done:
-                break
-        known = self._values if done else {**self._latest, **self._values}
-        defined = [value for value in known.values() if not math.isnan(value)]
-        # Optuna refuses NaN as a trial's value; an infinite one says "no defined score".
-        value = self._objective.reduce(defined) if defined else self._objective.worst
-        return {
-            "objective": value,
-            "runs_done": len(self._values),
-            "runs_failed": self._failed,
-            "done": done,
-        }
+        return self._follow.step()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the runs' own records are the truth."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: the runs' own records are the truth."""
+
+
+class Follower:
+    """Turns a point's states into reports.
+
+    Args:
+        watch: ``Broker.watch``, called and waited for.
+        point: Name of the point.
+        objective: What makes one number of its runs' values.
+    """
+
+    def __init__(self, watch: Any, point: str, objective: Objective) -> None:
+        self._watch, self._point, self._objective = watch, point, objective
+        self._seen = -1
+
+    def step(self) -> dict[str, Any]:
+        """The next report: NaN as value where a score is undefined; ``done`` with the last one."""
+        while True:
+            state, over = self._watch(self._point, self._seen)
+            if state is not None or over:
+                break
+        if state is None:
+            return {OBJECTIVE: math.nan, "runs_done": 0, "runs_failed": 0, "done": True}
+        self._seen = state.version
+        return {
+            OBJECTIVE: self._objective.reduce(state.known.values()),
+            "runs_done": len(state.values),
+            "runs_failed": len(state.failed),
+            "whole": state.ended and not state.failed,
+            "done": state.ended or over,
+        }

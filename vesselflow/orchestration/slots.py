@@ -1,300 +1,271 @@
-"""Slots: warm Ray Train worker groups that take one run after another."""
+"""Slots kept alive: as many as the machines carry, each replaced when it ends.
+
+A slot of one worker is one Ray actor: the worker's process and nothing beside it. A slot of several
+workers is a Ray Train run, whose controller starts the group again when one of them dies.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import itertools
-import pickle
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import numpy as np
-import psutil
 import ray
-import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vesselflow.feed.batches import Samples, WholeImages
-from vesselflow.feed.order import key
-from vesselflow.feed.ray_resident import Resident
-from vesselflow.feed.ray_stream import StreamBatches, Streamed, StreamSamples
-from vesselflow.feed.view import View
-from vesselflow.runs.cells import Job
+from vesselflow.orchestration.serving import SlotConfig, kill_process, serve
+from vesselflow.sweeps.book import Place
 from vesselflow.sweeps.capacity import Plan
 
-if TYPE_CHECKING:
-    from vesselflow.feed.sources import BatchSource, Order
-
-#: (kind, store, view) -> handle of data that are resident, or read as they are used.
-Handles = Mapping[tuple[str, str, View], Resident | Streamed]
-#: What a first run would import in its midst: 1.5 s of its steps (optimizers ask for dynamo).
-_FIRST_RUN_NEEDS = (
-    "torch._dynamo",
-    "vesselflow.augment.geometric",
-    "vesselflow.augment.photometric",
-)
-#: Seconds between two beats of a slot.
-BEAT_S = 0.5
+#: A host that lived so long is no failure to start, however it ended.
+LIVED_S = 30.0
+#: Seconds until a slot that did not start is tried again: after its first failure, and at most.
+AGAIN_S, LONGEST_S = 1.0, 60.0
+#: Failures in a row, of every slot and none ever served, after which the sweep gives up.
+GIVE_UP = 3
 
 
-@dataclass(frozen=True)
-class SlotConfig:
-    """What every worker of a slot is told at its start.
+class Host(Protocol):
+    """The processes of one slot."""
 
-    Attributes:
-        slot: Name of the slot.
-        broker: Name of the broker actor.
-        namespace: Ray namespace of the broker.
-        results: The results folder.
-        threads: CPU threads of each worker.
-        gpu: Share of a GPU of each worker.
-        handles: The data.
-        memory_gb: A worker that holds more after a run is replaced; None never.
-    """
+    def ended(self) -> str | None:
+        """None while it lives; then how it ended: "" as it should, else the reason."""
 
-    slot: str
-    broker: str
-    namespace: str
-    results: str
-    threads: int
-    gpu: float
-    handles: Handles
-    memory_gb: float | None = None
+    def kill(self) -> None:
+        """End it now."""
 
 
-class SlotData:
-    """Samples and whole images, resident or streamed; each is opened once per process."""
-
-    def __init__(self, handles: Handles) -> None:
-        self._handles = handles
-        self._opened: dict[tuple[str, str, View], Any] = {}
-
-    def samples(self, store: str, view: View) -> Samples:
-        """All samples of a store."""
-        return self._open(("samples", store, view))
-
-    def images(self, store: str, view: View) -> WholeImages:
-        """All whole images of a store, at the geometry of a view (its patches do not matter)."""
-        return self._open(("images", store, image_view(view)))
-
-    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
-        """Micro-batches gathered out of shared memory, or streamed: bit-equal."""
-        if not isinstance(samples, StreamSamples):
-            return order.gathered(samples, rows)
-        return StreamBatches(
-            samples.only(rows),
-            seed=key(order.seed, "order"),
-            steps=order.steps,
-            micro_batch_size=order.micro_batch_size,
-            micro_batches_per_step=order.micro_batches_per_step,
-            workers=order.workers,
-            rank=order.rank,
-        )
-
-    def _open(self, name: tuple[str, str, View]) -> Any:
-        if name not in self._opened:
-            self._opened[name] = self._handles[name].open()
-        return self._opened[name]
-
-
-def image_view(view: View) -> View:
-    """The view of whole images: what patches are cut does not change it."""
-    return replace(view, patch="full", stride=None, min_fov=0.0)
-
-
-class _Beacon:
-    """Tells the broker where the slot is, twice a second, and hears whether it is to stop."""
-
-    def __init__(self, broker: Any, slot: str) -> None:
-        self._broker, self._slot = broker, slot
-        self._place: tuple[str, int, int, int] = ("idle", 0, 0, 0)
-        self.stop = False
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def phase(self, phase: str, epoch: int, step: int, steps: int) -> None:
-        self._place = (phase, epoch, step, steps)
-
-    def stopped(self) -> bool:
-        return self.stop
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(BEAT_S)
-            try:
-                self.stop = ray.get(self._broker.beat.remote(self._slot, *self._place))
-            except ray.exceptions.RayError:
-                return  # The broker is gone: so is the sweep, and this process with it.
-
-
-def serve(config: dict[str, Any]) -> None:
-    """The training function of a slot: run after run, until the broker says close."""
-    import torch
-
-    from vesselflow.sweeps.context import Reports
-    from vesselflow.sweeps.execution import execute
-    from vesselflow.training.group import current_group
-    from vesselflow.training.process import settle_process
-
-    settings: SlotConfig = config["settings"]
-    settle_process(settings.threads)
-    for name in _FIRST_RUN_NEEDS:
-        importlib.import_module(name)
-    group = current_group()
-    broker = ray.get_actor(settings.broker, settings.namespace)
-    data = SlotData(settings.handles)
-    device = "cuda" if settings.gpu and torch.cuda.is_available() else "cpu"
-    node = ray.get_runtime_context().get_node_id()
-    beacon = _Beacon(broker, settings.slot) if group.rank == 0 else None
-    pending = ray.get(broker.arrive.remote(settings.slot, node)) if group.rank == 0 else None
-    while True:
-        if group.rank == 0:
-            order = (
-                ("run", pending)
-                if pending is not None
-                else ray.get(broker.claim.remote(settings.slot))
-            )
-        else:
-            order = None
-        word, payload = group.share(order)
-        pending = None
-        if word == "close":
-            return
-        if word == "wait":
-            continue
-        job: Job = pickle.loads(payload)
-        run_id = job.run.run_id
-        reports = Reports()
-        if beacon is not None:
-            beacon.phase("training", 0, 0, 0)
-            reports = Reports(
-                phase=beacon.phase,
-                epoch=partial(broker.epoch.remote, run_id),
-                message=broker.note.remote,
-                should_stop=beacon.stopped,
-                storage=partial(_tell_storage, broker, job.run.label),
-            )
-        try:
-            result = execute(
-                job,
-                Path(settings.results),
-                data,
-                group=group,
-                reports=reports,
-                device=device,
-                slot=settings.slot,
-            )
-        except Exception as error:
-            # On every rank: the group must end together, or the others wait in a collective call.
-            # The run is marked as failed first, so that the restarted group does not repeat it.
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            ray.get(broker.finish.remote(settings.slot, run_id, "failed", {"message": text}))
-            traceback.print_exc()
-            raise
-        if result.state == "handed back":
-            # The group ends and begins anew; the broker gives the run back to it, and counts.
-            raise RuntimeError(result.message)
-        if group.rank == 0:
-            fields = asdict(result)
-            state = fields.pop("state")
-            ray.get(broker.finish.remote(settings.slot, run_id, state, fields))
-        if group.share(_grown(settings.memory_gb)):
-            return  # The driver starts the slot anew.
-
-
-def _tell_storage(broker: Any, label: str, text: str) -> None:
-    broker.note.remote(f"{label}: waits: {text}" if text else f"{label}: the storage is back")
-
-
-def _grown(limit_gb: float | None) -> bool:
-    """Whether this process holds more memory of its own than it may."""
-    if limit_gb is None:
-        return False
-    return bool(psutil.Process().memory_full_info().uss > limit_gb * 1e9)
-
-
-class Slots:
-    """The slots of a sweep, one Ray Train run each, started from threads of the driver.
+class ActorHost:
+    """A slot of one worker: an actor that serves.
 
     Args:
-        plan: How many, and what each owns.
-        config: What is told to all of them; `slot` is filled in.
-        storage: Folder for Ray Train's own files.
-        gone: Called with a slot's name when it ended.
-        closed: Whether slots are to end; one that ends while they are not is started anew.
+        plan: What it owns.
+        config: Of the slot.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        config: SlotConfig,
-        storage: Path,
-        *,
-        gone: Callable[[str], None],
-        closed: Callable[[], bool],
-    ) -> None:
-        self._gone, self._closed = gone, closed
-        self.errors: list[str] = []
-        self._threads = [
-            threading.Thread(
-                target=self._serve, args=(plan, config, storage, f"slot-{n}"), daemon=True
-            )
-            for n in range(plan.slots)
-        ]
-        for thread in self._threads:
-            thread.start()
+    def __init__(self, plan: Plan, config: SlotConfig) -> None:
+        options: dict[str, Any] = {"num_cpus": plan.threads}
+        if plan.gpu:
+            options["num_gpus"] = plan.gpu
+        self._actor = ray.remote(SlotWorker).options(max_restarts=0, **options).remote()
+        self._end = self._actor.serve.remote(config)
+
+    def ended(self) -> str | None:
+        """See `Host`."""
+        done, _ = ray.wait([self._end], timeout=0)
+        if not done:
+            return None
+        try:
+            ray.get(self._end)
+        except ray.exceptions.RayTaskError as error:
+            return f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
+        except ray.exceptions.RayActorError:
+            return "its process died"
+        except ray.exceptions.RayError as error:
+            return str(error).splitlines()[0]
+        return ""
+
+    def kill(self) -> None:
+        """See `Host`."""
+        ray.kill(self._actor, no_restart=True)
+
+
+class SlotWorker:
+    """The one process of a slot of one worker; named so in Ray's dashboard."""
+
+    def serve(self, config: SlotConfig) -> str:
+        """See `serving.serve`."""
+        return serve(config)
+
+
+class TrainHost:
+    """A slot of several workers: a Ray Train run in a thread of the driver.
+
+    Args:
+        plan: What it owns.
+        config: Of the slot.
+        scratch: Folder for Ray Train's own files.
+        generation: Number of this start: Train would resume a run of the same name.
+    """
+
+    def __init__(self, plan: Plan, config: SlotConfig, scratch: Path, generation: int) -> None:
+        self._reason: str | None = None
+        self._thread = threading.Thread(
+            target=self._fit, args=(plan, config, scratch, generation), daemon=True
+        )
+        self._thread.start()
+
+    def ended(self) -> str | None:
+        """See `Host`."""
+        return None if self._thread.is_alive() else self._reason
+
+    def kill(self) -> None:
+        """Nothing: its controller starts the group again when the workers are killed."""
+
+    def _fit(self, plan: Plan, config: SlotConfig, scratch: Path, generation: int) -> None:
+        try:
+            _trainer(plan, config, scratch, generation).fit()
+            self._reason = ""
+        except Exception as error:
+            cause = getattr(error, "training_failed_error", None) or error
+            self._reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+
+
+def _trainer(plan: Plan, config: SlotConfig, scratch: Path, generation: int) -> Any:
+    # Imported late: it imports torch, which slots of one worker need in their own process only.
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": float(plan.threads)}
+    if plan.gpu:
+        resources["GPU"] = plan.gpu
+    return TorchTrainer(
+        _serve_in_group,
+        train_loop_config={"settings": config},
+        torch_config=TorchConfig(backend="nccl" if plan.gpu >= 1 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers,
+            use_gpu=bool(plan.gpu),
+            resources_per_worker=resources,
+            placement_strategy="PACK",
+        ),
+        run_config=RunConfig(
+            name=f"{config.slot}-{generation}",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=-1),
+        ),
+    )
+
+
+def _serve_in_group(config: dict[str, Any]) -> None:
+    serve(config["settings"])
+
+
+@dataclass
+class _Slot:
+    """One slot of the driver's list."""
+
+    name: str
+    host: Host | None = None
+    generation: int = 0
+    failures: int = 0
+    served: bool = False
+    began: float = 0.0
+    again: float = 0.0
+    reason: str = ""
+
+
+@dataclass
+class Slots:
+    """Keeps a wanted number of slots alive.
+
+    Args:
+        start: (name, generation) -> the processes of a slot.
+        lose: Called with a slot's name, and whether it is gone for good, when it ended.
+        starting: Called with a slot's name and a note when it is asked for, or waits.
+        say: Tells the person.
+        clock: Monotonic seconds.
+
+    Attributes:
+        slots: By name.
+    """
+
+    start: Callable[[str, int], Host]
+    lose: Callable[[str, bool], None]
+    starting: Callable[[str, str], None]
+    say: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    slots: dict[str, _Slot] = field(default_factory=dict)
+    _numbers: int = 0
 
     @property
     def alive(self) -> int:
-        """Slots that have not ended."""
-        return sum(thread.is_alive() for thread in self._threads)
+        """Slots whose processes have not ended."""
+        return sum(slot.host is not None for slot in self.slots.values())
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for all slots to end."""
-        deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+    def served(self, name: str) -> None:
+        """Note that a slot has done something: what ends it later is no failure to start."""
+        if name in self.slots:
+            self.slots[name].served = True
 
-    def _serve(self, plan: Plan, config: SlotConfig, storage: Path, name: str) -> None:
-        """Keep one slot alive until slots are to end, or until it cannot be kept alive."""
-        for generation in itertools.count():
-            try:
-                self._trainer(plan, replace(config, slot=name), storage, generation).fit()
-                again = not self._closed()
-            except Exception as error:
-                self.errors.append(f"{name}: {error}".splitlines()[0])
-                again = False
-            with contextlib.suppress(Exception):  # Ray is gone at the end of a stopped sweep.
-                self._gone(name)
-            if not again:
-                return
+    def reconcile(self, wanted: int, *, ending: bool = False) -> None:
+        """One look at all slots: take note of what ended, start what is missing.
 
-    def _trainer(
-        self, plan: Plan, config: SlotConfig, storage: Path, generation: int
-    ) -> TorchTrainer:
-        resources = {"CPU": float(plan.threads)}
-        if plan.gpu:
-            resources["GPU"] = plan.gpu
-        return TorchTrainer(
-            serve,
-            train_loop_config={"settings": config},
-            torch_config=TorchConfig(backend="nccl" if plan.gpu >= 1 else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=plan.workers,
-                use_gpu=bool(plan.gpu),
-                resources_per_worker=resources,
-                placement_strategy="PACK",
-            ),
-            run_config=RunConfig(
-                name=f"{config.slot}-{generation}",
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=-1),
-            ),
-        )
+        Args:
+            wanted: Slots that there are to be; those beyond it are not started again.
+            ending: Slots are to end by themselves; none is started.
+        """
+        now = self.clock()
+        for slot in list(self.slots.values()):
+            reason = slot.host.ended() if slot.host is not None else None
+            if reason is not None:
+                self._ended(slot, reason, now, ending)
+        if ending:
+            return
+        idle = [slot for slot in self.slots.values() if slot.host is None]
+        while len(self.slots) > wanted and idle:
+            gone = idle.pop()
+            del self.slots[gone.name]
+            self.lose(gone.name, True)
+        while len(self.slots) < wanted:
+            name = f"slot-{self._numbers}"
+            self._numbers += 1
+            self.slots[name] = _Slot(name)
+        for slot in self.slots.values():
+            if slot.host is None and now >= slot.again:
+                slot.host, slot.began = self.start(slot.name, slot.generation), now
+                slot.generation += 1
+                self.starting(slot.name, "")
+
+    def hopeless(self) -> str | None:
+        """Why no slot will ever serve, when none has and all were tried often enough."""
+        tried = [slot for slot in self.slots.values() if slot.failures >= GIVE_UP]
+        if not self.slots or len(tried) < len(self.slots):
+            return None
+        if any(slot.served for slot in self.slots.values()):
+            return None
+        return "; ".join(dict.fromkeys(slot.reason for slot in tried))
+
+    def kill(self, name: str) -> None:
+        """End a slot's processes as far as its host can."""
+        slot = self.slots.get(name)
+        if slot is not None and slot.host is not None:
+            slot.host.kill()
+
+    def _ended(self, slot: _Slot, reason: str, now: float, ending: bool) -> None:
+        lived = now - slot.began
+        slot.host, slot.reason = None, reason
+        # A quick end without a reason is one, too: nothing may start slots in a circle.
+        failed = lived < LIVED_S and (bool(reason) or not slot.served)
+        slot.failures = slot.failures + 1 if failed else 0
+        slot.again = now
+        if failed and slot.failures > 1 and not ending:
+            wait = min(LONGEST_S, AGAIN_S * 2 ** (slot.failures - 2))
+            slot.again = now + wait
+            self.say(f"{slot.name} ended {slot.failures} times: {reason or 'no reason given'}")
+            self.starting(slot.name, f"tried again in {wait:.0f} s")
+        self.lose(slot.name, ending)
+
+
+def kill_processes(places: Iterable[Place]) -> None:
+    """SIGKILL worker processes wherever they live; a stopped one hears nothing else."""
+    for place in places:
+        where = NodeAffinitySchedulingStrategy(place.node, soft=False)
+        ray.remote(kill_process).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=where
+        ).remote(place.pid)
+
+
+def starter(plan: Plan, config: SlotConfig, scratch: Path) -> Callable[[str, int], Host]:
+    """How slots of a plan are started."""
+
+    def start(name: str, generation: int) -> Host:
+        own = replace(config, slot=name)
+        if plan.workers == 1:
+            return ActorHost(plan, own)
+        return TrainHost(plan, own, scratch, generation)
+
+    return start

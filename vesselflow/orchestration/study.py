@@ -1,21 +1,22 @@
-"""The Optuna study of a sweep: an append-only journal under the sweep's own name."""
+"""The Optuna study of a sweep: rebuilt from the runs' records at each start, left as a journal."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState, create_trial
 
 from vesselflow.config.grid import Point
+from vesselflow.records.atomic import write_bytes
 
 
 def token(value: Any) -> Any:
@@ -33,80 +34,116 @@ def parameters(point: Point) -> dict[str, Any]:
 def categories(points: Sequence[Point]) -> dict[str, list[Any]]:
     """Parameter -> its values over all points, in order of first appearance."""
     values: dict[str, list[Any]] = {}
+    seen: dict[str, set[tuple[type, Any]]] = {}
     for point in points:
         for name, value in parameters(point).items():
-            seen = values.setdefault(name, [])
-            if not any(value == other and type(value) is type(other) for other in seen):
-                seen.append(value)
+            known = seen.setdefault(name, set())
+            # 1, 1.0 and True are equal, and three values.
+            if (type(value), value) not in known:
+                known.add((type(value), value))
+                values.setdefault(name, []).append(value)
     return values
 
 
-def open_storage(path: Path) -> JournalStorage:
-    """The journal of a sweep."""
-    return JournalStorage(JournalFileBackend(str(path)))
+class Journal(BaseJournalBackend):
+    """A journal in memory: one driver's own, written whole when it is asked for.
+
+    A file of several drivers would let one close the other's trials, and a torn one would keep a
+    sweep from starting; the runs' records say all that a journal could.
+    """
+
+    def __init__(self) -> None:
+        self._logs: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        """Entries from a number on."""
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add entries."""
+        self._logs += logs
+
+    def write(self, path: Path) -> None:
+        """Leave the journal as a file that `optuna.storages.journal.JournalFileBackend` reads."""
+        lines = (json.dumps(entry, separators=(",", ":")) + "\n" for entry in self._logs)
+        write_bytes(path, "".join(lines).encode("utf-8"))
 
 
-def open_study(
-    storage: JournalStorage,
-    name: str,
-    points: Sequence[Point],
-    scores: Mapping[str, float],
-    direction: str = "max",
-) -> optuna.Study:
-    """The study, with every point that has a score entered as a complete trial.
-
-    The runs' records are the truth: trials that a killed driver left open are closed as failed,
-    finished points enter directly and never become Tune trials.
+class Study:
+    """The study of one sweep, and the points that still wait for a trial.
 
     Args:
-        storage: The journal.
-        name: The study's own name (Ray's default would merge all sweeps on one storage).
+        name: The study's name.
         points: All points of the space.
-        scores: Point name -> the objective's value, for points that are finished.
-        direction: "max" or "min".
+        scores: Point -> value, for points that are finished: they enter directly.
+        maximise: Whether larger is better.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction=f"{direction}imize",
-        load_if_exists=True,
-        sampler=optuna.samplers.RandomSampler(seed=0),
-    )
-    known = set()
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state is TrialState.WAITING:
-            # Only a trial that was asked for can be told; asking takes the waiting ones first.
-            study.tell(study.ask(), state=TrialState.FAIL)
-        elif trial.state is TrialState.RUNNING:
-            study.tell(trial.number, state=TrialState.FAIL)
-        elif trial.state is TrialState.COMPLETE:
-            known.add(_name(trial.params))
-    choices = categories(points)
-    for point in points:
-        params = parameters(point)
-        score = scores.get(point.name)
-        if score is None or math.isnan(score) or _name(params) in known:
-            continue
-        with warnings.catch_warnings():
-            # Values that are lists come as JSON text already; Optuna warns about None alone.
-            warnings.simplefilter("ignore", UserWarning)
-            study.add_trial(
-                create_trial(
-                    params=params,
-                    distributions={key: CategoricalDistribution(choices[key]) for key in params},
-                    value=score,
-                    user_attrs={"point": point.name, "reused": True},
+
+    def __init__(
+        self,
+        name: str,
+        points: Sequence[Point],
+        scores: Mapping[str, float],
+        *,
+        maximise: bool = True,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.journal = Journal()
+        self.storage = JournalStorage(self.journal)
+        self.name, self.maximise = name, maximise
+        self.points = {point.name: point for point in points}
+        self.choices = categories(points)
+        self._study = optuna.create_study(
+            storage=self.storage,
+            study_name=name,
+            direction="maximize" if maximise else "minimize",
+            sampler=optuna.samplers.RandomSampler(seed=0),
+        )
+        self._entered: set[str] = set()
+        self.enter(scores)
+
+    @property
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        """All trials."""
+        return self._study.get_trials(deepcopy=False)
+
+    def enqueue(self, point: str) -> None:
+        """Let a point be the next that is asked for; its trial knows it by a user attribute."""
+        self._study.enqueue_trial(parameters(self.points[point]), user_attrs={"point": point})
+
+    def told(self, point: str) -> None:
+        """Note that a point's own trial is complete."""
+        self._entered.add(point)
+
+    def enter(self, scores: Mapping[str, float]) -> None:
+        """Enter points that have a value and no complete trial, as complete ones."""
+        for name, point in self.points.items():
+            value = scores.get(name)
+            if value is None or math.isnan(value) or name in self._entered:
+                continue
+            params = parameters(point)
+            with warnings.catch_warnings():
+                # Values that are lists come as JSON text already; Optuna warns about None alone.
+                warnings.simplefilter("ignore", UserWarning)
+                self._study.add_trial(
+                    create_trial(
+                        params=params,
+                        distributions={
+                            key: CategoricalDistribution(self.choices[key]) for key in params
+                        },
+                        value=value,
+                        user_attrs={"point": name, "reused": True},
+                    )
                 )
-            )
-    return study
+            self._entered.add(name)
 
-
-def enqueue(study: optuna.Study, points: Sequence[Point]) -> None:
-    """Let points wait in the study, in their order, each for one trial that knows its point."""
-    for point in points:
-        study.enqueue_trial(parameters(point), user_attrs={"point": point.name})
-
-
-def _name(params: Mapping[str, Any]) -> str:
-    return json.dumps(dict(params), sort_keys=True, default=str)
+    def close(self, scores: Mapping[str, float], path: Path) -> None:
+        """Enter what is known at the end, close what is open, and leave the journal."""
+        for trial in self.trials:
+            if trial.state is TrialState.RUNNING:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            elif trial.state is TrialState.WAITING:
+                # Only a trial that was asked for can be told; asking takes the waiting ones first.
+                self._study.tell(self._study.ask(), state=TrialState.FAIL)
+        self.enter(scores)
+        self.journal.write(path)

@@ -3,80 +3,112 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from vesselflow.config.grid import Point
-from vesselflow.orchestration.relay import RESOURCES, Relay
-from vesselflow.orchestration.study import categories, parameters
+from vesselflow.orchestration.relay import OBJECTIVE, RESOURCES, Relay
+from vesselflow.orchestration.study import Study, parameters
 
 
-@dataclass(frozen=True)
-class Definition:
-    """Asks each trial for the parameters of the point that it was enqueued for, and no others.
+class PointSearch(OptunaSearch):
+    """Gives Tune one point after another, each as an Optuna trial of its own.
 
-    So conditional axes that do not hold have no value. (A class: Tune pickles the searcher.)
-    """
-
-    points: Mapping[str, Mapping[str, Any]]
-    choices: Mapping[str, Sequence[Any]]
-    constants: Mapping[str, Any]
-
-    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The constants of a trial's config; its parameters are captured as they are asked for."""
-        name = trial.user_attrs["point"]
-        for key in self.points[name]:
-            trial.suggest_categorical(key, self.choices[key])
-        return {"point_name": name, **self.constants}
-
-
-def run_trials(
-    points: Sequence[Point],
-    *,
-    every: Sequence[Point],
-    storage: JournalStorage,
-    study_name: str,
-    relays: int,
-    folder: Path,
-    constants: Mapping[str, Any],
-) -> None:
-    """Run one relay trial per point and wait for all of them.
-
-    The points wait in the study as enqueued trials (see `enqueue`), in their order; Optuna's
-    sampler is never asked for one.
+    A point is enqueued in the study when its turn has come, so that no more of them wait there than
+    there are relays, and the sampler is never asked for one. Each trial asks for the parameters of
+    its own point alone: conditional axes that do not hold have no value. The study is told final
+    values only.
 
     Args:
-        points: Points that still have runs to do.
-        every: All points of the space: they define the study's categories.
-        storage: The study's journal.
-        study_name: Its name.
+        study: The study.
+        points: Names of the points that are left, in their order.
+        constants: Goes into each trial's config (the broker's address).
+        skip: Whether a point needs no trial any more.
+        over: Set when no further trial is to begin.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        points: Sequence[str],
+        constants: Mapping[str, Any],
+        skip: Callable[[str], bool],
+        over: threading.Event,
+    ) -> None:
+        super().__init__(
+            space=self._define,
+            metric=OBJECTIVE,
+            mode="max" if study.maximise else "min",
+            storage=study.storage,
+            study_name=study.name,
+            sampler=optuna.samplers.RandomSampler(seed=0),
+        )
+        self._own, self._left, self._constants = study, deque(points), dict(constants)
+        self._skip, self._over = skip, over
+        self._point_of: dict[str, str] = {}
+
+    def _define(self, trial: optuna.Trial) -> dict[str, Any]:
+        name = trial.user_attrs["point"]
+        for key in parameters(self._own.points[name]):
+            trial.suggest_categorical(key, self._own.choices[key])
+        return {"point_name": name, **self._constants}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next point, or FINISHED."""
+        while self._left and not self._over.is_set():
+            name = self._left.popleft()
+            if self._skip(name):
+                continue
+            self._own.enqueue(name)
+            self._point_of[trial_id] = name
+            return super().suggest(trial_id)
+        return self.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: each epoch's value would be one more entry of the journal."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study the point's value; a point without all its runs has none."""
+        whole = result is not None and bool(result.get("whole")) and not error
+        if result is not None and whole and not math.isnan(result[OBJECTIVE]):
+            self._own.told(self._point_of[trial_id])
+            super().on_trial_complete(trial_id, result, error)
+        else:
+            super().on_trial_complete(trial_id, None, error=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a restore that there never is."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Tune's own state is never taken up again."""
+        Path(checkpoint_path).write_bytes(b"")
+
+
+def run_trials(search: PointSearch, points: int, *, relays: int, folder: Path) -> None:
+    """Run one relay trial per point and wait for all of them.
+
+    Args:
+        search: Gives the points.
+        points: How many at most.
         relays: Trials in flight.
         folder: For Tune's own files; of no value after the sweep.
-        constants: Goes into each trial's config (the broker's address, the objective).
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    searcher = OptunaSearch(
-        space=Definition(
-            {point.name: parameters(point) for point in points}, categories(every), constants
-        ),
-        metric="objective",
-        mode=constants["objective"].direction,
-        storage=storage,
-        study_name=study_name,
-        sampler=optuna.samplers.RandomSampler(seed=0),
-    )
     tuner = tune.Tuner(
         tune.with_resources(Relay, RESOURCES),
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=len(points),
+            search_alg=search,
+            num_samples=points,
             max_concurrent_trials=relays,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config.get("point_name", trial.trial_id)),

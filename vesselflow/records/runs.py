@@ -362,6 +362,20 @@ class RunRecord:
         attempt.log_once(f"failed: {message}\n{traceback}".rstrip())
         self._note(attempt.number, state=RunState.FAILED, message=" ".join(message.split()))
 
+    def give_up(self, message: str, place: str = "") -> None:
+        """Mark the run as failed on behalf of attempts that could not say so themselves.
+
+        Nothing is marked where the run is finished, or was never tried.
+
+        Args:
+            message: One line for tables.
+            place: Where it happened, for the log of the newest attempt.
+        """
+        number = max(self._numbers(), default=0)
+        if number and self.accepted() is None:
+            Attempt(self, number, None).log(f"given up: {message} {place}".rstrip())
+            self._note(number, state=RunState.FAILED, message=" ".join(message.split()))
+
     def pause(self, attempt: Attempt, message: str = "") -> None:
         """Mark the run as stopped on purpose, at a checkpoint from which it can go on."""
         attempt.log_once(f"paused: {message}".rstrip(": "))

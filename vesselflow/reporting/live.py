@@ -29,6 +29,8 @@ _PHASE_STYLE = {
     "evaluating": "magenta",
     "idle": "bright_black",
     "restarting": "yellow",
+    "waiting": "yellow",
+    "silent": "red",
 }
 
 

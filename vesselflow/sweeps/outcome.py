@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vesselflow.errors import VesselflowError
 from vesselflow.records.atomic import read_json_or_none, write_json
 from vesselflow.records.runs import RunRecord
+from vesselflow.sweeps.events import Happening
 from vesselflow.sweeps.progress import Progress
 
 if TYPE_CHECKING:
@@ -79,13 +80,13 @@ class Watch:
 
     Attributes:
         progress: Gets a `Progress` about twice a second.
-        event: Gets every event: ``{"type": "epoch", "run_id": ..., ...}`` and the like.
+        event: Gets every event of `events`.
         notify: Gets a line for whatever takes long before the first run.
         stop: Set to ask for a clean stop.
     """
 
     progress: Callable[[Progress], None] = lambda progress: None
-    event: Callable[[dict[str, Any]], None] = lambda event: None
+    event: Callable[[Happening], None] = lambda event: None
     notify: Callable[[str], None] = lambda text: None
     stop: threading.Event = field(default_factory=threading.Event)
 

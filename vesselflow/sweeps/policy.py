@@ -1,15 +1,22 @@
-"""What to do when something fails: a pure function from event to action."""
+"""What to do when something happens to a run: a pure function from event to action."""
 
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
 
 class Event(enum.Enum):
-    """What happened to a run."""
+    """What happened to a run while a slot held it; the value is how a person is told."""
 
     WORKER_DIED = "its worker died on a machine that lives"
+    PEER_LOST = "one of its workers lost another"
+    OUT_OF_MEMORY = "its worker ran out of memory"
+    HUNG = "it made no progress"
+    SILENT = "its slot fell silent"
     NODE_GONE = "its machine is gone"
+    CLUSTER = "the cluster lost something that it needed"
+    STORAGE = "the storage was in trouble"
     HANDED_BACK = "its slot handed it back"
     RAISED = "its code raised an error"
     DIVERGED = "its gradients were not finite"
@@ -22,16 +29,55 @@ class Action(enum.Enum):
     FAIL = "mark as failed; the sweep goes on"
 
 
-def decide(event: Event, deaths: int, retries: int) -> Action:
+#: Another try would meet them again.
+_FINAL = frozenset({Event.RAISED, Event.DIVERGED})
+#: What the run itself may have caused: forgiven `retries` times.
+_DEATHS = frozenset({Event.WORKER_DIED, Event.PEER_LOST, Event.OUT_OF_MEMORY, Event.HUNG})
+#: What its surroundings caused, as far as one can tell: forgiven often, but not for ever, because
+#: a run can also bring these about itself, time after time.
+_MISHAPS = frozenset({Event.SILENT, Event.CLUSTER})
+#: Mishaps that are forgiven beyond `retries`.
+PATIENCE = 8
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often a run met what.
+
+    Attributes:
+        deaths: Ends that the run itself may have caused.
+        mishaps: Ends that its surroundings seem to have caused.
+    """
+
+    deaths: int = 0
+    mishaps: int = 0
+
+    def with_event(self, event: Event) -> Tally:
+        """The tally after one more event."""
+        return Tally(self.deaths + (event in _DEATHS), self.mishaps + (event in _MISHAPS))
+
+
+def decide(event: Event, tally: Tally, retries: int) -> Action:
     """Decide about one run.
 
     Args:
         event: What happened.
-        deaths: How often this run has killed its worker on a living machine, this time included.
+        tally: How often it met what, this time included.
         retries: Deaths that are forgiven.
     """
-    if event in (Event.RAISED, Event.DIVERGED):
+    if event in _FINAL:
         return Action.FAIL
-    if event is Event.WORKER_DIED and deaths > retries:
+    if event in _DEATHS and tally.deaths > retries:
+        return Action.FAIL
+    if event in _MISHAPS and tally.mishaps > retries + PATIENCE:
         return Action.FAIL
     return Action.RESUME
+
+
+def last_words(event: Event, tally: Tally) -> str:
+    """Why a run is given up, for the table of failures."""
+    if event in _DEATHS:
+        return f"killed its worker {tally.deaths} times on a live machine (last: {event.value})"
+    if event in _MISHAPS:
+        return f"was lost {tally.mishaps} times (last: {event.value})"
+    return event.value

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: Seconds of stepping before the pace says anything.
 PACE_S = 2.0
 #: What a slot can be doing.
-PHASES = ("starting", "training", "evaluating", "idle", "restarting")
+PHASES = ("starting", "training", "evaluating", "waiting", "idle", "silent", "restarting")
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ class Progress:
         slots: The slots, in a fixed order.
         messages: The latest messages, oldest first.
         stopping: Whether a clean stop was asked for.
+        trouble: What keeps runs from being written, and for how many seconds.
     """
 
     sweep: str
@@ -101,26 +101,7 @@ class Progress:
     slots: tuple[SlotView, ...] = ()
     messages: tuple[str, ...] = ()
     stopping: bool = False
-
-
-def steps_in_all(expected: Mapping[str, int], told: Mapping[str, int]) -> int:
-    """Optimizer steps of all runs, as well as they are known.
-
-    With patches a run's steps are only known once its samples are; until then they are guessed
-    from its images. A run that has told corrects the guess for those that have not.
-
-    Args:
-        expected: Guess for each run, by its name.
-        told: True steps of the runs that have told them.
-
-    Returns:
-        Steps of the runs in `expected`; 0 where there is none.
-    """
-    known = {run: steps for run, steps in told.items() if steps > 0 and run in expected}
-    guessed = sum(expected[run] for run in known)
-    ratio = sum(known.values()) / guessed if guessed > 0 else 1.0
-    rest = sum(steps for run, steps in expected.items() if run not in known)
-    return sum(known.values()) + round(rest * ratio)
+    trouble: tuple[str, float] | None = None
 
 
 def eta(done: int, total: int, elapsed_s: float) -> float | None:

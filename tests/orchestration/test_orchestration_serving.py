@@ -1,0 +1,158 @@
+"""What a slot does with runs and faults, with a fake broker: no Ray, no torch process group."""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from typing import Any
+
+import pytest
+
+from vesselflow.orchestration.broker import Order
+from vesselflow.orchestration.serving import EVENTS, GroupLost, Server, SlotConfig
+from vesselflow.sweeps.book import Grant
+from vesselflow.sweeps.context import Result
+from vesselflow.sweeps.faults import Fault
+from vesselflow.sweeps.policy import Event
+from vesselflow.training.group import Solo
+
+SETTINGS = SlotConfig("s0", "b", "n", "results", 1, 0.0, "token")
+
+
+class Broker:
+    """Gives some runs, then says close; keeps what it is told."""
+
+    def __init__(self, runs: int) -> None:
+        self.left = list(range(1, runs + 1))
+        self.told: list[tuple[Any, ...]] = []
+
+    def claim(self) -> Order:
+        if not self.left:
+            return Order("close")
+        number = self.left.pop(0)
+        payload = zlib.compress(pickle.dumps(f"job {number}"))
+        return Order("run", Grant(number, f"run {number}", payload))
+
+    def finish(self, grant: int, run_id: str, result: Result) -> None:
+        self.told.append(("finish", grant, run_id, result.values))
+
+    def end(self, grant: int, run_id: str, event: Event, **details: Any) -> None:
+        self.told.append(("end", grant, run_id, event, details))
+
+    def epoch(self, *_: Any) -> None: ...
+
+    def note(self, *_: Any) -> None: ...
+
+
+class Beacon:
+    def __init__(self) -> None:
+        self.holds: list[int] = []
+        self.stop = False
+
+    def take(self, grant: int) -> None:
+        self.holds.append(grant)
+
+    def rest(self) -> None:
+        self.holds.append(0)
+
+    def phase(self, *_: Any) -> None: ...
+
+    def storage(self, *_: Any) -> None: ...
+
+    def stopped(self) -> bool:
+        return self.stop
+
+
+class Pair(Solo):
+    """A group of two, as far as the one rank can tell."""
+
+    size = 2
+
+    def __init__(self, rank: int, orders: list[Order] | None = None) -> None:
+        self.rank, self._orders = rank, orders or []
+
+    def share(self, value: Any) -> Any:
+        if self.rank and self._orders:
+            return self._orders.pop(0)
+        return value
+
+
+def _serve(results: list[Result], group: Any = None, grown: bool = False) -> tuple[str, Broker]:
+    broker, beacon = Broker(len(results)), Beacon()
+    answers = list(results)
+    done = []
+
+    def do(job: Any, reports: Any) -> Result:
+        done.append(job)
+        return answers.pop(0)
+
+    try:
+        why = Server(SETTINGS, broker, group or Solo(), beacon, do, lambda: grown).run()
+    except GroupLost:
+        why = "lost"
+    assert done == [f"job {number}" for number in range(1, len(done) + 1)]
+    assert beacon.holds == [entry for n in range(1, len(done) + 1) for entry in (n, 0)]
+    return why, broker
+
+
+def test_runs_are_done_one_after_another_until_the_broker_says_close():
+    why, broker = _serve([Result("finished", {"p": 0.5}), Result("finished", {"p": 0.6})])
+    assert why == "closed"
+    assert broker.told == [
+        ("finish", 1, "run 1", {"p": 0.5}),
+        ("finish", 2, "run 2", {"p": 0.6}),
+    ]
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_every_fault_is_an_event_for_the_policy(fault):
+    state = "failed" if fault.ends_the_run else "handed back"
+    result = Result(state, message="what", fault=fault, place="a.py:3", log="log.txt")
+    why, broker = _serve([result])
+    ((word, grant, run, event, details),) = broker.told
+    assert (word, grant, run, event) == ("end", 1, "run 1", EVENTS[fault])
+    assert details["place"].startswith("s0 on ")
+    assert details["place"].endswith(", a.py:3")
+    assert details["log"] == "log.txt"
+    assert details["message"] == ("" if fault is Fault.PEER_LOST else "what")
+    assert why == ("grown" if fault is Fault.OUT_OF_MEMORY else "closed")
+
+
+def test_only_errors_of_the_run_itself_are_final():
+    assert {
+        fault for fault, event in EVENTS.items() if event in (Event.RAISED, Event.DIVERGED)
+    } == {fault for fault in Fault if fault.ends_the_run}
+
+
+def test_a_stop_hands_the_run_back():
+    _, broker = _serve([Result("stopped")])
+    assert broker.told == [("end", 1, "run 1", Event.HANDED_BACK, {})]
+
+
+def test_a_process_that_grew_ends_after_its_run():
+    why, broker = _serve([Result("finished"), Result("finished")], grown=True)
+    assert why == "grown"
+    assert len(broker.told) == 1
+
+
+def test_a_group_that_lost_a_worker_tells_it_and_ends():
+    why, broker = _serve([Result("handed back", fault=Fault.PEER_LOST)], group=Pair(0))
+    assert why == "lost"
+    assert broker.told[0][3] is Event.PEER_LOST
+
+
+def test_other_ranks_tell_nothing_and_end_with_the_group():
+    payload = zlib.compress(pickle.dumps("job 1"))
+    order = Order("run", Grant(1, "run 1", payload))
+    broker = Broker(0)
+    server = Server(
+        SETTINGS,
+        broker,
+        Pair(1, [order]),
+        None,
+        lambda job, reports: Result("handed back", fault=Fault.PEER_LOST),
+        lambda: False,
+    )
+    with pytest.raises(GroupLost):
+        server.run()
+    assert broker.told == []
