@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +13,17 @@ import ray
 from feed_stores import assert_same_batch, noise_source, noise_store
 
 from vesselflow.errors import UserError
-from vesselflow.feed.batches import load_images, load_samples
+from vesselflow.feed.batches import Batch, load_images, load_samples
 from vesselflow.feed.order import sample_indices, share
 from vesselflow.feed.ray_datasource import StoreDatasource
 from vesselflow.feed.ray_resident import Resident, ResidentSamples, materialise
-from vesselflow.feed.ray_stream import StreamBatches, StreamSamples, choose
+from vesselflow.feed.ray_stream import (
+    NodeRoom,
+    StreamBatches,
+    StreamSamples,
+    choose,
+    streamed,
+)
 from vesselflow.feed.view import View
 from vesselflow.stores.store import write_store
 
@@ -30,9 +38,20 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_fits_is_resident() -> None:
-    assert choose(70, 100) == "resident"
-    assert choose(71, 100) == "stream"
-    assert choose(0, 0) == "resident"
+    large = NodeRoom(object_store=100, memory=1000)
+    assert choose(70, [large]) == "resident"
+    assert choose(71, [large]) == "stream"
+    assert choose(0, [NodeRoom(0, 0)]) == "resident"
+
+
+def test_the_node_with_the_least_room_decides() -> None:
+    large = NodeRoom(object_store=1000, memory=1000)
+    assert choose(200, [large, large]) == "resident"
+    # An object store is only promised memory: half of what is free is for those who train.
+    assert choose(200, [large, NodeRoom(object_store=1000, memory=399)]) == "stream"
+    assert choose(200, [large, NodeRoom(object_store=1000, memory=400)]) == "resident"
+    assert choose(200, [NodeRoom(object_store=285, memory=1000), large]) == "stream"
+    assert choose(0, []) == "stream"
 
 
 def test_read_tasks_cover_the_store_once(noise: Path) -> None:
@@ -193,6 +212,7 @@ def test_a_loop_may_begin_and_resume_a_stream_anywhere(ray_cluster: None, noise:
         StreamSamples(noise, NATIVE),
         seed=1,
         steps=50,
+        steps_per_epoch=10,
         micro_batch_size=2,
         micro_batches_per_step=4,
         workers=2,
@@ -206,6 +226,43 @@ def test_a_loop_may_begin_and_resume_a_stream_anywhere(ray_cluster: None, noise:
             batches.batch(step, index)
     batches.close()
     batches.close()
+
+
+@pytest.mark.ray
+def test_a_dataset_is_one_epoch(
+    ray_cluster: None, noise: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, stream = load_samples(noise, NATIVE), StreamSamples(noise, NATIVE)
+    plans: list[int] = []
+    true = StreamSamples.stream
+
+    def noting(self: StreamSamples, plan: list[np.ndarray]) -> Iterator[Batch]:
+        plans.append(len(plan))
+        return true(self, plan)
+
+    monkeypatch.setattr(StreamSamples, "stream", noting)
+    batches = StreamBatches(
+        stream, seed=1, steps=11, steps_per_epoch=4, micro_batch_size=3, micro_batches_per_step=2
+    )
+    for step in range(2, 11):  # resumed within the first epoch; the last one is cut short
+        for index in range(2):
+            rows = sample_indices(seed=1, position=(step * 2 + index) * 3, count=3, n=memory.n)
+            assert_same_batch(batches.batch(step, index), memory.gather(rows))
+    assert plans == [2 * 2, 4 * 2, 3 * 2]
+
+
+@pytest.mark.ray
+def test_the_index_is_read_once_for_all_who_open_a_stream(
+    ray_cluster: None, noise: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, handle = load_samples(noise, RESIZED), streamed(noise, RESIZED, "samples")
+    monkeypatch.setattr("vesselflow.feed.ray_stream.read_index", None)
+    for _ in range(2):
+        opened = pickle.loads(pickle.dumps(handle)).open()
+        np.testing.assert_array_equal(opened.source, memory.source)
+        asked = np.array([3, 0, memory.n - 1])
+        assert_same_batch(opened.gather(asked), memory.gather(asked))
+    assert streamed(noise, FULL, "images").open().ids == load_images(noise, FULL).ids
 
 
 @ray.remote

@@ -41,6 +41,7 @@ class SlotData:
             samples.only(rows),
             seed=key(order.seed, "order"),
             steps=order.steps,
+            steps_per_epoch=order.steps_per_epoch,
             micro_batch_size=order.micro_batch_size,
             micro_batches_per_step=order.micro_batches_per_step,
             workers=order.workers,

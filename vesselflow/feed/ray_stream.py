@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import ray
 from ray.data import Dataset
 
 from vesselflow.feed.batches import Batch, StoreImages, store_frames
@@ -35,28 +36,50 @@ TASK_BYTES = 64 * 2**20
 READ_AHEAD_TASKS = 2
 #: Share of the free object store that resident data may take; the rest is for blocks in motion.
 RESIDENT_SHARE = 0.7
+#: Share of a node's free memory that resident data may take; the rest is for those who train.
+MEMORY_SHARE = 0.5
 
 
-def choose(nbytes: int, object_store_free: int) -> Literal["resident", "stream"]:
+@dataclass(frozen=True)
+class NodeRoom:
+    """What is free on one node that trains, in bytes.
+
+    Attributes:
+        object_store: Of Ray's object store there.
+        memory: Of the node's memory. The object store is a part of it that is taken up only as
+            it is filled, so that a store may be free for which there is no memory.
+    """
+
+    object_store: int
+    memory: int
+
+
+def choose(nbytes: int, nodes: Iterable[NodeRoom]) -> Literal["resident", "stream"]:
     """Whether data are held in the object store or streamed.
 
+    Every node that trains comes to hold a copy of its own: the one with the least room decides.
+
     Args:
-        nbytes: Bytes that all data of the sweep would take.
-        object_store_free: Bytes that are free in the smallest object store of the cluster.
+        nbytes: Bytes that the data would take.
+        nodes: Those that train (a head that only leads does not count); of no node nothing is
+            known, and data are streamed.
     """
-    return "resident" if nbytes <= RESIDENT_SHARE * object_store_free else "stream"
+    rooms = [min(RESIDENT_SHARE * node.object_store, MEMORY_SHARE * node.memory) for node in nodes]
+    return "resident" if rooms and nbytes <= min(rooms) else "stream"
 
 
 class StreamSamples:
     """Samples of some sources, read from the store in the order in which they are used.
 
     Bit-equal to gathering the same samples out of memory. Only the index (where each sample lies,
-    statistics of its source) is held; it is made by one pass over the store.
+    statistics of its source) is held.
 
     Args:
         store_path: The store; every node finds it there.
         view: How sources are seen.
         sources: Indices of the sources to draw from; None for all.
+        index: The store's index, as `read_index` gives it; None reads it, by one pass over the
+            store.
 
     Raises:
         UserError: The store cannot be read, or gives not one sample.
@@ -64,7 +87,11 @@ class StreamSamples:
     """
 
     def __init__(
-        self, store_path: Path | str, view: View, sources: Sequence[int] | None = None
+        self,
+        store_path: Path | str,
+        view: View,
+        sources: Sequence[int] | None = None,
+        index: Sequence[pa.Table] | None = None,
     ) -> None:
         self._path, self._view = str(store_path), view
         with Store.open(store_path) as store:
@@ -74,11 +101,8 @@ class StreamSamples:
         chosen = range(count) if sources is None else sources
         if any(not 0 <= source < count for source in chosen):
             raise IndexError(f"sources are 0..{count - 1}, asked for {list(chosen)}")
-        index = StoreDatasource(self._path, view, "index")
-        tasks = min(count, 4 * reader_count())
-        data = read(index, tasks=tasks, concurrency=reader_count())
-        with closing(_blocks(data)) as blocks:
-            tables = [table for table in blocks if table.num_rows]
+        tables = ray.get(list(read_index(store_path, view))) if index is None else index
+        tables = [table for table in tables if table.num_rows]
         if not tables:
             raise no_samples(view, self._path)
         self.table, _ = sample_table(tables)
@@ -188,37 +212,72 @@ class StreamSamples:
         return zip(np.asarray(table["row"]).tolist(), planes, strict=True)
 
 
+def read_index(store_path: Path | str, view: View) -> tuple[ray.ObjectRef, ...]:
+    """Read where each sample of a store lies, once, into blocks for whoever streams it.
+
+    The blocks come from tasks: Ray makes a lost one again.
+
+    Raises:
+        UserError: The store cannot be read, or gives not one sample.
+    """
+    source = StoreDatasource(str(store_path), view, "index")
+    with Store.open(store_path) as store:
+        tasks = min(len(store.sources), 4 * reader_count())
+    with quiet():
+        data = read(source, tasks=tasks, concurrency=reader_count()).materialize()
+    if not data.count():
+        raise no_samples(view, str(store_path))
+    return tuple(data.to_arrow_refs())
+
+
 @dataclass(frozen=True)
 class Streamed:
     """Handle of a store that is read as it is used; small, and travels to every worker.
+
+    Make one with `streamed`.
 
     Attributes:
         path: The store; every node finds it there.
         view: How sources are seen.
         kind: "samples" or "images".
+        index: Blocks of the samples' index; of whole images none is needed.
     """
 
     path: str
     view: View
     kind: Literal["samples", "images"]
+    index: tuple[ray.ObjectRef, ...] = ()
 
     def open(self) -> StreamSamples | StoreImages:
         """What stands in for resident samples, or resident whole images."""
         if self.kind == "samples":
-            return StreamSamples(self.path, self.view)
+            return StreamSamples(self.path, self.view, index=ray.get(list(self.index)))
         return StoreImages(self.path, self.view)
+
+
+def streamed(store_path: Path | str, view: View, kind: Literal["samples", "images"]) -> Streamed:
+    """Make ready to stream a store: its index is read here, once for all workers.
+
+    Raises:
+        UserError: The store cannot be read, or gives not one sample.
+    """
+    index = read_index(store_path, view) if kind == "samples" else ()
+    return Streamed(str(store_path), view, kind, index)
 
 
 class StreamBatches:
     """Micro-batches by (step, index) out of a stream, for a training loop that asks in order.
 
     It starts reading at the first batch that is asked for, and again wherever a batch is asked for
-    that is not the next one: a run may resume at any step.
+    that is not the next one: a run may resume at any step. What is read at a time ends with the
+    epoch: the plan of a dataset, its tasks and what Ray keeps of them grow with an epoch, not with
+    the run, and nothing is read ahead while the epoch is scored.
 
     Args:
         samples: What to draw from.
         seed: Key of the order, as in `sample_indices`.
         steps: Optimizer steps of the whole run; nothing is read beyond them.
+        steps_per_epoch: Steps of one epoch, at least 1.
         micro_batch_size: Samples of one micro-batch.
         micro_batches_per_step: Micro-batches of one step, over all workers.
         workers: How many share a step.
@@ -231,12 +290,14 @@ class StreamBatches:
         *,
         seed: int,
         steps: int,
+        steps_per_epoch: int,
         micro_batch_size: int,
         micro_batches_per_step: int,
         workers: int = 1,
         rank: int = 0,
     ) -> None:
         self._samples, self._seed, self._steps = samples, seed, steps
+        self._steps_per_epoch = steps_per_epoch
         self._size, self._count = micro_batch_size, micro_batches_per_step
         self._workers, self._rank = workers, rank
         self._mine = share(micro_batches_per_step, workers, rank)
@@ -253,10 +314,11 @@ class StreamBatches:
             raise IndexError(f"micro-batch {index} of step {step} is not this worker's")
         if self._reader is None or self._next != (step, index):
             self.close()
+            left_of_epoch = self._steps_per_epoch - step % self._steps_per_epoch
             self._reader = self._samples.batches(
                 seed=self._seed,
                 position=step * self._count * self._size,
-                steps=self._steps - step,
+                steps=min(self._steps - step, left_of_epoch),
                 micro_batch_size=self._size,
                 micro_batches_per_step=self._count,
                 workers=self._workers,
@@ -267,6 +329,8 @@ class StreamBatches:
         found = next(self._reader)
         last = index + 1 == self._mine.stop
         self._next = (step + 1, self._mine.start) if last else (step, index + 1)
+        if last and (step + 1) % self._steps_per_epoch == 0:
+            self.close()
         return found
 
     def close(self) -> None:

@@ -252,7 +252,7 @@ class _Driver:
         # Imported here: it takes a second, in which the slots import what they need.
         from vesselflow.feed.batches import resident_bytes
         from vesselflow.feed.ray_resident import Resident, materialise
-        from vesselflow.feed.ray_stream import Streamed, choose
+        from vesselflow.feed.ray_stream import NodeRoom, Streamed, choose, streamed
 
         wanted: dict[tuple[Literal["samples", "images"], str, View], None] = {}
         for job in self.missing:
@@ -261,22 +261,29 @@ class _Driver:
             for domain in (job.validation, *(each.domain for each in job.evaluations)):
                 wanted["images", domain.store, image_view(view)] = None
         handles: dict[tuple[str, str, View], Resident[Any] | Streamed] = {}
-        free = min((node.object_store for node in self.cluster.nodes()), default=0)
+        assert self.plan is not None
+        # A head that only leads holds no data.
+        rooms = [
+            NodeRoom(node.object_store, node.memory)
+            for node in self.cluster.nodes()
+            if workers_that_fit([node], self.plan.threads, self.plan.gpu)
+        ]
+        taken = 0
         for kind, name, view in wanted:
             path = self.prepared.stores[name].path.resolve()
             with Store.open(path) as store:
                 need = resident_bytes(store, view) * (2 if kind == "images" else 1)
             way = self.prepared.space.resources.feed
             if way == "auto":
-                way = choose(need, free)
+                way = choose(need + taken, rooms)
             if way == "stream":
                 self.watch.notify(f"store '{name}' ({kind}) is streamed: {need / 1e9:.1f} GB")
-                handles[kind, name, view] = Streamed(str(path), view, kind)
+                handles[kind, name, view] = streamed(path, view, kind)
                 continue
             self.watch.notify(f"reading store '{name}' ({kind}) into shared memory")
             resident = materialise(path, view, kind)
             handles[kind, name, view] = resident
-            free -= resident.nbytes
+            taken += resident.nbytes
         return handles
 
     # -- trials --------------------------------------------------------------------------------
