@@ -35,7 +35,7 @@ def blocks(language: str) -> list[str]:
 
 LINES = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
 (SPACE,) = blocks("yaml")
-(PYTHON,) = blocks("python")
+FRONT_DOOR, PYTHON = blocks("python")
 
 #: What the example trains, made small: the same calls on six images of 64 px and two steps.
 PYTHON_AS_WRITTEN = 'overrides=["train.epochs=2"]'
@@ -150,6 +150,36 @@ def test_the_python_runs_without_ray(place: Path) -> None:
     ((point, value),) = ast.literal_eval(values).items()
     assert point == "name=combined,beta=0.2"
     assert 0 <= value <= 1
+
+
+def test_the_front_door_opens_as_written(place: Path) -> None:
+    """On a sweep all of whose runs are done, so that Ray is not needed."""
+    small = PYTHON_MADE_SMALL.replace("]", ', "seeds=[0]", "folds=[0]", "grid.loss.beta=[0.5]"]')
+    done = PYTHON.replace(PYTHON_AS_WRITTEN, small).replace(
+        "result = execute(sweep.jobs()[0], sweep.results, data)",
+        "result = [execute(job, sweep.results, data) for job in sweep.jobs()][0]",
+    )
+    code = done + FRONT_DOOR.replace(PYTHON_AS_WRITTEN, small)
+    code += "import sys\nprint('ray' in sys.modules)\n"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[1:3] == ["2 points, 0 runs known to be missing", "0 runs done, 0 failed"]
+    assert "n_runs" in ran.stdout
+    assert lines[-1] == "False"
+
+
+def test_the_front_door_is_light_and_typed() -> None:
+    code = (
+        "import sys, vesselflow\n"
+        "assert set(vesselflow.__all__) <= set(dir(vesselflow))\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'torch', 'ray', 'numpy'}))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert ran.stdout.strip() == "[]", ran.stderr
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

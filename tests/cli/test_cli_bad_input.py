@@ -37,8 +37,9 @@ from vesselflow.metrics import METRICS
 from vesselflow.models.weights import source_of
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.synth import make_synth, synth_digest_key
+from vesselflow.sweeps import folder as sweep_folders
 from vesselflow.sweeps import machine
-from vesselflow.sweeps import prepare as preparation
+from vesselflow.sweeps.planning import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -904,7 +905,7 @@ def test_the_same_image_in_training_and_out_of_distribution(here: Path) -> None:
 def test_a_results_folder_of_another_space(here: Path) -> None:
     (here / "other.yaml").write_text(SPACE + "name: space\n")
     space = load_space(here / "other.yaml", registries=REGISTRIES)
-    preparation.prepare(space, here / "other.yaml", here / "results")
+    prepare(space, here / "results")
     assert sweep(here) == (
         "results/space: this results folder belongs to the space 'other.yaml', not to "
         "'space.yaml'; give the space another name (its key name:), or choose another "
@@ -915,7 +916,7 @@ def test_a_results_folder_of_another_space(here: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b""])
 def test_a_results_folder_whose_owner_cannot_be_read(here: Path, content: bytes) -> None:
     (here / "results" / "space").mkdir(parents=True)
-    (here / "results" / "space" / preparation.PROVENANCE).write_bytes(content)
+    (here / "results" / "space" / sweep_folders.PROVENANCE).write_bytes(content)
     line = sweep(here)
     assert line.startswith("results/space/provenance.json: this file does not say whose results")
     assert "--results DIR" in line
@@ -952,7 +953,7 @@ def test_a_results_folder_that_may_not_be_written(
     def no(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "results")
 
-    monkeypatch.setattr(preparation.tempfile if call == "mkstemp" else Path, call, no)
+    monkeypatch.setattr(sweep_folders.tempfile if call == "mkstemp" else Path, call, no)
     assert refused(here, "sweep", "space.yaml") == (
         "results/space: cannot write here (Permission denied); allowed: a folder with write "
         "permission; choose another with --results DIR"
@@ -1146,7 +1147,7 @@ def test_every_threshold_metric_is_a_metric() -> None:
 
 def test_a_provenance_names_the_space(here: Path) -> None:
     space = load_space(here / "space.yaml", registries=REGISTRIES)
-    preparation.prepare(space, here / "space.yaml", here / "results")
-    head = json.loads((here / "results" / "space" / preparation.PROVENANCE).read_text())
+    prepare(space, here / "results")
+    head = json.loads((here / "results" / "space" / sweep_folders.PROVENANCE).read_text())
     assert head["space_file"] == "space.yaml"
     assert not [name for name in tree(here) if Path(name).name.startswith(".")]

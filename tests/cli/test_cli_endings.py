@@ -22,7 +22,7 @@ from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps import machine
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.outcome import ClusterLost, Failure, Outcome, Stopped, read_failures
-from vesselflow.sweeps.prepare import prepare
+from vesselflow.sweeps.planning import prepare
 
 SPACE = """
 stores: {a: a.h5}
@@ -63,7 +63,7 @@ def leave(code: int) -> None:
 
 def load_missing() -> list:
     file = Path("space.yaml")
-    return prepare(load_space(file, registries=REGISTRIES), file, Path("results")).jobs()
+    return prepare(load_space(file, registries=REGISTRIES)).jobs()
 
 
 def train(jobs: list) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from vesselflow.config.loading import load_space
 from vesselflow.runs.registries import REGISTRIES
-from vesselflow.sweeps.prepare import prepare
+from vesselflow.sweeps.planning import prepare
 
 pytestmark = pytest.mark.ray
 
@@ -39,7 +39,7 @@ def test_a_second_start_has_nothing_to_do(undisturbed):
 def test_a_longer_grid_has_only_its_own_runs_to_do(undisturbed):
     file, results, _ = undisturbed
     space = load_space(file, overrides=["grid.loss.beta=[0.25,0.5,0.75]"], registries=REGISTRIES)
-    missing = prepare(space, file, results).missing()
+    missing = prepare(space, results).missing()
     assert [(cell.point, cell.run.seed) for cell in missing] == [
         ("beta=0.5", 0),
         ("beta=0.5", 1),

@@ -18,7 +18,7 @@ from vesselflow.config.loading import load_space
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.changes import NEUTRAL, changes_line, differences
 from vesselflow.sweeps.outcome import Outcome
-from vesselflow.sweeps.prepare import prepare
+from vesselflow.sweeps.planning import prepare
 
 SPACE = """
 stores: {a: a.h5, b: b.h5}
@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_sources(folder / "b.h5", 10, 2)
     (folder / "space.yaml").write_text(SPACE)
     space = load_space(folder / "space.yaml", registries=REGISTRIES)
-    prepared = prepare(space, folder / "space.yaml", folder / "results")
+    prepared = prepare(space, folder / "results")
     (prepared.folder / "tables").mkdir()
     (prepared.folder / "tables" / "points.parquet").touch()
     return folder

@@ -20,7 +20,7 @@ from vesselflow.records.runs import RunRecord
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.context import Reports, Result
 from vesselflow.sweeps.execution import execute
-from vesselflow.sweeps.prepare import Prepared, prepare
+from vesselflow.sweeps.planning import Prepared, prepare
 
 SPACE = """
 stores:
@@ -57,7 +57,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _prepared(results: Path, name: str, more: str) -> Prepared:
     file = results.parent / f"{name}.yaml"
     file.write_text(f"{SPACE}{more}\n")
-    return prepare(load_space(file, registries=REGISTRIES), file, results)
+    return prepare(load_space(file, registries=REGISTRIES), results)
 
 
 def _done(prepared: Prepared, **reports: object) -> list[Result]:

@@ -193,7 +193,7 @@ def _measure(peer: str, folder: Path, runs: int) -> list[dict[str, float]]:
     return found
 
 
-def load(folder: Path, runs: int) -> tuple[Space, Path]:
+def load(folder: Path, runs: int) -> Space:
     """Write the bench's space into a folder and load it."""
     from vesselflow.config.loading import load_space
     from vesselflow.runs.registries import REGISTRIES
@@ -201,7 +201,7 @@ def load(folder: Path, runs: int) -> tuple[Space, Path]:
     file = folder / "overhead.yaml"
     betas = ", ".join(f"{number / (runs + 1):.4f}" for number in range(1, runs + 1))
     file.write_text(_SPACE.format(betas=betas), encoding="utf-8")
-    return load_space(file, registries=REGISTRIES), file
+    return load_space(file, registries=REGISTRIES)
 
 
 def run_ours(folder: Path, runs: int) -> list[dict[str, float]]:
@@ -209,10 +209,10 @@ def run_ours(folder: Path, runs: int) -> list[dict[str, float]]:
     from vesselflow.orchestration.driver import run_sweep
     from vesselflow.sweeps.events import Finished, Happening
     from vesselflow.sweeps.outcome import Watch
-    from vesselflow.sweeps.prepare import prepare
+    from vesselflow.sweeps.planning import prepare
 
-    space, file = load(folder, runs)
-    prepared = prepare(space, file, folder / "results")
+    space = load(folder, runs)
+    prepared = prepare(space, folder / "results")
     events: list[Happening] = []
     began = time.monotonic()
     run_sweep(prepared, Watch(event=events.append))
@@ -239,10 +239,10 @@ def run_stock(folder: Path, runs: int) -> list[dict[str, float]]:
 
     from vesselflow.feed.batches import load_samples
     from vesselflow.runs.specs import view_of
-    from vesselflow.sweeps.prepare import prepare
+    from vesselflow.sweeps.planning import prepare
 
-    space, file = load(folder, runs)
-    prepared = prepare(space, file, folder / "results")
+    space = load(folder, runs)
+    prepared = prepare(space, folder / "results")
     spec = prepared.cells[0].run
     store = prepared.stores[spec.experiment.data.train].path
     ray.init(

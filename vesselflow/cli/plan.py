@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from vesselflow.config.space import Space
 from vesselflow.errors import UserError
 from vesselflow.sweeps.capacity import Plan, make_plan
 from vesselflow.sweeps.machine import machine
+from vesselflow.sweeps.planning import SweepPlan
 
 #: More points than this are counted, not listed.
 LISTED = 40
@@ -62,91 +64,37 @@ def check_machine(space: Space, file: Path) -> Plan | None:
     )
 
 
-def plan_here(space: Space, file: Path, results: Path, *, fresh: bool = False) -> Plan | None:
+def slots_here(plan: SweepPlan, *, fresh: bool = False) -> Plan | None:
     """`check_machine`, but a sweep that has nothing left to do needs nothing of the machine.
 
     Args:
-        space: The space.
-        file: The YAML file that it came from.
-        results: The results folder.
+        plan: The sweep.
         fresh: Finished runs are going to be done again.
 
     Returns:
         None also where every run is finished, and this machine could not carry another one.
     """
     try:
-        return check_machine(space, file)
+        return check_machine(plan.space, plan.file)
     except UserError:
-        if fresh or not _finished(space, file, results):
+        if fresh or not plan.finished:
             raise
         return None
 
 
-def _finished(space: Space, file: Path, results: Path) -> bool:
-    """Whether every run of a space is finished and scored; nothing is made, nothing is said."""
-    from vesselflow.sweeps.prepare import check_space, known_stores, look_up_runs
-
-    try:
-        stores = known_stores(space, file, results)
-        _, scored = look_up_runs(space, check_space(space, file, stores), stores, results)
-    except UserError:  # Told by whoever needs it.
-        return False
-    return bool(scored) and all(row.complete for row in scored)
-
-
 def print_plan(
-    console: Console,
-    space: Space,
-    file: Path,
-    profile: str | None,
-    results: Path,
-    plan: Plan | None,
-    *,
-    here: bool = True,
+    console: Console, plan: SweepPlan, slots: Plan | None, fetched: Sequence[str] = ()
 ) -> None:
-    """Print the resolved plan; starts nothing.
-
-    Imports neither torch nor ray, but for a model with an encoder of timm, which it must try.
+    """Print a plan; starts nothing.
 
     Args:
         console: Where to.
-        space: The space.
-        file: The YAML file that it came from.
-        profile: Which profile was laid over it.
-        results: The results folder.
-        plan: The slots; None when only the cluster can tell, or when none are needed.
-        here: The sweep would train on this machine.
-
-    Raises:
-        UserError: Whatever a start would refuse (`prepare`).
+        plan: The sweep.
+        slots: The slots; None when only the cluster can tell, or when none are needed.
+        fetched: Lines on weights that a start would fetch.
     """
-    from vesselflow.sweeps.changes import changes_line
-    from vesselflow.sweeps.checks import check_models, check_weights
-    from vesselflow.sweeps.prepare import (
-        check_owner,
-        check_space,
-        check_writable,
-        known_stores,
-        look_up_runs,
-        sweep_folder,
-        to_train,
-    )
-
-    def notify(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
-    expansion = space.expand()
-    folder = sweep_folder(space, profile, results)
-    check_owner(file, folder)
-    check_writable(folder, probe=False)
-    stores = known_stores(space, file, results)
-    # All of it is looked at here, before half of a plan is printed.
-    cells, scored = look_up_runs(space, check_space(space, file, stores), stores, results)
-    left = to_train(space, cells, scored)
-    check_models(space, file, left, stores, notify)
-    fetched: list[str] = []
-    if here:
-        check_weights(space, file, left, fetched.append, fetch=False)
+    space, expansion, folder = plan.space, plan.expansion, plan.folder
+    stores, cells, scored = plan.stores, plan.cells, plan.scored
     seeds = len(space.seeds)
     runs = sum(1 for _ in space.runs())
     console.print(f"[bold]{folder.name}[/bold]  {escape(space.question)}", soft_wrap=True)
@@ -162,10 +110,10 @@ def print_plan(
     folds = len(space.run_folds(expansion.points[0].experiment))
     console.print(f"runs:   {runs} (points x {folds} folds x {seeds} seeds)")
     done = sum(row.complete for row in scored)
-    slots = plan.describe() if plan else "as many as the cluster carries"
-    if plan is None and here and cells and done == len(cells):
-        slots = "none are needed"
-    console.print(f"slots:  {slots}", soft_wrap=True)
+    carried = slots.describe() if slots else "as many as the cluster carries"
+    if slots is None and plan.finished:
+        carried = "none are needed"
+    console.print(f"slots:  {carried}", soft_wrap=True)
     console.print("stores:")
     for name, facts in stores.items():
         path = facts.path
@@ -183,10 +131,10 @@ def print_plan(
         console.print(f"note:   {line}", markup=False, soft_wrap=True)
     if cells:
         console.print(f"done:   {done} of {len(cells)} runs are finished already")
-    _print_cost(console, space, runs, plan)
+    _print_cost(console, space, runs, slots)
     console.print(f"results: {folder}", markup=False, soft_wrap=True)
-    if changed := changes_line(space, file, profile, results):
-        console.print(changed, style="yellow", markup=False, soft_wrap=True)
+    if plan.changed:
+        console.print(plan.changed, style="yellow", markup=False, soft_wrap=True)
     console.print("nothing was started (--dry-run)")
 
 

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vesselflow.errors import UserError, VesselflowError
@@ -18,11 +17,10 @@ from vesselflow.errors import UserError, VesselflowError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vesselflow.config.space import Space
     from vesselflow.runs.cells import Cell
     from vesselflow.sweeps.events import Happening
     from vesselflow.sweeps.outcome import Outcome
-    from vesselflow.sweeps.prepare import Prepared
+    from vesselflow.sweeps.planning import Prepared, SweepPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,24 +55,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a sweep; the exit codes are those of `vesselflow --help`."""
     from vesselflow.cli.output import Output
-    from vesselflow.cli.plan import check_results, plan_here, print_plan
+    from vesselflow.cli.plan import check_results, print_plan, slots_here
     from vesselflow.config.loading import load_space
     from vesselflow.runs.registries import REGISTRIES
+    from vesselflow.sweeps.planning import plan_sweep
 
     console = Output(highlight=False)
-    file = Path(args.space)
     space = load_space(
-        file, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
+        args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
     )
-    space.expand()
-    results = check_results(args.results)
-    here = args.address is None
-    plan = plan_here(space, file, results, fresh=args.fresh) if here else None
+    results, here = check_results(args.results), args.address is None
+    fetched: list[str] = []
+
+    def notify(text: str) -> None:
+        console.print(text, style="dim", markup=False, soft_wrap=True)
+
+    plan = plan_sweep(
+        space,
+        results,
+        fresh=args.fresh,
+        here=here,
+        start=not args.dry_run,
+        notify=notify,
+        weights=fetched.append if args.dry_run else notify,
+    )
+    slots = slots_here(plan, fresh=args.fresh) if here else None
     if args.dry_run:
-        print_plan(console, space, file, args.profile, results, plan, here=here)
+        print_plan(console, plan, slots, fetched)
         return 0
     try:
-        return _sweep(console, args, space, file, results)
+        return _sweep(console, args, plan, notify)
     except BrokenPipeError:
         _quiet_stdout()
         line = "vesselflow: stopped: nobody reads the output any more; the same command carries on"
@@ -88,29 +98,14 @@ def _quiet_stdout() -> None:
 
 
 def _sweep(
-    console: Console, args: argparse.Namespace, space: Space, file: Path, results: Path
+    console: Console, args: argparse.Namespace, plan: SweepPlan, notify: Callable[[str], None]
 ) -> int:
     from vesselflow.evaluation.long_tables import lost_records
-    from vesselflow.sweeps.changes import changes_line
     from vesselflow.sweeps.outcome import ClusterLost, Stopped
-    from vesselflow.sweeps.prepare import prepare
+    from vesselflow.sweeps.planning import make_ready
 
-    def notify(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
-    command = ["vesselflow", *sys.argv[1:]]
-    # Looked at before the folder's head is written anew, said when nothing was refused.
-    changed = changes_line(space, file, args.profile, results)
-    prepared = prepare(
-        space,
-        file,
-        results,
-        profile=args.profile,
-        command=command,
-        notify=notify,
-        fresh=args.fresh,
-        here=args.address is None,
-    )
+    prepared = make_ready(plan, command=["vesselflow", *sys.argv[1:]], notify=notify)
+    space, results = prepared.space, prepared.results
     if args.fresh:
         _forget(prepared)
     missing = prepared.jobs()
@@ -119,7 +114,8 @@ def _sweep(
         f"[bold]{prepared.folder.name}[/bold]: {len(prepared.expansion.points)} points, "
         f"{total} runs, {total - len(missing)} already done, {len(missing)} to do"
     )
-    for line in (*([changed] if changed else ()), *lost_records(prepared.scored, results)):
+    changed = [plan.changed] if plan.changed else []
+    for line in (*changed, *lost_records(prepared.scored, results)):
         console.print(line, style="yellow", markup=False, soft_wrap=True)
     if space.question:
         console.print(f"[italic]{space.question}[/italic]")

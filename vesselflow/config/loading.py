@@ -88,7 +88,7 @@ def load_space(
     faults.errors.sort(key=lambda single: layers.position(single.where))
     faults.tell()
     assert space is not None
-    return space
+    return space.came_from(path, profile)
 
 
 def _build(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
@@ -107,7 +108,24 @@ class Space(BaseModel):
     estimate: Estimate = Field(default_factory=Estimate, description="Basis of the cost")
 
     _registries: Registries = PrivateAttr(default_factory=dict)
+    _file: Path = PrivateAttr(default_factory=Path)
+    _profile: str | None = PrivateAttr(None)
     _expansion: Expansion | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path:
+        """The YAML file that it came from."""
+        return self._file
+
+    @property
+    def profile(self) -> str | None:
+        """Name of the profile that was laid over the file."""
+        return self._profile
+
+    def came_from(self, file: Path, profile: str | None) -> Space:
+        """Note where it came from; returns itself."""
+        self._file, self._profile = file, profile
+        return self
 
     @classmethod
     def nested(cls) -> dict[str, type[BaseModel]]:

@@ -38,7 +38,7 @@ from vesselflow.sweeps.book import Entry, JobState
 from vesselflow.sweeps.capacity import Node, Plan, make_plan, workers_that_fit
 from vesselflow.sweeps.events import Failed, Finished, Started, Told
 from vesselflow.sweeps.outcome import Failure, Outcome, Watch, unfinished
-from vesselflow.sweeps.prepare import Prepared
+from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
 
 if TYPE_CHECKING:

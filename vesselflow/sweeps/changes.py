@@ -17,7 +17,8 @@ from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.errors import UserError
 from vesselflow.records.atomic import read_json_or_none
-from vesselflow.sweeps.prepare import PROVENANCE, store_path, sweep_folder, used_stores
+from vesselflow.sweeps.folder import PROVENANCE, sweep_folder
+from vesselflow.sweeps.stores_made import store_path, used_stores
 
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (

@@ -16,7 +16,7 @@ from vesselflow.sweeps.progress import Progress
 
 if TYPE_CHECKING:
     from vesselflow.evaluation.long_tables import Scored
-    from vesselflow.sweeps.prepare import Prepared
+    from vesselflow.sweeps.planning import Prepared
 
 #: In a sweep's folder: what kept its last start from its whole answer; gone when nothing did.
 FAILURES = "failures.json"
