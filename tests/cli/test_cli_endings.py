@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from bad_input import Answer, command, write_sources
 
+from vesselflow.cli import main as entry
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.loading import load_space
 from vesselflow.errors import VesselflowError
@@ -236,22 +237,26 @@ def test_a_finished_sweep_answers_on_a_machine_without_gpu(here, monkeypatch) ->
     ("number", "code", "said"),
     [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")],
 )
-def test_a_signal_is_one_line(number: int, code: int, said: str) -> None:
+def test_a_signal_is_one_line(tmp_path: Path, number: int, code: int, said: str) -> None:
     # Raised through an exec, as in the midst of an import: Python would end by the signal.
-    script = (
-        "import os, signal, sys, types\nfrom vesselflow.cli import main as entry\n"
+    (tmp_path / "probe.py").write_text(
+        "import os, signal, sys\nfrom vesselflow.cli import main as entry\n"
+        "def add_arguments(parser): pass\n"
         "def run(args):\n"
         f"    try: exec('os.kill(os.getpid(), {int(number)})\\nwhile True: pass', globals())\n"
         "    finally: print('left cleanly')\n"
-        "probe = types.ModuleType('probe'); probe.run = run\n"
-        "probe.add_arguments = lambda parser: None\n"
-        "sys.modules['probe'] = probe; entry.COMMANDS['probe'] = ('probe', '')\n"
-        "before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)\n"
-        "code = entry.main(['probe'])\n"
-        "assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))\n"
-        "sys.exit(code)"
+        "if __name__ == '__main__':\n"
+        "    entry.COMMANDS['probe'] = ('probe', '')\n"
+        "    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)\n"
+        "    code = entry.main(['probe'])\n"
+        "    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))\n"
+        "    sys.exit(code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    # As with `python -m vesselflow`: a script would not end by the signal.
+    call = [sys.executable, "-m", "probe"]
+    path = f"{tmp_path}{os.pathsep}{Path(entry.__file__).parents[2]}"
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
     assert Answer(done.returncode, done.stdout, done.stderr) == Answer(
         code, "left cleanly\n", f"vesselflow: {said}; the same command carries on\n"
     )

@@ -23,7 +23,8 @@ stop = threading.Event()
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: stop.set())
 try:
-    with connect(log=Path(sys.argv[1]), cpus=1, stop=stop) as cluster:
+    address = sys.argv[2] if len(sys.argv) > 2 else None
+    with connect(address, log=Path(sys.argv[1]), cpus=1, stop=stop) as cluster:
         echo = ray.remote(num_cpus=0)(lambda value: value)
         print("ready", cluster.attend(lambda: ray.get(echo.remote(7))), flush=True)
         print("nodes", [node.cpus for node in cluster.nodes()],
@@ -41,14 +42,49 @@ except VesselflowError as error:
 """
 
 
-def start(log: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, str(log)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
+#: On a busy machine.
+PATIENCE_S = 240
+
+#: Somebody else's cluster, until its input is closed. (`ray start` would be seen machine-wide.)
+OTHER = """
+import ray, sys
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+class Drivers:
+    """Subprocesses, all of which are gone after `end`."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __call__(self, *address: str, **environment: str) -> subprocess.Popen[str]:
+        return self._start([CODE, str(self.log), *address], environment)
+
+    def other(self, **environment: str) -> subprocess.Popen[str]:
+        return self._start([OTHER], environment)
+
+    def _start(self, words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        self._started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", *words],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                env={**os.environ, **environment},
+            )
+        )
+        return self._started[-1]
+
+    def end(self) -> None:
+        for driver in self._started:
+            driver.kill()
+            driver.communicate()
 
 
 def wait_until_ready(driver: subprocess.Popen[str]) -> list[str]:

@@ -207,12 +207,14 @@ def test_attended_work_yields_to_a_stop_and_to_a_loss(make) -> None:
     with make(None, stop=stop) as cluster:
         cluster.begin().ready()
         cluster._lost = "Ray's heart ended"
-        with pytest.raises(ClusterLost, match="heart"):
-            cluster.attend(blocked.wait)
+        for work in (blocked.wait, lambda: True):
+            with pytest.raises(ClusterLost, match="heart"):
+                cluster.attend(work)
         cluster._lost = None
         stop.set()
-        with pytest.raises(Stopped):
-            cluster.attend(blocked.wait)
+        for work in (blocked.wait, lambda: True):
+            with pytest.raises(Stopped):
+                cluster.attend(work)
     blocked.set()
 
 

@@ -329,10 +329,15 @@ class Cluster:
                 done.set()
 
         threading.Thread(target=run, name="attended", daemon=True).start()
-        while not done.wait(0.05):
+        wait_s = 0.0
+        # Looked at once even when the work is quick: a loop of such calls must end, too.
+        while True:
             if self._stop.is_set():
                 raise Stopped("stopped before the first run began")
             self.check()
+            if done.wait(wait_s):
+                break
+            wait_s = 0.05
         if failed:
             error = failed[0]
             raise self.explained(error) if isinstance(error, ray.exceptions.RayError) else error
