@@ -12,7 +12,7 @@ import pytest
 from vesselflow.orchestration import broker as module
 from vesselflow.orchestration.broker import Broker
 from vesselflow.sweeps.book import Entry, JobState, Place
-from vesselflow.sweeps.events import Told
+from vesselflow.sweeps.events import Message
 from vesselflow.sweeps.policy import Event
 
 HERE = (Place("node", 1, "host"),)
@@ -76,7 +76,7 @@ def _short_waits(monkeypatch):
 
 async def _settled(broker: Broker) -> list[str]:
     look = await broker.look(0)
-    return [event.text for event in look.events if isinstance(event, Told)]
+    return [event.text for event in look.events if isinstance(event, Message)]
 
 
 def test_a_claim_takes_the_lease_and_an_end_gives_it_back(tmp_path):

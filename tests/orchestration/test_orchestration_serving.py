@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vesselflow.orchestration.broker import Order
+from vesselflow.orchestration.broker import Answer
 from vesselflow.orchestration.serving import EVENTS, GroupLost, Server, SlotConfig
 from vesselflow.sweeps.book import Grant
 from vesselflow.sweeps.context import Result
@@ -26,12 +26,12 @@ class Broker:
         self.left = list(range(1, runs + 1))
         self.told: list[tuple[Any, ...]] = []
 
-    def claim(self) -> Order:
+    def claim(self) -> Answer:
         if not self.left:
-            return Order("close")
+            return Answer("close")
         number = self.left.pop(0)
         payload = zlib.compress(pickle.dumps(f"job {number}"))
-        return Order("run", Grant(number, f"run {number}", payload))
+        return Answer("run", Grant(number, f"run {number}", payload))
 
     def finish(self, grant: int, run_id: str, result: Result) -> None:
         self.told.append(("finish", grant, run_id, result.values))
@@ -68,7 +68,7 @@ class Pair(Solo):
 
     size = 2
 
-    def __init__(self, rank: int, orders: list[Order] | None = None) -> None:
+    def __init__(self, rank: int, orders: list[Answer] | None = None) -> None:
         self.rank, self._orders = rank, orders or []
 
     def share(self, value: Any) -> Any:
@@ -143,7 +143,7 @@ def test_a_group_that_lost_a_worker_tells_it_and_ends():
 
 def test_other_ranks_tell_nothing_and_end_with_the_group():
     payload = zlib.compress(pickle.dumps("job 1"))
-    order = Order("run", Grant(1, "run 1", payload))
+    order = Answer("run", Grant(1, "run 1", payload))
     broker = Broker(0)
     server = Server(
         SETTINGS,

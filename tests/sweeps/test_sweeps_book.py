@@ -18,7 +18,7 @@ from vesselflow.sweeps.book import (
     JobState,
     Place,
 )
-from vesselflow.sweeps.events import EpochDone, Failed, Finished, HandedBack, Ring, Started, Told
+from vesselflow.sweeps.events import EpochDone, Failed, Finished, HandedBack, Message, Ring, Started
 from vesselflow.sweeps.policy import PATIENCE, Action, Event, Tally, decide
 
 HERE = (Place("node", 1, "host"),)
@@ -56,7 +56,7 @@ def _train(book: Book, slot: str, grant: Grant, step: int, now: float) -> bool:
 
 
 def _texts(book: Book) -> list[str]:
-    return [event.text for event in book.events.since(0)[0] if isinstance(event, Told)]
+    return [event.text for event in book.events.since(0)[0] if isinstance(event, Message)]
 
 
 def test_runs_come_in_order_and_once():
@@ -501,5 +501,5 @@ def test_an_event_of_every_kind_is_told_where_a_run_ends():
         "s0", grant.number, "b", Event.RAISED, 0.0, message="ValueError: x", place="s0, a.py:3"
     )
     kinds = [type(event) for event in book.events.since(0)[0]]
-    assert kinds == [Started, HandedBack, Told, Started, Told, Failed]
+    assert kinds == [Started, HandedBack, Message, Started, Message, Failed]
     assert book.failures["b"] == Failed("b", "ValueError: x", "s0, a.py:3", "", True)

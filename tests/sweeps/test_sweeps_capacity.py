@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesselflow.errors import UserError
-from vesselflow.sweeps.capacity import Node, make_plan, workers_that_fit
+from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, wanted_slots, workers_that_fit
 
 FREE = {
-    "slots": "auto",
+    "slots": (1, None),
     "workers": 1,
     "threads": 1,
     "gpu": 0.0,
@@ -46,7 +46,7 @@ def test_more_workers_than_the_machine_has_is_refused():
 
 def test_more_slots_than_fit_are_refused():
     with pytest.raises(UserError, match="at most 2 workers on 1 machine"):
-        make_plan([Node(2)], **{**FREE, "slots": 3})
+        make_plan([Node(2)], **{**FREE, "slots": (3, 3)})
 
 
 def test_an_autoscaler_may_add_what_is_missing():
@@ -84,3 +84,30 @@ def test_every_plan_fits_all_at_once(cpus, workers, threads, runs, per_point):
     assert 1 <= plan.slots <= runs
     assert plan.slots * plan.workers <= workers_that_fit(nodes, threads, 0)
     assert (plan.relays - 1) * per_point >= plan.slots or plan.relays * per_point >= plan.slots
+
+
+def _plan(least: int, most: int | None) -> SlotPlan:
+    return make_plan([Node(4)], **{**FREE, "slots": (least, most)}, can_grow=True)
+
+
+def test_slots_follow_the_machines_between_fewest_and_most():
+    plan = _plan(1, 6)
+    machines = [Node(4)]
+    assert [wanted_slots(plan, machines * n, 100) for n in range(4)] == [0, 4, 6, 6]
+
+
+def test_as_many_as_fit_are_wanted_when_nothing_is_said():
+    assert wanted_slots(_plan(1, None), [Node(4)] * 5, 100) == 20
+
+
+def test_the_fewest_are_asked_for_where_machines_may_come():
+    plan = _plan(3, 6)
+    assert wanted_slots(plan, [], 100, can_grow=True) == 3
+    assert wanted_slots(plan, [], 100) == 0, "no machine is a state that one waits in"
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 30), st.integers(0, 9), st.booleans())
+def test_there_is_never_a_slot_without_a_run(least, more, machines, outstanding, grows):
+    plan = _plan(least, least + more)
+    wanted = wanted_slots(plan, [Node(1)] * machines, outstanding, can_grow=grows)
+    assert 0 <= wanted <= min(outstanding, least + more)

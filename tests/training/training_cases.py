@@ -39,7 +39,7 @@ from vesselflow.stores.synth import make_synth
 from vesselflow.sweeps.context import Reports
 from vesselflow.sweeps.execution import execute
 from vesselflow.training.group import Distributed, Group
-from vesselflow.training.loop import Hooks, Outcome, load, train
+from vesselflow.training.loop import Hooks, Trained, load, train
 
 SEED = 11
 OBJECTIVE = Objective("dice", "max")
@@ -101,7 +101,7 @@ def tiny_samples() -> ArraySamples:
 class Trace:
     """What a training let be seen."""
 
-    outcome: Outcome
+    outcome: Trained
     curve: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
     checkpoints: dict[int, bytes] = field(default_factory=dict)
     weights: dict[int, bytes] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def run_tiny(
 ) -> Trace:
     """Train on some rows of `tiny_samples`; `stop_after` steps, where given."""
     torch.set_num_threads(1)
-    trace = Trace(Outcome(False, 0, 0, 0))
+    trace = Trace(Trained(False, 0, 0, 0))
     settings = experiment.train
     batches = _Batches(
         tiny_samples(),

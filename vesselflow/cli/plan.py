@@ -12,7 +12,7 @@ from rich.markup import escape
 from vesselflow.config.paths import url_scheme
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError
-from vesselflow.sweeps.capacity import Plan, make_plan
+from vesselflow.sweeps.capacity import SlotPlan, make_plan
 from vesselflow.sweeps.machine import machine
 from vesselflow.sweeps.planning import SweepPlan
 
@@ -33,7 +33,7 @@ def check_results(results: str) -> Path:
     return Path(results)
 
 
-def check_machine(space: Space, file: Path) -> Plan | None:
+def check_machine(space: Space, file: Path) -> SlotPlan | None:
     """The plan on this machine; UserError when it cannot carry what the space asks for.
 
     None where only Ray can tell: graphics cards of another maker than NVIDIA.
@@ -53,7 +53,7 @@ def check_machine(space: Space, file: Path) -> Plan | None:
     runs = sum(1 for _ in space.runs())
     return make_plan(
         nodes,
-        slots=wanted.slots,
+        slots=space.slot_range,
         workers=wanted.workers,
         threads=wanted.threads,
         gpu=wanted.gpu,
@@ -64,7 +64,7 @@ def check_machine(space: Space, file: Path) -> Plan | None:
     )
 
 
-def slots_here(plan: SweepPlan, *, fresh: bool = False) -> Plan | None:
+def slots_here(plan: SweepPlan, *, fresh: bool = False) -> SlotPlan | None:
     """`check_machine`, but a sweep that has nothing left to do needs nothing of the machine.
 
     Args:
@@ -83,7 +83,7 @@ def slots_here(plan: SweepPlan, *, fresh: bool = False) -> Plan | None:
 
 
 def print_plan(
-    console: Console, plan: SweepPlan, slots: Plan | None, fetched: Sequence[str] = ()
+    console: Console, plan: SweepPlan, slots: SlotPlan | None, fetched: Sequence[str] = ()
 ) -> None:
     """Print a plan; starts nothing.
 
@@ -138,7 +138,7 @@ def print_plan(
     console.print("nothing was started (--dry-run)")
 
 
-def _print_cost(console: Console, space: Space, runs: int, plan: Plan | None) -> None:
+def _print_cost(console: Console, space: Space, runs: int, plan: SlotPlan | None) -> None:
     seconds = space.estimate.seconds_per_step
     steps = 0
     for point, _, _ in space.runs():

@@ -39,11 +39,26 @@ class Hypothesis(Section):
     text: str = Field("", description="What is expected, in words")
 
 
+class SlotRange(Section):
+    """How many slots there may be while machines come and go."""
+
+    min: int = Field(1, ge=1, description="Slots that are asked for, whatever there is")
+    max: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Most slots at a time; null for as many as fit"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SlotRange:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        return self
+
+
 class Resources(Section):
     """What the sweep may use; changes no result."""
 
-    slots: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Runs at a time; auto counts what the cluster has"
+    slots: Literal["auto"] | Annotated[int, Field(ge=1)] | SlotRange = Field(
+        "auto", description="Runs at a time: auto (as many as fit), a number, or {min, max}"
     )
     workers: int = Field(1, ge=1, description="DDP workers per slot")
     threads: int = Field(1, ge=1, description="CPU threads per worker")
@@ -126,6 +141,16 @@ class Space(BaseModel):
         """Note where it came from; returns itself."""
         self._file, self._profile = file, profile
         return self
+
+    @property
+    def slot_range(self) -> tuple[int, int | None]:
+        """Fewest and most slots; None for as many as the machines carry."""
+        slots = self.resources.slots
+        if slots == "auto":
+            return 1, None
+        if isinstance(slots, SlotRange):
+            return slots.min, slots.max
+        return slots, slots
 
     @classmethod
     def nested(cls) -> dict[str, type[BaseModel]]:

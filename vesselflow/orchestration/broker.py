@@ -44,7 +44,7 @@ ELSEWHERE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Order:
+class Answer:
     """What a slot is to do next.
 
     Attributes:
@@ -57,7 +57,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """What the driver sees of the book at one moment."""
 
     slots: tuple[SlotView, ...]
@@ -128,26 +128,26 @@ class Broker:
             await asyncio.wait_for(self._data_there.wait(), LONG_POLL_S)
         return self._data
 
-    async def claim(self, slot: str, arrival: int) -> Order:
+    async def claim(self, slot: str, arrival: int) -> Answer:
         """The next run for an arrival of a slot."""
         book, deadline = self.book, self._clock() + LONG_POLL_S
         while True:
             now = self._clock()
             if book.closing or book.stopping or book.leaves(slot):
-                return Order("close")
+                return Answer("close")
             if not book.idle(slot, arrival, now):
-                return Order("close")
+                return Answer("close")
             entry = book.pick(now)
             if entry is not None:
                 if await self._hold(entry):
                     grant = book.grant(slot, arrival, entry, self._clock())
                     if grant is not None:
-                        return Order("run", grant)
+                        return Answer("run", grant)
                     await self._release(entry.run_id)
                 continue
             left = deadline - now
             if left <= 0:
-                return Order("wait")
+                return Answer("wait")
             wakes = book.wakes(now)
             await self._sleep(min(left, wakes) if wakes is not None else left)
 
@@ -241,7 +241,7 @@ class Broker:
         self.book.submit(entries, known)
         self._wake(len(entries))
 
-    async def look(self, seen: int) -> Look:
+    async def look(self, seen: int) -> Snapshot:
         """Everything that the driver shows, and the events since number `seen`."""
         self._care()
         book, now = self.book, self._clock()
@@ -251,7 +251,7 @@ class Broker:
         events, skipped = book.events.since(seen)
         done, total = book.steps
         trouble = min(book.trouble.values(), key=lambda entry: entry[1], default=None)
-        return Look(
+        return Snapshot(
             slots=book.views(now),
             counts={state: book.count(state) for state in JobState},
             steps_done=done,

@@ -25,7 +25,7 @@ import ray
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores, write_tables
 from vesselflow.feed.view import View, image_view
-from vesselflow.orchestration.broker import Broker, Look
+from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
 from vesselflow.orchestration.serving import SlotConfig
 from vesselflow.orchestration.slots import Slots, kill_processes, starter
@@ -35,8 +35,8 @@ from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.store import Store
 from vesselflow.sweeps.book import Entry, JobState
-from vesselflow.sweeps.capacity import Node, Plan, make_plan, workers_that_fit
-from vesselflow.sweeps.events import Failed, Finished, Started, Told
+from vesselflow.sweeps.capacity import SlotPlan, make_plan, wanted_slots, workers_that_fit
+from vesselflow.sweeps.events import Failed, Finished, Message, Started
 from vesselflow.sweeps.outcome import Failure, Outcome, Watch, unfinished
 from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
@@ -100,7 +100,7 @@ class _Driver:
         self.failed: dict[str, Failed] = {}
         self.can_grow = False
         self.scratch = Path()
-        self.plan: Plan | None = None
+        self.plan: SlotPlan | None = None
         self.broker: Any = None
         self.slots: Slots | None = None
         self.study: Study | None = None
@@ -158,11 +158,11 @@ class _Driver:
                 with self._phase("close"):
                     self._close()
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> SlotPlan:
         wanted = self.prepared.space.resources
         return make_plan(
             self.cluster.nodes(),
-            slots=wanted.slots,
+            slots=self.prepared.space.slot_range,
             workers=wanted.workers,
             threads=wanted.threads,
             gpu=wanted.gpu,
@@ -330,7 +330,7 @@ class _Driver:
         assert self.plan is not None
         while True:
             self.cluster.check()
-            look: Look = ray.get(self.broker.look.remote(self.seen))
+            look: Snapshot = ray.get(self.broker.look.remote(self.seen))
             self._take(look)
             for verdict in look.verdicts:
                 self.say(f"{verdict.slot} {verdict.reason}; it is replaced")
@@ -370,7 +370,7 @@ class _Driver:
         self.messages.append(text)
         del self.messages[:-MESSAGES]
 
-    def _take(self, look: Look) -> None:
+    def _take(self, look: Snapshot) -> None:
         self.seen = look.seen
         for event in look.events:
             if isinstance(event, Started):
@@ -386,7 +386,7 @@ class _Driver:
                 self.failed[event.run_id] = event
                 if not event.recorded:
                     self._give_up(event)
-            elif isinstance(event, Told):
+            elif isinstance(event, Message):
                 self.say(event.text)
             self.watch.event(event)
 
@@ -411,7 +411,7 @@ class _Driver:
             if not math.isnan(score):
                 self.scores[point] = score
 
-    def _progress(self, look: Look) -> Progress:
+    def _progress(self, look: Snapshot) -> Progress:
         prepared, now = self.prepared, time.monotonic()
         total = len({cell.run.run_id for cell in prepared.cells})
         reused = total - len(self.missing)
@@ -505,14 +505,6 @@ class _Reader:
             self._result.append(self._read())
         except BaseException as error:
             self._error = error
-
-
-def wanted_slots(plan: Plan, machines: list[Node], outstanding: int, *, can_grow: bool) -> int:
-    """How many slots there are to be now."""
-    room = workers_that_fit(machines, plan.threads, plan.gpu) // plan.workers
-    if can_grow:
-        return min(max(plan.slots, room), outstanding)
-    return min(plan.slots, room, outstanding)
 
 
 def owner() -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import ray
 
-from vesselflow.orchestration.broker import Order
+from vesselflow.orchestration.broker import Answer
 from vesselflow.records.drivers import sees
 from vesselflow.sweeps.book import Place
 from vesselflow.sweeps.faults import Fault
@@ -74,7 +74,7 @@ class SlotConfig:
     memory_gb: float | None = None
 
 
-class Broker:
+class BrokerCalls:
     """The broker as a slot sees it: plain calls that wait for their answer.
 
     Args:
@@ -94,9 +94,9 @@ class Broker:
         """What the driver provides for all runs; None while it is not there."""
         return ray.get(self._actor.data.remote())
 
-    def claim(self) -> Order:
+    def claim(self) -> Answer:
         """What is to be done next."""
-        order: Order = ray.get(self._actor.claim.remote(self._slot, self.arrival))
+        order: Answer = ray.get(self._actor.claim.remote(self._slot, self.arrival))
         return order
 
     def beat(self, grant: int, place: tuple[str, int, int, int]) -> tuple[bool, float]:
@@ -135,7 +135,7 @@ class Beacon:
     It beats in a thread of its own, so that a long step is not taken for silence.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: BrokerCalls) -> None:
         self._broker = broker
         self._grant = 0
         self._place: tuple[str, int, int, int] = ("idle", 0, 0, 0)
@@ -228,7 +228,7 @@ def serve(settings: SlotConfig) -> str:
     settle_process(settings.threads)
     check_fit(settings)
     group = current_group()
-    broker = Broker(ray.get_actor(settings.broker, settings.namespace), settings.slot)
+    broker = BrokerCalls(ray.get_actor(settings.broker, settings.namespace), settings.slot)
     places = _places(group)
     if group.rank == 0:
         broker.arrive(places)
@@ -280,7 +280,7 @@ class Server:
         """Serve until the broker says close."""
         while True:
             leads = self._group.rank == 0
-            order: Order = self._group.share(self._broker.claim() if leads else None)
+            order: Answer = self._group.share(self._broker.claim() if leads else None)
             if order.word == "close":
                 return "closed"
             if order.word == "wait":

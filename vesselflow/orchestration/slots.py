@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vesselflow.orchestration.serving import SlotConfig, kill_process, serve
 from vesselflow.sweeps.book import Place
-from vesselflow.sweeps.capacity import Plan
+from vesselflow.sweeps.capacity import SlotPlan
 
 #: A host that lived so long is no failure to start, however it ended.
 LIVED_S = 30.0
@@ -46,7 +46,7 @@ class ActorHost:
         config: Of the slot.
     """
 
-    def __init__(self, plan: Plan, config: SlotConfig) -> None:
+    def __init__(self, plan: SlotPlan, config: SlotConfig) -> None:
         options: dict[str, Any] = {"num_cpus": plan.threads}
         if plan.gpu:
             options["num_gpus"] = plan.gpu
@@ -91,7 +91,7 @@ class TrainHost:
         generation: Number of this start: Train would resume a run of the same name.
     """
 
-    def __init__(self, plan: Plan, config: SlotConfig, scratch: Path, generation: int) -> None:
+    def __init__(self, plan: SlotPlan, config: SlotConfig, scratch: Path, generation: int) -> None:
         self._reason: str | None = None
         self._thread = threading.Thread(
             target=self._fit, args=(plan, config, scratch, generation), daemon=True
@@ -105,7 +105,7 @@ class TrainHost:
     def kill(self) -> None:
         """Nothing: its controller starts the group again when the workers are killed."""
 
-    def _fit(self, plan: Plan, config: SlotConfig, scratch: Path, generation: int) -> None:
+    def _fit(self, plan: SlotPlan, config: SlotConfig, scratch: Path, generation: int) -> None:
         try:
             _trainer(plan, config, scratch, generation).fit()
             self._reason = ""
@@ -114,7 +114,7 @@ class TrainHost:
             self._reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
 
 
-def _trainer(plan: Plan, config: SlotConfig, scratch: Path, generation: int) -> Any:
+def _trainer(plan: SlotPlan, config: SlotConfig, scratch: Path, generation: int) -> Any:
     # Imported late: it imports torch, which slots of one worker need in their own process only.
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -259,7 +259,7 @@ def kill_processes(places: Iterable[Place]) -> None:
         ).remote(place.pid)
 
 
-def starter(plan: Plan, config: SlotConfig, scratch: Path) -> Callable[[str, int], Host]:
+def starter(plan: SlotPlan, config: SlotConfig, scratch: Path) -> Callable[[str, int], Host]:
     """How slots of a plan are started."""
 
     def start(name: str, generation: int) -> Host:

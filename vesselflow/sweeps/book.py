@@ -22,9 +22,9 @@ from vesselflow.sweeps.events import (
     Finished,
     HandedBack,
     Happening,
+    Message,
     Ring,
     Started,
-    Told,
 )
 from vesselflow.sweeps.policy import Action, Event, Tally, decide, last_words
 from vesselflow.sweeps.progress import SlotView
@@ -506,7 +506,7 @@ class Book:
 
     def say(self, text: str) -> None:
         """Tell the person."""
-        self.events.add(Told(text))
+        self.events.add(Message(text))
 
     def count(self, state: JobState) -> int:
         """Runs in a state."""

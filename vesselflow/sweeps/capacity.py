@@ -33,7 +33,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SlotPlan:
     """Slots, and what each worker of a slot owns.
 
     Attributes:
@@ -44,6 +44,8 @@ class Plan:
         gpu: Share of a GPU of each worker.
         relays: Trials in flight: enough points to keep every slot busy.
         room: Slots that the cluster could carry.
+        least: Slots that are asked for, whatever there is.
+        most: Slots that are never exceeded; None for as many as fit.
     """
 
     slots: int
@@ -52,6 +54,8 @@ class Plan:
     gpu: float
     relays: int
     room: int
+    least: int = 1
+    most: int | None = None
 
     def describe(self) -> str:
         """The plan in one line."""
@@ -80,7 +84,7 @@ def workers_that_fit(nodes: list[Node], threads: int, gpu: float) -> int:
 def make_plan(
     nodes: list[Node],
     *,
-    slots: int | str,
+    slots: tuple[int, int | None],
     workers: int,
     threads: int,
     gpu: float,
@@ -89,12 +93,12 @@ def make_plan(
     micro_batches_per_step: int,
     can_grow: bool = False,
     where: str = "",
-) -> Plan:
+) -> SlotPlan:
     """Compute the plan, or refuse with one line that says what would fit.
 
     Args:
         nodes: The machines there are.
-        slots: A number, or "auto": as many as fit, but no more than there are runs.
+        slots: Fewest and most (None: as many as fit); never more than there are runs.
         workers: DDP workers per slot.
         threads: CPU threads per worker.
         gpu: GPUs per worker (a fraction lets several share one).
@@ -114,33 +118,44 @@ def make_plan(
             allowed=f"1 to train.micro_batches_per_step = {micro_batches_per_step}",
             hint="raise train.micro_batches_per_step (it changes results) or lower the workers",
         )
+    least, most = slots
     fit = workers_that_fit(nodes, threads, gpu)
     room = fit // workers
-    if slots != "auto":
-        wanted = int(slots)
-        if wanted > room and not can_grow:
-            raise UserError(
-                f"{wanted} slots x {workers} worker{'s' * (workers != 1)} x {threads} "
-                f"thread{'s' * (threads != 1)}{f' x {gpu:g} GPU' if gpu else ''} do not fit",
-                where=f"{where}: resources" if where else "resources",
-                allowed=_most(nodes, fit),
-                hint="lower resources.slots, resources.workers or resources.threads",
-            )
-        count = wanted
-    else:
-        if room < 1 and not can_grow:
-            raise UserError(
-                f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
-                f"{f' x {gpu:g} GPU' if gpu else ''} do not fit",
-                where=f"{where}: resources" if where else "resources",
-                allowed=_most(nodes, fit),
-                hint="lower resources.workers or resources.threads"
-                + (", or resources.gpu" if gpu else ""),
-            )
-        count = max(1, room)
-    count = max(1, min(count, runs))
+    if least > room and not can_grow:
+        several = f"{least} slots x " if least > 1 else ""
+        raise UserError(
+            f"{several}{workers} worker{'s' * (workers != 1)} x {threads} "
+            f"thread{'s' * (threads != 1)}{f' x {gpu:g} GPU' if gpu else ''} do not fit",
+            where=f"{where}: resources" if where else "resources",
+            allowed=_most(nodes, fit),
+            hint="lower "
+            + ("resources.slots, " if least > 1 else "")
+            + "resources.workers or resources.threads"
+            + (", or resources.gpu" if gpu else ""),
+        )
+    count = max(1, min(max(room, least), most or runs, runs))
     relays = math.ceil(count / max(1, runs_per_point)) + 1
-    return Plan(count, workers, threads, gpu, relays, max(room, 1 if can_grow else 0))
+    return SlotPlan(
+        count, workers, threads, gpu, relays, max(room, 1 if can_grow else 0), least, most
+    )
+
+
+def wanted_slots(
+    plan: SlotPlan, nodes: list[Node], outstanding: int, *, can_grow: bool = False
+) -> int:
+    """How many slots there are to be now that these machines are there.
+
+    Args:
+        plan: The plan.
+        nodes: The machines that can take work now; there may be none.
+        outstanding: Runs that have not ended: more slots than that have nothing to do.
+        can_grow: True when an autoscaler can add machines: the fewest slots are asked for even
+            where they do not fit, so that it hears of them.
+    """
+    room = workers_that_fit(nodes, plan.threads, plan.gpu) // plan.workers
+    if can_grow:
+        room = max(room, plan.least)
+    return max(0, min(room, outstanding if plan.most is None else min(plan.most, outstanding)))
 
 
 def _most(nodes: list[Node], fit: int) -> str:

@@ -72,13 +72,13 @@ class HandedBack:
 
 
 @dataclass(frozen=True)
-class Told:
+class Message:
     """A line for the person."""
 
     text: str
 
 
-Happening = Started | EpochDone | Finished | Failed | HandedBack | Told
+Happening = Started | EpochDone | Finished | Failed | HandedBack | Message
 
 
 @dataclass

@@ -62,7 +62,7 @@ class Hooks:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trained:
     """How training ended: `finished` is False when it was stopped on request."""
 
     finished: bool
@@ -133,7 +133,7 @@ def train(
     resume: bytes | None = None,
     device: torch.device | str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
-) -> Outcome:
+) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
     The weights after any step are a pure function of the experiment, the training samples and the
@@ -238,7 +238,7 @@ def train(
 
     if pending is not None:
         if not edge(close_epoch):
-            return Outcome(False, step, steps, skipped)
+            return Trained(False, step, steps, skipped)
         pending = None
     saved_at = hooks.clock()
     model.train()
@@ -279,10 +279,10 @@ def train(
             closes = ends_epoch and not result.stop
             done = edge(save, close_epoch) if closes else edge(save)
             if result.stop or not done:
-                return Outcome(False, step, steps, skipped)
+                return Trained(False, step, steps, skipped)
             pending = None
             saved_at = hooks.clock()
-    return Outcome(True, step, steps, skipped)
+    return Trained(True, step, steps, skipped)
 
 
 @contextmanager

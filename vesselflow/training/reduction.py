@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Node(Generic[T]):
+class TreeNode(Generic[T]):
     """The sum over the micro-batches ``start`` .. ``start + size - 1``."""
 
     start: int
@@ -46,21 +46,21 @@ class TreeSum(Generic[T]):
 
     def __init__(self, add: Callable[[T, T], T]) -> None:
         self._add = add
-        self._nodes: list[Node[T]] = []
+        self._nodes: list[TreeNode[T]] = []
 
     def push(self, start: int, size: int, value: T) -> None:
         """Append the node that begins where the last one ended."""
-        node = Node(start, size, value)
+        node = TreeNode(start, size, value)
         while self._nodes:
             left = self._nodes[-1]
             if left.size != node.size or left.start % (2 * left.size):
                 break
             self._nodes.pop()
-            node = Node(left.start, 2 * left.size, self._add(left.value, node.value))
+            node = TreeNode(left.start, 2 * left.size, self._add(left.value, node.value))
         self._nodes.append(node)
 
     @property
-    def nodes(self) -> list[Node[T]]:
+    def nodes(self) -> list[TreeNode[T]]:
         """What is summed so far, as maximal aligned nodes from left to right."""
         return list(self._nodes)
 
