@@ -255,6 +255,18 @@ def test_nodes_that_drain_or_are_dead_take_no_work(make, monkeypatch) -> None:
     assert (found[1].memory, found[1].object_store) == (8_000_000_000, 2_000_000_000)
 
 
+def test_questions_about_nodes_do_not_wait_for_a_dead_service(make, monkeypatch) -> None:
+    blocked, stop = threading.Event(), threading.Event()
+    monkeypatch.setattr(module, "_alive", lambda: blocked.wait() and [])
+    with make(None, stop=stop) as cluster:
+        cluster.begin().ready()
+        stop.set()  # A stop is no reason to know nothing of the nodes.
+        threading.Timer(0.1, setattr, (cluster, "_lost", "Ray's heart ended")).start()
+        with pytest.raises(ClusterLost, match="heart"):
+            cluster.nodes()
+    blocked.set()
+
+
 def test_a_ray_that_does_not_end_is_left(make, monkeypatch) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(ray, "shutdown", blocked.wait)

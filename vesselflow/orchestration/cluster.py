@@ -308,8 +308,12 @@ class Cluster:
         what = f"{type(error).__name__}: {_first_line(error)}"
         return ClusterLost(f"Ray failed ({what}){self._told()}")
 
-    def attend(self, work: Callable[[], _T]) -> _T:
+    def attend(self, work: Callable[[], _T], *, stoppable: bool = True) -> _T:
         """Do what may block (calls of Ray) in a thread, and stay open to a stop and to a loss.
+
+        Args:
+            work: What is to be done.
+            stoppable: Whether a clean stop ends the wait; a loss does in any case.
 
         Raises:
             Stopped: A clean stop was asked for; the work is left to itself.
@@ -332,7 +336,7 @@ class Cluster:
         wait_s = 0.0
         # Looked at once even when the work is quick: a loop of such calls must end, too.
         while True:
-            if self._stop.is_set():
+            if stoppable and self._stop.is_set():
                 raise Stopped("stopped before the first run began")
             self.check()
             if done.wait(wait_s):
@@ -380,15 +384,27 @@ class Cluster:
     # -- facts ---------------------------------------------------------------------------------
 
     def nodes(self) -> list[Node]:
-        """The machines that can take work: alive, and not about to leave; the head first."""
-        return [as_node(entry) for entry in _alive()]
+        """The machines that can take work: alive, and not about to leave; the head first.
+
+        Raises:
+            ClusterLost: The control service, which is asked, is gone.
+        """
+        return [as_node(entry) for entry in self._alive()]
 
     def head_node_id(self) -> str:
-        """Ray's id of the head; where no node says so, that of this driver's node."""
-        for entry in _alive():
+        """Ray's id of the head; where no node says so, that of this driver's node.
+
+        Raises:
+            ClusterLost: The control service, which is asked, is gone.
+        """
+        for entry in self._alive():
             if HEAD in entry["Resources"]:
                 return str(entry["NodeID"])
         return str(ray.get_runtime_context().get_node_id())
+
+    def _alive(self) -> list[dict[str, Any]]:
+        # Such a call waits for a dead control service until Ray ends the process.
+        return self.attend(_alive, stoppable=False)
 
     # -- end -----------------------------------------------------------------------------------
 
