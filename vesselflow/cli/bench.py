@@ -33,6 +33,24 @@ BENCHES = {
         5,
         "MB/s of shuffled patches: resident data against a DataLoader over h5py",
     ),
+    "launch": Bench(
+        "vesselflow.bench.launch",
+        "launch",
+        3,
+        "seconds from the command to the first step, against importing torch and ray",
+    ),
+    "recovery": Bench(
+        "vesselflow.bench.recovery",
+        "recovery",
+        3,
+        "seconds from the death of a worker to the next step of its run",
+    ),
+    "slots": Bench(
+        "vesselflow.bench.slots",
+        "slots",
+        1,
+        "processes and memory of a slot beside its worker, at 16 slots",
+    ),
     "broker": Bench(
         "vesselflow.bench.broker",
         "broker",
