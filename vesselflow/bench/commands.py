@@ -21,7 +21,7 @@ LIMIT_S = 300
 
 #: The smallest sweep that passes through everything; {grid} and the rest are filled in.
 SPACE = """\
-name: bench
+name: small
 stores:
   a: synth:fundus?domain=a&sources=6&seed=0&size_px=64
 data: {{train: a, working_size_px: 64}}
@@ -29,7 +29,7 @@ split: {{folds: 3, val_fraction: 0.3}}
 folds: [0]
 seeds: [0]
 model: {{name: wnet}}
-train: {{epochs: {epochs}, steps_per_epoch: 1, micro_batch_size: 2, checkpoint_every_s: 0}}
+train: {{epochs: {epochs}, steps_per_epoch: 1, micro_batch_size: 2, checkpoint_every_s: 1e-9}}
 score: {{epochs: {{every: {epochs}}}}}
 grid: {grid}
 resources: {{slots: {slots}, threads: 1}}

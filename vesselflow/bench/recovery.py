@@ -37,10 +37,9 @@ def recovery(rounds: int = 3, progress: Callable[[str], None] | None = None) -> 
         for number in range(1, rounds + 1):
             for case, grid in _GRIDS.items():
                 say(f"round {number} of {rounds}: {case}")
-                folder = (
-                    Path(name) / f"{len(found[case])}-{case.replace(' ', '-').replace(',', '')}"
-                )
-                found[case].append(_once(folder, grid, slots=1 if case is ALONE else 2))
+                slots = 1 if case is ALONE else 2
+                folder = Path(name) / f"{number}-{slots}"
+                found[case].append(_once(folder, grid, slots=slots))
     rows = {case: row(values, "s", {"run": "4,000 steps"}) for case, values in found.items()}
     return {
         "name": "recovery",

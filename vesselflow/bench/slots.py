@@ -26,9 +26,9 @@ def slots(
 ) -> dict[str, Any]:
     """Measure processes and private memory of one against many slots of one worker.
 
-    The shipped slots are started on a Ray that is told of `count` CPUs; they idle, with all imported
-    that a run needs. The cost of a slot is the difference between `count` slots and one, without
-    the workers themselves, divided by `count` - 1.
+    The shipped slots are started on a Ray that is told of `count` CPUs; they idle, with all
+    imported that a run needs. The cost of a slot is the difference between `count` slots and one,
+    without the workers themselves, divided by `count` - 1.
 
     Args:
         rounds: How often, at least 1.

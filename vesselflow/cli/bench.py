@@ -122,7 +122,8 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     ratios = Table("ratio", "median", "low to high")
     for name, row in result["ratios"].items():
         ratios.add_row(name, f"{row['median']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}")
-    console.print(ratios)
+    if result["ratios"]:
+        console.print(ratios)
     said: dict[str, list[str]] = {}
     for name, row in result["peers"].items():
         said.setdefault(_settings(row["settings"]), []).append(name)
