@@ -29,6 +29,7 @@ from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
 from vesselflow.orchestration.serving import SlotConfig
 from vesselflow.orchestration.slots import Slots, kill_processes, starter
+from vesselflow.records.atomic import remove_abandoned
 from vesselflow.records.drivers import Driver
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
@@ -53,6 +54,9 @@ LOOK_S, MACHINES_S = 0.5, 2.0
 SUBMIT = 500
 #: Seconds that the end of a sweep waits for slots, and for the last trials.
 CLOSE_S = 15.0
+#: Seconds after the first run has begun at which trials begin to follow; a sweep that is over by
+#: then needs none: what is done enters the study directly.
+TRIALS_S = 5.0
 #: Messages that are kept for the live view.
 MESSAGES = 50
 
@@ -85,6 +89,7 @@ class _Driver:
     ) -> None:
         self.prepared, self.missing, self.watch, self.outcome = prepared, missing, watch, outcome
         self.began = time.monotonic()
+        self.started_at: float | None = None
         self.first_step_at: float | None = None
         self.objective = prepared.objective
         self.scores = point_scores(prepared.scored, self.objective)
@@ -150,6 +155,7 @@ class _Driver:
         self.slots.reconcile(self.plan.slots)
         self._submit()
         reader = _Reader(self._handles)
+        threading.Thread(target=self._tidy, daemon=True, name="tidy").start()
         try:
             with self._phase("runs"):
                 self._watch(reader)
@@ -289,22 +295,27 @@ class _Driver:
     # -- trials --------------------------------------------------------------------------------
 
     def _start_trials(self) -> None:
-        """Let Tune and Optuna follow, once the first run trains: they are in nobody's way then."""
+        """Let Tune and Optuna follow, once the first runs train: they are in nobody's way then."""
         self.trials = threading.Thread(target=self._follow, daemon=True, name="trials")
         self.trials.start()
 
+    def _make_study(self) -> Study:
+        from vesselflow.orchestration.study import Study
+
+        return Study(
+            f"vesselflow-{self.prepared.folder.name}",
+            self.prepared.expansion.points,
+            dict(self.scores),
+            maximise=self.objective.direction == "max",
+        )
+
     def _follow(self) -> None:
-        prepared, plan = self.prepared, self.plan
+        plan = self.plan
         assert plan is not None
         try:
-            from vesselflow.orchestration.study import Study
             from vesselflow.orchestration.tuner import PointSearch, run_trials
 
-            points = prepared.expansion.points
-            name = f"vesselflow-{prepared.folder.name}"
-            self.study = Study(
-                name, points, dict(self.scores), maximise=self.objective.direction == "max"
-            )
+            self.study = self._make_study()
             left = list(dict.fromkeys(point for job in self.missing for point in job.points))
             constants = {
                 "broker": self.broker_name,
@@ -337,6 +348,8 @@ class _Driver:
                 self.slots.kill(verdict.slot)
                 kill_processes(verdict.places)
             now = time.monotonic()
+            if self.trials is None and now - (self.started_at or now) > TRIALS_S and not asked:
+                self._start_trials()
             if now - looked_at_machines > MACHINES_S:
                 looked_at_machines = now
                 machines = self.cluster.nodes()
@@ -376,8 +389,8 @@ class _Driver:
             if isinstance(event, Started):
                 assert self.slots is not None
                 self.slots.served(event.slot)
-                if self.trials is None:
-                    self._start_trials()
+                if self.started_at is None:
+                    self.started_at = time.monotonic()
             elif isinstance(event, Finished):
                 self.outcome.trained += 1
                 for point, value in event.values.items():
@@ -447,6 +460,14 @@ class _Driver:
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
         return Best(point, self.scores[point], spread, len(values), self.objective.label)
 
+    def _tidy(self) -> None:
+        """Clear away what killed processes left: half-written files, checkpoints of done runs."""
+        results = self.prepared.results
+        with contextlib.suppress(OSError, VesselflowError):
+            remove_abandoned(results / "evaluations")
+            for run_id in {row.cell.run.run_id for row in self.prepared.scored if row.complete}:
+                RunRecord(results, run_id).tidy()
+
     # -- the end -------------------------------------------------------------------------------
 
     def _close(self) -> None:
@@ -466,10 +487,10 @@ class _Driver:
             self._leave_study()
 
     def _leave_study(self) -> None:
-        if self.study is not None:
-            # What a person may look at; nothing reads it again.
-            with contextlib.suppress(OSError, VesselflowError):
-                self.study.close(self.scores, self.prepared.folder / "study.journal")
+        """Leave the study for whoever wants to look at it; nothing reads it again."""
+        study = self.study or self._make_study()
+        with contextlib.suppress(OSError, VesselflowError):
+            study.close(self.scores, self.prepared.folder / "study.journal")
 
 
 class _Reader:
