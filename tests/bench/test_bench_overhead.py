@@ -73,7 +73,7 @@ def test_a_peer_that_dies_is_quoted(tmp_path: Path) -> None:
 
 
 def test_every_run_is_a_point_with_the_same_steps(tmp_path: Path) -> None:
-    space, _ = bench.load(tmp_path, 9)
+    space = bench.load(tmp_path, 9)
     points = space.expand().points
     assert len(points) == sum(1 for _ in space.runs()) == 9
     trains = {json.dumps(point.experiment.train.model_dump(mode="json")) for point in points}
