@@ -76,6 +76,23 @@ def test_without_a_folder_or_a_wish_to_keep_nothing_is_made(tmp_path: Path) -> N
     assert not (tmp_path / "none").exists()
 
 
+def test_what_was_put_before_keeping_was_wished_for_is_kept_then(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    young = stamp_of([(tmp_path / "file").stat()])
+    index = Index(tmp_path, "test", 1, keep=False)
+    assert not index.put("a", _stamp(1), b"one")
+    assert not index.put("b", young, b"two")
+    index.flush()
+    assert not (tmp_path / "index").exists()
+    index.keep()
+    assert index.put("c", _stamp(3), b"three")
+    index.keep()
+    again = Index(tmp_path, "test", 1)
+    # It was too young when it was read, however long ago that is when it is kept.
+    got = (again.get("a", _stamp(1)), again.get("b", young), again.get("c", _stamp(3)))
+    assert got == (b"one", None, b"three")
+
+
 def test_what_changed_just_now_is_not_kept(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
@@ -266,7 +283,7 @@ def _said(results: Path, run_id: str, *, keep: bool = True) -> str:
     runs = KnownRuns(results, keep=keep)
     known = runs.get(run_id)
     said = repr((known.status, known.rows(), known.costs()))
-    runs.flush()
+    runs.index.flush()
     return said
 
 

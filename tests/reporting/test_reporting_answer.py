@@ -7,9 +7,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from answer_examples import write_answer
 from rich.console import Console
 
+from vesselflow.reporting import sweep_tables, terminal
 from vesselflow.reporting.run_list import load_runs
 from vesselflow.reporting.sweep_tables import load_tables
 from vesselflow.reporting.terminal import (
@@ -298,3 +302,43 @@ def test_three_axes_and_three_domains_fit_80_columns(tmp_path: Path):
     row = next(line for line in lines if "▶" in line)
     assert row.split()[1:4] == ["combined", "0.5", "null"]
     assert row.count("0.800") == 5
+
+
+# -- many points ------------------------------------------------------------------------------
+
+
+def test_pooled_scores_are_the_same_rows_as_of_the_whole_table(tmp_path: Path):
+    tables = load_tables(write_answer(tmp_path, GRID, selected=FIRST, unfinished=[(SECOND, 1)]))
+    images = tables.images
+    pooled = images[images["source_id"] == "*"]
+    chosen = tables.complete[["run_id", "point", "epoch"]].astype({"epoch": images["epoch"].dtype})
+    expected = pooled.merge(chosen, on=["run_id", "point", "epoch"])
+    assert len(expected)
+    pd.testing.assert_frame_equal(tables.run_scores, expected)
+
+
+def test_rows_that_are_left_out_are_those_with_other_values(tmp_path: Path):
+    frame = pd.DataFrame({"name": ["a", "b", None, "a"], "chosen": [True, True, True, False]})
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "x.parquet", row_group_size=2)
+    read = sweep_tables._read_rows
+    assert read(tmp_path / "x.parquet", {"name": "a"})["chosen"].tolist() == [True, False]
+    assert len(read(tmp_path / "x.parquet", {"name": "a", "chosen": True, "other": 1})) == 1
+    none = read(tmp_path / "x.parquet", {"name": "c"})
+    assert list(none.columns) == ["name", "chosen"]
+    assert none.empty
+
+
+def test_an_answer_of_many_points_takes_each_but_a_few_times(tmp_path: Path, monkeypatch):
+    points = {f"p{number}": {"loss.beta": number / 100} for number in range(60)}
+    tables = load_tables(write_answer(tmp_path, points, selected="p3", seeds=(0,)))
+    asked: list[str] = []
+    real = terminal.Column.text
+
+    def text(column, tables, point):
+        asked.append(point)
+        return real(column, tables, point)
+
+    monkeypatch.setattr(terminal.Column, "text", text)
+    assert "p3" not in shown(answer_table(tables))
+    columns = len(terminal.score_columns(tables))
+    assert len(asked) <= 4 * columns * len(points)

@@ -57,6 +57,12 @@ BENCHES = {
         1,
         "seconds until a claim is answered, with 1,000 simulated slots and 100,000 runs",
     ),
+    "start": Bench(
+        "vesselflow.bench.start",
+        "start",
+        3,
+        "seconds from the command to its answer over finished runs: with the index and without",
+    ),
 }
 
 
@@ -65,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=list(BENCHES), help="which bench")
     defaults = ", ".join(f"{name} {bench.rounds}" for name, bench in BENCHES.items())
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default: {defaults})")
+    parser.add_argument(
+        "--runs", type=int, help="finished runs, of the bench 'start' alone (default: 10000)"
+    )
     parser.add_argument(
         "--out", metavar="FILE", help="where the JSON goes (default: results/bench/NAME.json)"
     )
@@ -85,6 +94,13 @@ def run(args: argparse.Namespace) -> int:
     rounds = bench.rounds if args.rounds is None else args.rounds
     if rounds < 1:
         raise UserError(f"{rounds} is not allowed", where="--rounds", allowed="1 or more")
+    given = {}
+    if args.runs is not None:
+        if args.name != "start":
+            raise UserError("this bench takes no such number", where="--runs", allowed="start")
+        if args.runs < 5:
+            raise UserError(f"{args.runs} is not allowed", where="--runs", allowed="5 or more")
+        given["runs"] = args.runs
     console = Output(highlight=False)
     console.print(f"[bold]{args.name}[/bold]: {bench.text}")
     out = Path(args.out or f"results/bench/{args.name}.json")
@@ -94,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with console.status("measuring") as status:
             result = getattr(importlib.import_module(bench.module), bench.function)(
-                rounds=rounds, progress=lambda line: status.update(str(line))
+                rounds=rounds, progress=lambda line: status.update(str(line)), **given
             )
     except UserError:
         raise

@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +23,8 @@ from vesselflow.runs.evaluations import Evaluation
 #: The source id under which the scores of all pixels of a domain together stand.
 POOLED = "*"
 
+T = TypeVar("T")
+
 _SCHEMA = pa.schema(
     [
         ("source_id", pa.string()),
@@ -30,6 +34,50 @@ _SCHEMA = pa.schema(
         ("threshold_logit", pa.float64()),
     ]
 )
+
+
+#: Source ids, metrics, versions of the metrics, values: one of each for a score.
+Columns = tuple[list[str], list[str], list[int], list[float]]
+
+
+class Scores(Protocol):
+    """What tables need of an evaluation: `Evaluated`, or `kept.Kept`, which holds less in memory.
+
+    What is not said here is as in `Evaluated`.
+    """
+
+    @property
+    def threshold(self) -> float:
+        """The threshold as a probability in [0, 1], for people."""
+        ...
+
+    @property
+    def pooled(self) -> dict[str, float]:
+        """Metric -> its value over all pixels of the domain, in the order of the rows."""
+        ...
+
+    @property
+    def sources(self) -> pa.StringArray:
+        """Source ids of the rows."""
+        ...
+
+    @property
+    def metrics(self) -> pa.StringArray:
+        """Metrics of the rows."""
+        ...
+
+    @property
+    def fingerprint(self) -> bytes | None:
+        """Equal for the same content of the same file; None where that cannot be told."""
+        ...
+
+    def value(self, source_id: str, metric: str) -> float:
+        """One score; KeyError when it is not there."""
+        ...
+
+    def values(self) -> np.ndarray:
+        """The values of the rows, float64."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +107,30 @@ class Evaluated:
         """
         return sigmoid(self.threshold_logit)
 
+    @property
+    def pooled(self) -> dict[str, float]:
+        """As of `Scores`."""
+        return {metric: value for source, metric, value in self.rows if source == POOLED}
+
+    @property
+    def sources(self) -> pa.StringArray:
+        """As of `Scores`."""
+        return pa.array([row[0] for row in self.rows], pa.string())
+
+    @property
+    def metrics(self) -> pa.StringArray:
+        """As of `Scores`."""
+        return pa.array([row[1] for row in self.rows], pa.string())
+
+    @property
+    def fingerprint(self) -> bytes | None:
+        """As of `Scores`: it does not know its file."""
+        return None
+
+    def values(self) -> np.ndarray:
+        """As of `Scores`."""
+        return np.array([row[2] for row in self.rows], dtype=np.float64)
+
     def value(self, source_id: str, metric: str) -> float:
         """One score; KeyError when it is not there."""
         for row in self.rows:
@@ -73,10 +145,10 @@ class Evaluated:
 
     def joined(self, other: Evaluated) -> Evaluated:
         """With the rows of another one too, whose metrics are missing here."""
-        return Evaluated(self.threshold_logit, _ordered((*self.rows, *other.rows)), self.foreign)
+        return Evaluated(self.threshold_logit, ordered((*self.rows, *other.rows)), self.foreign)
 
 
-def _ordered(rows: Iterable[tuple[str, str, float]]) -> tuple[tuple[str, str, float], ...]:
+def ordered(rows: Iterable[tuple[str, str, T]]) -> tuple[tuple[str, str, T], ...]:
     """By source, in the order in which they appear first; each with the registry's metrics."""
     given = list(rows)
     metrics = {name: place for place, name in enumerate(METRICS.names())}
@@ -124,18 +196,28 @@ def read_evaluated(path: Path) -> Evaluated | None:
 
     Values by other versions than those registered are set apart: see `Evaluated.missing`.
     """
+    found = read_scores(path)
+    return None if found is None else _parted(found[0], zip(*found[1], strict=True))
+
+
+def read_scores(path: Path) -> tuple[float, Columns] | None:
+    """The threshold as a logit, and the columns of a file: all that stands in it, unsorted.
+
+    Returns:
+        None when nothing is there, or it is not whole.
+    """
     try:
         # As bytes: given a path, Arrow would take folders called "a=b" above it for columns.
         content = pa.BufferReader(path.read_bytes())
-        table = pq.read_table(content, page_checksum_verification=True)
+        # `pq.read_table` takes three times as long: it makes a data set of the one file first.
+        file = pq.ParquetFile(content, page_checksum_verification=True)
+        table = file.read(use_threads=False)
     except (OSError, ValueError, pa.ArrowException):
         return None
     if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types or not len(table):
         return None
-    names = ("source_id", "metric", "version", "value")
-    rows = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
-    logit = table.column("threshold_logit")[0].as_py()
-    return _parted(logit, rows)
+    sources, metrics, versions, values, logits = (column.to_pylist() for column in table.columns)
+    return logits[0], (sources, metrics, versions, values)
 
 
 def _parted(logit: float, rows: Iterable[tuple[str, str, int, float]]) -> Evaluated:
@@ -147,4 +229,4 @@ def _parted(logit: float, rows: Iterable[tuple[str, str, int, float]]) -> Evalua
         else:
             foreign.append((source, metric, version, value))
     # What was foreign to the code that wrote it stands at the end.
-    return Evaluated(logit, _ordered(own), tuple(foreign))
+    return Evaluated(logit, ordered(own), tuple(foreign))

@@ -1,32 +1,33 @@
 """The long tables of a sweep: pure functions of its runs' records and evaluations.
 
 Two sweeps over the same runs give equal files, byte for byte; clocks, machines and costs stand in
-`cost.parquet` alone.
+`cost.parquet` alone. A table is written row group by row group, so that its size does not matter,
+and only when what it is made of has changed.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vesselflow.evaluation.evaluated import (
-    POOLED,
-    Evaluated,
-    evaluation_path,
-    read_evaluated,
-)
+from vesselflow.evaluation.evaluated import POOLED, Scores
+from vesselflow.evaluation.kept import KeptEvaluations
 from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import nanmean_count
-from vesselflow.records.atomic import write_bytes, write_json
+from vesselflow.records.atomic import read_json_or_none, write_json, writing
+from vesselflow.records.index import stamp_of, stat_or_none
+from vesselflow.records.known import KnownRuns
 from vesselflow.records.runs import RunRecord, RunState
 from vesselflow.runs.cells import Cell
 from vesselflow.runs.domains import ROLES, Domain
@@ -34,6 +35,14 @@ from vesselflow.runs.objective import Objective
 
 #: Says, beside the tables, what chose and how was scored.
 SCORING = "scoring.json"
+
+
+#: Rows of a row group: what Arrow takes for a table that it is given whole.
+ROW_GROUP = 1 << 20
+#: What the tables were made of, beside them.
+_MADE = ".made.json"
+#: Of the tables' layout: raised whenever equal inputs give other bytes.
+_VERSION = 1
 
 
 @dataclass
@@ -53,7 +62,7 @@ class Scored:
     state: str
     epoch: int | None = None
     value: float = math.nan
-    evaluated: dict[tuple[int, Domain], Evaluated] = field(default_factory=dict)
+    evaluated: dict[tuple[int, Domain], Scores] = field(default_factory=dict)
     message: str = ""
 
     @property
@@ -74,26 +83,53 @@ class Scored:
         self.evaluated.clear()
 
 
-def score_cell(cell: Cell, results: Path, objective: Objective) -> Scored:
-    """Read what there is of one cell."""
-    status = RunRecord(results, cell.run.run_id).status()
-    scored = Scored(cell, status.state.value, message=status.message)
-    if status.state is not RunState.FINISHED:
-        return scored
-    found: dict[tuple[int, Domain], Evaluated] = {}
-    for evaluation in cell.evaluations():
-        evaluated = read_evaluated(evaluation_path(results, evaluation))
-        if evaluated is None or evaluated.missing():
+class Lookup:
+    """What there is of many cells, by the records and by the index over them.
+
+    Args:
+        results: The results folder.
+        keep: Whether the index is written; without, nothing in the folder changes.
+    """
+
+    def __init__(self, results: Path, *, keep: bool = True) -> None:
+        self._runs = KnownRuns(results, keep=keep)
+        self._evaluations = KeptEvaluations(results, keep=keep)
+
+    def score(self, cell: Cell, objective: Objective) -> Scored:
+        """What there is of one cell now."""
+        status = self._runs.get(cell.run.run_id).status
+        scored = Scored(cell, status.state.value, message=status.message)
+        if status.state is not RunState.FINISHED:
             return scored
-        found[evaluation.epoch, evaluation.domain] = evaluated
-    scored.evaluated = found
-    scored.epoch, scored.value = chosen_epoch(
-        {epoch: found[epoch, cell.domains[0]] for epoch in cell.run.epochs}, objective
-    )
-    return scored
+        found: dict[tuple[int, Domain], Scores] = {}
+        for evaluation in cell.evaluations():
+            evaluated = self._evaluations.get(evaluation)
+            if evaluated is None or evaluated.missing():
+                return scored
+            found[evaluation.epoch, evaluation.domain] = evaluated
+        scored.evaluated = found
+        scored.epoch, scored.value = chosen_epoch(
+            {epoch: found[epoch, cell.domains[0]] for epoch in cell.run.epochs}, objective
+        )
+        return scored
+
+    def flush(self) -> None:
+        """Write what was read from files to the index."""
+        self._runs.index.flush()
+        self._evaluations.index.flush()
+
+    def keep(self) -> None:
+        """From now on the index is written, what was read before included."""
+        self._runs.index.keep()
+        self._evaluations.index.keep()
 
 
-def chosen_epoch(validation: Mapping[int, Evaluated], objective: Objective) -> tuple[int, float]:
+def score_cell(cell: Cell, results: Path, objective: Objective) -> Scored:
+    """Read what there is of one cell; nothing in the folder changes."""
+    return Lookup(results, keep=False).score(cell, objective)
+
+
+def chosen_epoch(validation: Mapping[int, Scores], objective: Objective) -> tuple[int, float]:
     """The epoch that validation chooses, and the objective's value there.
 
     Args:
@@ -107,11 +143,9 @@ def chosen_epoch(validation: Mapping[int, Evaluated], objective: Objective) -> t
     return chosen, values[chosen]
 
 
-def validation_curve(validation: Evaluated) -> dict[str, float]:
+def validation_curve(validation: Scores) -> dict[str, float]:
     """The pooled scores of an epoch on validation, and its threshold, as its curve has them."""
-    pooled = {
-        f"val/{metric}": value for source, metric, value in validation.rows if source == POOLED
-    }
+    pooled = {f"val/{metric}": value for metric, value in validation.pooled.items()}
     return {**pooled, "val/threshold": validation.threshold}
 
 
@@ -141,8 +175,8 @@ def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
     for row in scored:
         if row.complete:
             record = RunRecord(results, row.cell.run.run_id)
-            paths = {record.weights_path(epoch) for epoch, _ in row.evaluated}
-            bare += not all(path.is_file() for path in paths)
+            epochs = {epoch for epoch, _ in row.evaluated}
+            bare += not all(os.path.isfile(record.weights_path(epoch)) for epoch in epochs)
     if bare:
         lines.append(
             f"the weights of {bare} finished {'run are' if bare == 1 else 'runs are'} gone: "
@@ -151,28 +185,51 @@ def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
     return lines
 
 
+class _Table(NamedTuple):
+    """A table that can be written.
+
+    Attributes:
+        schema: Its columns.
+        pieces: Makes it, some rows at a time.
+        inputs: What it is made of, in short; None where that cannot be told.
+    """
+
+    schema: pa.Schema
+    pieces: Callable[[], Iterable[pa.Table]]
+    inputs: str | None = None
+
+
 def write_tables(
     folder: Path, scored: Sequence[Scored], results: Path, objective: Objective
 ) -> dict[str, Path]:
     """Write all tables of a sweep; return their paths by name.
 
     Beside them stands `SCORING`: the objective, and each point's protocol.
+    Those that are large are written only when what they are made of has changed.
+
+    Raises:
+        UserError: The folder cannot be written.
+        VesselflowError: An evaluation was changed by somebody while it was read.
     """
     axes = list(dict.fromkeys(key for row in scored for key in row.cell.params))
+    runs = KnownRuns(results)
     tables = {
         "points": _points(scored, axes, objective),
         "runs": _runs(scored, axes),
-        "epochs": _epochs(scored, results),
+        "epochs": _epochs(scored, runs),
         "images": _images(scored),
-        "cost": _cost(scored, results),
+        "cost": _cost(scored, runs),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
+    noted = read_json_or_none(folder / _MADE)
+    made = noted if isinstance(noted, dict) else {}
+    paths = {name: folder / f"{name}.parquet" for name in tables}
+    now = {}
     for name, table in tables.items():
-        sink = io.BytesIO()
-        pq.write_table(table, sink)
-        paths[name] = folder / f"{name}.parquet"
-        write_bytes(paths[name], sink.getvalue())
+        if table.inputs is None or made.get(name) != _made(paths[name], table.inputs):
+            _write(paths[name], table)
+        if table.inputs is not None:
+            now[name] = _made(paths[name], table.inputs)
     write_json(
         folder / SCORING,
         {
@@ -180,7 +237,41 @@ def write_tables(
             "protocols": {row.cell.point: row.cell.protocol.name for row in scored},
         },
     )
+    if now != made:
+        write_json(folder / _MADE, now)
+    runs.index.flush()
     return paths
+
+
+def _made(path: Path, inputs: str) -> list[str]:
+    """What a table is made of, and the file that it is."""
+    return [inputs, stamp_of([stat_or_none(path)]).digest.hex()]
+
+
+def _write(path: Path, table: _Table) -> None:
+    """Write a table whole; of at most one row group it has the bytes of `pq.write_table`."""
+    with writing(path) as sink, pq.ParquetWriter(sink, table.schema) as writer:
+        some = False
+        for group in _grouped(table.pieces(), ROW_GROUP):
+            writer.write_table(group, row_group_size=ROW_GROUP)
+            some = True
+        if not some:
+            writer.write_table(table.schema.empty_table())
+
+
+def _grouped(pieces: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows` each, the last one smaller."""
+    held: list[pa.Table] = []
+    count = 0
+    for piece in pieces:
+        held.append(piece)
+        count += len(piece)
+        while count >= rows:
+            joined = pa.concat_tables(held)
+            yield joined.slice(0, rows).combine_chunks()
+            held, count = [joined.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def _config(row: Scored, axes: Sequence[str]) -> dict[str, str | None]:
@@ -192,16 +283,27 @@ def _config(row: Scored, axes: Sequence[str]) -> dict[str, str | None]:
     }
 
 
-def _table(rows: list[dict[str, Any]], schema: list[tuple[str, pa.DataType]]) -> pa.Table:
+def _table(rows: list[dict[str, Any]], schema: list[tuple[str, pa.DataType]]) -> _Table:
     columns = {name: [row.get(name) for row in rows] for name, _ in schema}
-    return pa.table(columns, schema=pa.schema(schema))
+    made = pa.table(columns, schema=pa.schema(schema))
+    return _Table(made.schema, lambda: [made])
+
+
+def _inputs(what: str, rows: Iterable[tuple[Any, ...]]) -> str | None:
+    """Hex digits over all that a table is made of; None where a row cannot tell."""
+    joined = hashlib.blake2b(f"{what} {_VERSION} {sorted(METRICS.versions().items())}".encode())
+    for row in rows:
+        if None in row:
+            return None
+        joined.update(repr(row).encode("utf-8"))
+    return joined.hexdigest()[:40]
 
 
 def _config_schema(axes: Sequence[str]) -> list[tuple[str, pa.DataType]]:
     return [(f"config.{axis}", pa.string()) for axis in axes]
 
 
-def _points(scored: Sequence[Scored], axes: Sequence[str], objective: Objective) -> pa.Table:
+def _points(scored: Sequence[Scored], axes: Sequence[str], objective: Objective) -> _Table:
     best = selected_point(scored, objective)
     groups: dict[str, list[Scored]] = {}
     for row in scored:
@@ -275,7 +377,7 @@ _HEAD: list[tuple[str, pa.DataType]] = [
 ]
 
 
-def _runs(scored: Sequence[Scored], axes: Sequence[str]) -> pa.Table:
+def _runs(scored: Sequence[Scored], axes: Sequence[str]) -> _Table:
     rows = [
         {
             **_head(row),
@@ -300,52 +402,84 @@ def _runs(scored: Sequence[Scored], axes: Sequence[str]) -> pa.Table:
     )
 
 
-def _epochs(scored: Sequence[Scored], results: Path) -> pa.Table:
-    rows = []
-    for row in scored:
-        for entry in RunRecord(results, row.cell.run.run_id).rows():
-            if not isinstance(entry.get("epoch"), int):
-                continue  # a damaged row: of no epoch, so of no curve
-            place = {"epoch": entry["epoch"], "step": entry["step"]}
-            curve = {name: value for name, value in entry.items() if name not in place}
-            validation = row.evaluated.get((entry["epoch"], row.cell.domains[0]))
-            if validation is not None:
-                # The record has them by the protocol of the point that it was trained for.
-                curve = {name: v for name, v in curve.items() if not name.startswith("val/")}
-                curve |= validation_curve(validation)
-            for name in sorted(curve):
-                rows.append({**_head(row), **place, "name": name, "value": float(curve[name])})
-    return _table(
-        rows,
+def _repeated(rows: Sequence[Scored], lengths: Sequence[int]) -> dict[str, pa.Array]:
+    """The columns of `_HEAD`, each run's values as often as it has rows."""
+    heads = [_head(row) for row in rows]
+    places = pa.array(np.repeat(np.arange(len(heads)), lengths))
+    return {
+        name: pa.array([head[name] for head in heads], kind).take(places) for name, kind in _HEAD
+    }
+
+
+#: Runs, or evaluations, of which a table is made at a time.
+_BATCH = 1000
+
+
+def _batches(entries: Iterable[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _epochs(scored: Sequence[Scored], runs: KnownRuns) -> _Table:
+    schema = pa.schema(
         [
             *_HEAD,
             ("epoch", pa.int64()),
             ("step", pa.int64()),
             ("name", pa.string()),
             ("value", pa.float64()),
-        ],
+        ]
     )
 
+    def curve(row: Scored) -> Iterator[tuple[int, int, str, float]]:
+        for entry in runs.get(row.cell.run.run_id).rows():
+            epoch, step = entry.get("epoch"), entry["step"]
+            if not isinstance(epoch, int):
+                continue  # a damaged row: of no epoch, so of no curve
+            values = {name: v for name, v in entry.items() if name not in ("epoch", "step")}
+            validation = row.evaluated.get((epoch, row.cell.domains[0]))
+            if validation is not None:
+                # The record has them by the protocol of the point that it was trained for.
+                values = {name: v for name, v in values.items() if not name.startswith("val/")}
+                values |= validation_curve(validation)
+            for name in sorted(values):
+                yield epoch, step, name, float(values[name])
 
-def _images(scored: Sequence[Scored]) -> pa.Table:
-    rows = [
-        {
-            **_head(row),
-            "epoch": epoch,
-            "domain": domain.name,
-            "role": domain.role,
-            "source_id": source,
-            "metric": metric,
-            "value": value,
-            "threshold": evaluated.threshold,
-            "chosen": epoch == row.epoch,
-        }
+    def pieces() -> Iterator[pa.Table]:
+        for batch in _batches(scored):
+            curves = [list(curve(row)) for row in batch]
+            head = _repeated(batch, [len(rows) for rows in curves])
+            columns = list(zip(*(entry for rows in curves for entry in rows), strict=True))
+            named = dict(zip(("epoch", "step", "name", "value"), columns, strict=False))
+            if named:
+                yield pa.table({**head, **named}, schema=schema)
+
+    inputs = (
+        (*_head(row).values(), runs.get(row.cell.run.run_id).fingerprint, *_validation(row))
         for row in scored
+    )
+    return _Table(schema, pieces, _inputs("epochs", inputs))
+
+
+def _validation(row: Scored) -> list[Any]:
+    """What the scores of a cell's curve are made of."""
+    validation = row.cell.domains[0]
+    return [
+        part
         for (epoch, domain), evaluated in row.evaluated.items()
-        for source, metric, value in evaluated.rows
+        if domain == validation
+        for part in (epoch, evaluated.fingerprint)
     ]
-    return _table(
-        rows,
+
+
+def _images(scored: Sequence[Scored]) -> _Table:
+    schema = pa.schema(
         [
             *_HEAD,
             ("epoch", pa.int64()),
@@ -356,11 +490,49 @@ def _images(scored: Sequence[Scored]) -> pa.Table:
             ("value", pa.float64()),
             ("threshold", pa.float64()),
             ("chosen", pa.bool_()),
-        ],
+        ]
     )
 
+    def pieces() -> Iterator[pa.Table]:
+        every = (
+            (row, epoch, domain, evaluated)
+            for row in scored
+            for (epoch, domain), evaluated in row.evaluated.items()
+        )
+        for batch in _batches(every):
+            values = [evaluated.values() for *_, evaluated in batch]
+            lengths = [len(column) for column in values]
+            places = pa.array(np.repeat(np.arange(len(batch)), lengths))
 
-def _cost(scored: Sequence[Scored], results: Path) -> pa.Table:
+            def spread(column: list[Any], kind: pa.DataType, places: pa.Array = places) -> pa.Array:
+                return pa.array(column, kind).take(places)
+
+            yield pa.table(
+                {
+                    **_repeated([row for row, *_ in batch], lengths),
+                    "epoch": spread([epoch for _, epoch, _, _ in batch], pa.int64()),
+                    "domain": spread([domain.name for _, _, domain, _ in batch], pa.string()),
+                    "role": spread([domain.role for _, _, domain, _ in batch], pa.string()),
+                    "source_id": pa.concat_arrays([each.sources for *_, each in batch]),
+                    "metric": pa.concat_arrays([each.metrics for *_, each in batch]),
+                    "value": np.concatenate(values),
+                    "threshold": spread([each.threshold for *_, each in batch], pa.float64()),
+                    "chosen": spread(
+                        [epoch == row.epoch for row, epoch, _, _ in batch], pa.bool_()
+                    ),
+                },
+                schema=schema,
+            )
+
+    inputs = (
+        (*_head(row).values(), row.epoch or 0, epoch, domain.name, domain.role, each.fingerprint)
+        for row in scored
+        for (epoch, domain), each in row.evaluated.items()
+    )
+    return _Table(schema, pieces, _inputs("images", inputs))
+
+
+def _cost(scored: Sequence[Scored], runs: KnownRuns) -> _Table:
     texts = ("slot", "host")
     numbers = ("wall_s", "train_s", "evaluate_s", "start_s", "steps", "steps_per_s")
     rows = [
@@ -368,7 +540,7 @@ def _cost(scored: Sequence[Scored], results: Path) -> pa.Table:
         | {name: cost[name] for name in texts if isinstance(cost.get(name), str)}
         | {name: float(cost[name]) for name in numbers if isinstance(cost.get(name), int | float)}
         for row in scored
-        for cost in RunRecord(results, row.cell.run.run_id).costs()
+        for cost in runs.get(row.cell.run.run_id).costs()
     ]
     return _table(
         rows,

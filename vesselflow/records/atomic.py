@@ -20,7 +20,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -119,6 +119,28 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         UserError: What else a user can mend; nothing was changed.
     """
     _replace(Path(path), (data,))
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file for what does not fit into memory; it takes its place when the block ends well.
+
+    Raises:
+        UserError: As `write_bytes`; nothing was changed.
+    """
+    target = Path(path)
+    temporary = target.parent / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    with explained(target):
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            _flush_folder(target.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -148,7 +148,7 @@ class Index:
         version: Of the payloads; entries of another are not seen.
         exists: Whether there is still a record of that name; entries of others go when segments
             are joined.
-        keep: Whether what is put is kept; without, nothing in the folder changes.
+        keep: Whether what is put is kept; without, nothing in the folder changes until `keep`.
     """
 
     def __init__(
@@ -165,6 +165,7 @@ class Index:
         self._segments: list[_Segment] = []
         self._where: dict[str, tuple[_Segment, int]] = {}
         self._pending: dict[str, _Pending] = {}
+        self._withheld: list[tuple[int, str, Stamp, bytes]] = []
         self._bytes = 0
         self._settled_ns: int | None = None
         self._load()
@@ -202,6 +203,9 @@ class Index:
             Whether it is kept: not when the files changed just now.
         """
         if not self._keep:
+            if self._bytes < _SEGMENT_BYTES:
+                self._withheld.append((time.time_ns(), name, stamp, payload))
+                self._bytes += len(payload)
             return False
         if self._settled_ns is None:
             self._settled_ns = self._clock() - SETTLED_NS
@@ -213,8 +217,23 @@ class Index:
             self._write()
         return True
 
+    def keep(self) -> None:
+        """From now on keep what is put, and of what was put before as much as fits a segment."""
+        withheld, self._withheld = self._withheld, []
+        if not self._keep:
+            self._keep, self._bytes = True, 0
+        if withheld:
+            # How far the file system's clock is ahead of this machine's.
+            ahead_ns = self._clock() - time.time_ns()
+            for put_ns, name, stamp, payload in withheld:
+                self._settled_ns = put_ns + ahead_ns - SETTLED_NS
+                self.put(name, stamp, payload)
+        self.flush()
+
     def flush(self) -> None:
         """Write what was put, and join segments where they have become many."""
+        if not self._keep:
+            return
         if self._pending:
             self._write()
         self._join()
@@ -280,8 +299,6 @@ class Index:
 
     def _join(self) -> None:
         """Write small segments, and those of which little still counts, anew as one."""
-        if not self._keep:
-            return
         self._load()
         live = dict.fromkeys(map(id, self._segments), 0)
         for segment, _ in self._where.values():

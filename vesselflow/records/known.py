@@ -54,20 +54,19 @@ class KnownRuns:
     Args:
         results: The results folder.
         keep: Whether the index is written; without, nothing in the folder changes.
+
+    Attributes:
+        index: To be flushed by whoever reads much.
     """
 
     def __init__(self, results: str | Path, *, keep: bool = True) -> None:
         self._results = Path(results)
         self._runs = str(self._results / "runs")
-        self._index = Index(results, "runs", _VERSION, exists=self._exists, keep=keep)
+        self.index = Index(results, "runs", _VERSION, exists=self._exists, keep=keep)
 
     def get(self, run_id: str) -> KnownRun:
         """What is known of a run now; of one that has no record, that it is queued."""
         return KnownRun(RunRecord(self._results, run_id), *self._content(run_id))
-
-    def flush(self) -> None:
-        """Write what was read from records to the index."""
-        self._index.flush()
 
     def _exists(self, run_id: str) -> bool:
         return os.path.exists(f"{self._runs}/{run_id}")
@@ -81,13 +80,13 @@ class KnownRuns:
             return None, None
         if stamp is None:
             return None, None
-        content = self._index.get(run_id, stamp)
+        content = self.index.get(run_id, stamp)
         if content is not None:
             return content, stamp.digest
         content = _read(RunRecord(self._results, run_id))
         if content is None:
             return None, None
-        return content, stamp.digest if self._index.put(run_id, stamp, content) else None
+        return content, stamp.digest if self.index.put(run_id, stamp, content) else None
 
 
 def _read(record: RunRecord) -> bytes | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from vesselflow.errors import UserError, closest
+from vesselflow.records.known import KnownRuns
 from vesselflow.records.runs import RunRecord, RunState, read_index
 from vesselflow.reporting.sweep_tables import SweepTables, is_sweep, read_table, sweeps_of
 from vesselflow.reporting.wording import printable
@@ -81,10 +82,10 @@ def lost_runs(tables: SweepTables) -> list[LostRun]:
     results = results_of(tables.folder)
     if not has_records(results):
         return []
-    found = []
+    runs, found = KnownRuns(results, keep=False), []
     for entry in tables.complete.to_dict("records"):
         record = RunRecord(results, str(entry["run_id"]))
-        state = record.status().state
+        state = runs.get(record.run_id).status.state
         if state is not RunState.FINISHED:
             gone = not record.folder.is_dir()
             found.append(

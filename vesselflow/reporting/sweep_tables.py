@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from vesselflow.config.objective import ObjectiveSpec
@@ -205,9 +208,14 @@ class SweepTables:
             return _NONE
         return self._scores.get((point, domain.role, domain.name, metric), _NONE)
 
+    @cached_property
+    def _n_runs(self) -> dict[str, int]:
+        rows = self.points.drop_duplicates("point")
+        return {point: _whole(n) for point, n in zip(rows["point"], rows["n_runs"], strict=True)}
+
     def n_runs(self, point: str) -> int:
         """Runs of the point that have a result."""
-        return _whole(self.points.loc[self.points["point"] == point, "n_runs"].iloc[0])
+        return self._n_runs[point]
 
     def gap(self, point: str, metric: str | None = None) -> float:
         """In-distribution mean minus the mean over the OOD domains; NaN when either is undefined.
@@ -244,7 +252,12 @@ class SweepTables:
 
         Columns: run_id, point, fold, seed, epoch, domain, role, metric, value.
         """
-        pooled = self.images[self.images["source_id"] == "*"]
+        pooled = read_table(
+            self.folder / "tables" / "images.parquet",
+            "images",
+            required=False,
+            where={"source_id": "*", "chosen": True},
+        )
         chosen = self.complete[["run_id", "point", "epoch"]]
         keys = ["run_id", "point", "epoch"]
         return pooled.merge(chosen.astype({"epoch": pooled["epoch"].dtype}), on=keys)
@@ -405,13 +418,17 @@ def _names(sweeps: Iterable[Path]) -> str:
     return ", ".join(str(item) for item in sweeps)
 
 
-def read_table(path: Path, table: str, *, required: bool = True) -> pd.DataFrame:
+def read_table(
+    path: Path, table: str, *, required: bool = True, where: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
     """Read one Parquet table and check that it has its columns.
 
     Args:
         path: The file.
         table: "points", "runs", "epochs" or "images".
         required: Whether a missing file is an error; otherwise it reads as an empty table.
+        where: Column -> value: other rows are left out, and never in memory all at once; a column
+            that the table does not have asks for nothing.
 
     Raises:
         UserError: The file is missing, torn or of another version.
@@ -426,7 +443,7 @@ def read_table(path: Path, table: str, *, required: bool = True) -> pd.DataFrame
             )
         return pd.DataFrame({name: pd.Series(dtype="object") for name in columns})
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(path) if where is None else _read_rows(path, where)
     except Exception as error:
         # pyarrow raises one of many types for a torn file; each of them means the same here.
         raise UserError(
@@ -442,6 +459,22 @@ def read_table(path: Path, table: str, *, required: bool = True) -> pd.DataFrame
             hint="it is of another version of vesselflow; run the sweep again to write it anew",
         )
     return frame
+
+
+def _read_rows(path: Path, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows that have these values, a row group at a time."""
+    schema = pq.read_schema(path)
+    # Text that repeats is compared, and left out, as numbers.
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        groups = []
+        for number in range(file.num_row_groups):
+            group = file.read_row_group(number)
+            for column, value in where.items():
+                if column in group.column_names:
+                    group = group.filter(pc.equal(group[column], value))
+            groups.append(group.cast(schema))
+    return pa.concat_tables([schema.empty_table(), *groups]).to_pandas()
 
 
 def _rank(role: str) -> int:

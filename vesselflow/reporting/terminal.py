@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,19 +98,24 @@ class _Answer:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
         columns = score_columns(self.tables)
-        forms: list[Sequence[RenderableType]] = [
-            [_table(self.tables, columns, stacked=False)],
-            [_table(self.tables, columns, stacked=True)],
-        ]
-        # Few columns a table where even the stacked form is too wide; one is the least.
-        forms += [_split(self.tables, columns, size) for size in range(len(columns) - 1, 0, -1)]
-        chosen = next((form for form in forms if _fits(form, console, options)), forms[-1])
+        chosen: Sequence[RenderableType] = []
+        for chosen in self._forms(columns):
+            if _fits(chosen, console, options):
+                break
         lines: list[RenderableType] = [Text()]
         sentence = chosen_sentence(self.tables)
         lines.append(Text(sentence, style="bold" if self.tables.selected else "yellow"))
         lines += [Text(warning, style="yellow") for warning in warnings(self.tables)]
         lines += [Text(note, style="dim") for note in footnotes(self.tables)]
         return [*chosen, *lines]
+
+    def _forms(self, columns: Sequence[Column]) -> Iterator[Sequence[RenderableType]]:
+        """From the widest one down; made one after another, as thousands of points take long."""
+        yield [_table(self.tables, columns, stacked=False)]
+        yield [_table(self.tables, columns, stacked=True)]
+        # Few columns a table where even the stacked form is too wide; one is the least.
+        for size in range(len(columns) - 1, 0, -1):
+            yield _split(self.tables, columns, size)
 
 
 def _fits(form: Sequence[RenderableType], console: Console, options: ConsoleOptions) -> bool:
@@ -179,6 +184,10 @@ def _table(tables: SweepTables, columns: Sequence[Column], *, stacked: bool) -> 
         header = column.title.replace(" ", "\n", 1) if stacked else column.title
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("runs", justify="right", no_wrap=True)
+    marked = [
+        any(column.text(tables, point).endswith(_PARTIAL) for point in tables.order)
+        for column in columns
+    ]
     for point in tables.order:
         chosen = point == tables.selected
         cells: list[RenderableType] = [Text(_CHOSEN if chosen else " ", style="green")]
@@ -186,16 +195,17 @@ def _table(tables: SweepTables, columns: Sequence[Column], *, stacked: bool) -> 
             cells += [Text(value_text(tables.values[point][axis])) for axis in tables.axes]
         else:
             cells.append(Text(printable(point)))
-        cells += [_cell(tables, column, point, stacked=stacked) for column in columns]
+        cells += [
+            _cell(column.text(tables, point), marked=mark, stacked=stacked)
+            for column, mark in zip(columns, marked, strict=True)
+        ]
         cells.append(Text(str(tables.n_runs(point))))
         table.add_row(*cells, style="bold green" if chosen else "")
     return table
 
 
-def _cell(tables: SweepTables, column: Column, point: str, *, stacked: bool) -> Text:
-    text = column.text(tables, point)
+def _cell(text: str, *, marked: bool, stacked: bool) -> Text:
     # In a column with marks the other cells end in a space, so that the digits stand in line.
-    marked = any(column.text(tables, other).endswith(_PARTIAL) for other in tables.order)
     filler = " " if marked and not text.endswith(_PARTIAL) else ""
     mean, _, rest = text.partition(" ")
     cell = Text(mean)

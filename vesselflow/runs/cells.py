@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from vesselflow.config.experiment import Experiment
 from vesselflow.config.fingerprint import digest, run_identity
 from vesselflow.config.space import Space
 from vesselflow.feed.folds import Fold
@@ -109,40 +111,58 @@ def make_cells(
         stores: Facts of every store in use.
     """
     runs: dict[str, RunSpec] = {}
+    by_fold: dict[tuple[str, int, tuple[str, ...]], _OfFold] = {}
     cells = []
-    for point, number, seed in space.runs():
+    for point, entries in itertools.groupby(space.runs(), key=lambda entry: entry[0]):
+        # Said once for all runs of a point, and all points of a fold: there are thousands of each.
         experiment = point.experiment
-        train = stores[experiment.data.train]
-        fold = folds[split_key(experiment)][number]
-        identity = run_identity(
-            experiment,
-            seed=seed,
-            store_digest=train.digest,
-            split_digest=fold.digest,
-            registries=REGISTRIES,
+        split, ood = split_key(experiment), tuple(experiment.data.ood)
+        store = stores[experiment.data.train].digest
+        shared = run_identity(
+            experiment, seed=0, store_digest=store, split_digest="", registries=REGISTRIES
         )
-        run_id = digest(identity)
-        if run_id not in runs:
-            runs[run_id] = RunSpec(
-                run_id=run_id,
-                label=f"{point.name} fold {fold.index} seed {seed}",
-                fold=fold.index,
-                seed=seed,
-                experiment=experiment,
-                identity=identity,
-                train=tuple(sorted(train.index[name] for name in fold.train)),
+        for _, number, seed in entries:
+            if (split, number, ood) not in by_fold:
+                by_fold[split, number, ood] = _OfFold.of(experiment, folds[split][number], stores)
+            of_fold = by_fold[split, number, ood]
+            identity = {**shared, "seed": seed, "split": of_fold.digest}
+            run_id = digest(identity)
+            if run_id not in runs:
+                runs[run_id] = RunSpec(
+                    run_id=run_id,
+                    label=f"{point.name} fold {of_fold.number} seed {seed}",
+                    fold=of_fold.number,
+                    seed=seed,
+                    experiment=experiment,
+                    identity=identity,
+                    train=of_fold.train,
+                )
+            cells.append(
+                Cell(
+                    point=point.name,
+                    index=point.index,
+                    params=dict(point.params),
+                    run=runs[run_id],
+                    domains=of_fold.domains,
+                    protocol=Protocol.of(experiment),
+                )
             )
-        cells.append(
-            Cell(
-                point=point.name,
-                index=point.index,
-                params=dict(point.params),
-                run=runs[run_id],
-                domains=domains_of(experiment, fold, stores),
-                protocol=Protocol.of(experiment),
-            )
-        )
     return cells
+
+
+class _OfFold(NamedTuple):
+    """What the cells of a fold share: its number and digest, training sources, domains."""
+
+    number: int
+    digest: str
+    train: tuple[int, ...]
+    domains: tuple[Domain, ...]
+
+    @classmethod
+    def of(cls, experiment: Experiment, fold: Fold, stores: Mapping[str, StoreFacts]) -> _OfFold:
+        index = stores[experiment.data.train].index
+        train = tuple(sorted(index[name] for name in fold.train))
+        return cls(fold.index, fold.digest, train, domains_of(experiment, fold, stores))
 
 
 def make_jobs(cells: Iterable[Cell], objective: Objective) -> list[Job]:

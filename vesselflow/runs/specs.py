@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,12 @@ class StoreFacts:
     digest: str
     sources: tuple[SourceInfo, ...]
 
-    @property
+    @cached_property
     def index(self) -> dict[str, int]:
         """Source id -> index in the store."""
         return {source.id: source.index for source in self.sources}
 
+    @cached_property
     def part_digests(self) -> list[str]:
         """Digest of each source's name and content, by index: what its scores depend on."""
         return [digest([source.id, source.digest]) for source in self.sources]
@@ -113,16 +115,14 @@ def domains_of(
 ) -> tuple[Domain, ...]:
     """`val` and `test` of the fold, and every out-of-distribution store whole."""
     train = stores[experiment.data.train]
-    index, digests = train.index, train.part_digests()
+    index, digests = train.index, train.part_digests
     inside = [
         make_domain(train.name, role, train.name, [index[name] for name in part], digests)
         for role, part in (("val", fold.val), ("test", fold.test))
         if part
     ]
     outside = [
-        make_domain(
-            name, "ood", name, range(len(stores[name].sources)), stores[name].part_digests()
-        )
+        make_domain(name, "ood", name, range(len(stores[name].sources)), stores[name].part_digests)
         for name in experiment.data.ood
     ]
     return (*inside, *outside)

@@ -13,7 +13,7 @@ from vesselflow.config.experiment import Experiment
 from vesselflow.config.grid import Expansion
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError
-from vesselflow.evaluation.long_tables import Scored, score_cell
+from vesselflow.evaluation.long_tables import Lookup, Scored
 from vesselflow.feed.folds import Fold
 from vesselflow.runs.cells import Cell, Job, make_cells, make_jobs
 from vesselflow.runs.objective import Objective
@@ -46,6 +46,7 @@ class SweepPlan:
         folds: Folds by `split_key` of the experiments that use them.
         cells: Points x folds x seeds; none while a store is not made yet.
         scored: What is known of each cell, in the same order.
+        lookup: By which it is known.
         changed: What differs from the settings that the folder holds the answer to; "" if nothing.
     """
 
@@ -59,6 +60,7 @@ class SweepPlan:
     folds: dict[str, list[Fold]]
     cells: list[Cell]
     scored: list[Scored]
+    lookup: Lookup
     changed: str = ""
 
     @property
@@ -94,9 +96,10 @@ class SweepPlan:
     def rescore(self) -> None:
         """Read again what is known of each cell that was not complete."""
         self.scored = [
-            row if row.complete else score_cell(row.cell, self.results, self.objective)
+            row if row.complete else self.lookup.score(row.cell, self.objective)
             for row in self.scored
         ]
+        self.lookup.flush()
 
 
 class Prepared(SweepPlan):
@@ -136,7 +139,8 @@ def plan_sweep(
     check_writable(folder, probe=start)
     stores = known_stores(space, file, results)
     folds = check_space(space, file, stores)
-    cells, scored = look_up_runs(space, folds, stores, results)
+    lookup = Lookup(results, keep=start)
+    cells, scored = look_up_runs(space, folds, stores, lookup)
     plan = SweepPlan(
         space,
         file,
@@ -148,6 +152,7 @@ def plan_sweep(
         folds,
         cells,
         scored,
+        lookup,
         changes_line(space, file, space.profile, results),
     )
     left = plan.open_points(fresh=fresh)
@@ -179,11 +184,12 @@ def make_ready(
         stores = open_stores(space, file, results, notify)
         # Of a store that was made just now, more is known than before.
         folds = check_space(space, file, stores)
-        cells, scored = look_up_runs(space, folds, stores, results)
+        cells, scored = look_up_runs(space, folds, stores, plan.lookup)
     with writing(plan.folder):
         plan.folder.mkdir(parents=True, exist_ok=True)
     write_head(space, file, plan.profile, plan.folder, stores, command)
     write_splits(plan.folder / "splits", plan.expansion, folds, stores)
+    plan.lookup.keep()
     known = {field.name: getattr(plan, field.name) for field in fields(plan)}
     found = {"stores": stores, "folds": folds, "cells": cells, "scored": scored}
     return Prepared(**{**known, **found})
@@ -211,13 +217,13 @@ def look_up_runs(
     space: Space,
     folds: Mapping[str, Sequence[Fold]],
     stores: Mapping[str, StoreFacts],
-    results: Path,
+    lookup: Lookup,
 ) -> tuple[list[Cell], list[Scored]]:
     """Every cell of the sweep and what is known of it; none while a store is not made yet."""
     if not all(facts.digest for facts in stores.values()):
         return [], []
     cells, objective = make_cells(space, folds, stores), Objective.of(space.objective)
-    return cells, [score_cell(cell, results, objective) for cell in cells]
+    return cells, [lookup.score(cell, objective) for cell in cells]
 
 
 def check_space(

@@ -1,0 +1,240 @@
+"""Many evaluations at once: read from the index where it holds, else from their files.
+
+A sweep of 10,000 runs has 150,000 files of scores. What was read of one is kept in the index as a
+row of numbers and the name of its layout, which thousands share; in memory stay its threshold and
+its pooled scores, and the rest is fetched when a table is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from vesselflow.errors import VesselflowError
+from vesselflow.evaluation.evaluated import POOLED, ordered, read_scores, sigmoid
+from vesselflow.metrics import METRICS
+from vesselflow.records.index import Index, Stamp, stamp_of, stat_or_none
+from vesselflow.runs.evaluations import Evaluation
+
+#: Of the entries' content.
+_VERSION = 1
+#: A layout's entry depends on no file: its name says what is in it.
+_ALWAYS = Stamp(bytes(16), 0)
+_LAYOUT_DIGITS = 20
+_F8 = struct.Struct("<d")
+
+
+class Layout:
+    """Which scores stand in an evaluation, in order: (source id, metric, version of the metric).
+
+    Attributes:
+        name: By content.
+        own: Places of the values that are of a registered metric in its registered version, in the
+            order of `Evaluated.rows`.
+        sources: Source ids of these, as Arrow strings.
+        metrics: Metrics of these, as Arrow strings.
+        pooled_places: Those of `own` that are pooled.
+        pooled: Metric -> its rank among `pooled_places`.
+        missing: Registered metrics of which there is no value, in the registry's order.
+    """
+
+    def __init__(self, name: str, places: list[tuple[str, str, int]]) -> None:
+        versions = METRICS.versions()
+        own = ordered(
+            (source, metric, at)
+            for at, (source, metric, version) in enumerate(places)
+            if versions.get(metric) == version
+        )
+        pooled = [(metric, at) for source, metric, at in own if source == POOLED]
+        self.name = name
+        self.own = np.array([at for _, _, at in own], dtype=np.int64)
+        self.sources = pa.array([source for source, _, _ in own], pa.string())
+        self.metrics = pa.array([metric for _, metric, _ in own], pa.string())
+        self.pooled_places = np.array([at for _, at in pooled], dtype=np.int64)
+        self.pooled = {metric: rank for rank, (metric, _) in enumerate(pooled)}
+        there = {metric for _, metric, _ in own}
+        self.missing = [metric for metric in METRICS.names() if metric not in there]
+
+    @cached_property
+    def places(self) -> dict[tuple[str, str], int]:
+        """(source id, metric) -> place among its own values."""
+        pairs = zip(self.sources.to_pylist(), self.metrics.to_pylist(), strict=True)
+        return {pair: at for at, pair in enumerate(pairs)}
+
+
+class Kept:
+    """What one evaluation came to; as `Evaluated`, but its rows are fetched when asked for.
+
+    Attributes:
+        layout: Which scores there are.
+        threshold_logit: As of `Evaluated`.
+        fingerprint: Equal for the same content of the same file; None where that cannot be told.
+    """
+
+    __slots__ = (
+        "_held",
+        "_keeper",
+        "_name",
+        "_pooled",
+        "_stamp",
+        "fingerprint",
+        "layout",
+        "threshold_logit",
+    )
+
+    def __init__(
+        self, keeper: KeptEvaluations, name: str, stamp: Stamp, payload: bytes, kept: bool
+    ) -> None:
+        self._keeper, self._name, self._stamp = keeper, name, stamp
+        # What the index does not keep must be kept here: its file may change.
+        self._held = None if kept else payload
+        self.fingerprint = stamp.digest if kept else None
+        self.layout, self.threshold_logit, values = keeper.unpacked(payload)
+        self._pooled = values[self.layout.pooled_places].tobytes()
+
+    @property
+    def threshold(self) -> float:
+        """As of `Evaluated`."""
+        return sigmoid(self.threshold_logit)
+
+    def missing(self) -> list[str]:
+        """As of `Evaluated`."""
+        return self.layout.missing
+
+    @property
+    def sources(self) -> pa.StringArray:
+        """As of `Scores`."""
+        return self.layout.sources
+
+    @property
+    def metrics(self) -> pa.StringArray:
+        """As of `Scores`."""
+        return self.layout.metrics
+
+    @property
+    def pooled(self) -> dict[str, float]:
+        """Metric -> its value over all pixels of the domain, in the order of the file."""
+        return dict(zip(self.layout.pooled, np.frombuffer(self._pooled).tolist(), strict=True))
+
+    def value(self, source_id: str, metric: str) -> float:
+        """One score; KeyError when it is not there."""
+        if source_id == POOLED:
+            at = self.layout.pooled[metric]
+            return float(_F8.unpack_from(self._pooled, _F8.size * at)[0])
+        return float(self.values()[self.layout.places[source_id, metric]])
+
+    def values(self) -> np.ndarray:
+        """All its values, float64, in the order of the layout's `sources` and `metrics`.
+
+        Raises:
+            VesselflowError: They are gone from the index, and the file is no longer what it was.
+        """
+        payload = self._held or self._keeper.again(self._name, self._stamp)
+        return self._keeper.unpacked(payload)[2][self.layout.own]
+
+    @property
+    def rows(self) -> tuple[tuple[str, str, float], ...]:
+        """As of `Evaluated`."""
+        columns = (
+            self.layout.sources.to_pylist(),
+            self.layout.metrics.to_pylist(),
+            self.values().tolist(),
+        )
+        return tuple(zip(*columns, strict=True))
+
+
+class KeptEvaluations:
+    """The evaluations of a results folder.
+
+    Args:
+        results: The results folder.
+        keep: Whether the index is written; without, nothing in the folder changes.
+
+    Attributes:
+        index: To be flushed by whoever reads much.
+    """
+
+    def __init__(self, results: Path, *, keep: bool = True) -> None:
+        self._folder = str(results / "evaluations")
+        self.index = Index(results, "evaluations", _VERSION, exists=self._exists, keep=keep)
+        self._layouts: dict[str, Layout] = {}
+
+    def get(self, evaluation: Evaluation) -> Kept | None:
+        """What an evaluation came to; None when nothing is there, or it is not whole."""
+        name = evaluation.name
+        path = self._path(name)
+        try:
+            stat = stat_or_none(path)
+        except OSError:
+            return None
+        if stat is None:
+            return None
+        stamp = stamp_of([stat])
+        payload = self.index.get(name, stamp)
+        if payload is not None and self._layout(payload[:_LAYOUT_DIGITS].decode()) is not None:
+            return Kept(self, name, stamp, payload, True)
+        payload = self._read(path)
+        if payload is None:
+            return None
+        return Kept(self, name, stamp, payload, self.index.put(name, stamp, payload))
+
+    def again(self, name: str, stamp: Stamp) -> bytes:
+        """The payload of an evaluation that was got before."""
+        payload = self.index.get(name, stamp)
+        if payload is None:
+            path = self._path(name)
+            stat = stat_or_none(path)
+            if stat is not None and stamp_of([stat]).digest == stamp.digest:
+                payload = self._read(path)
+        if payload is None:
+            raise VesselflowError(
+                f"{self._path(name)} changed while the tables were written; give the command again"
+            )
+        return payload
+
+    def unpacked(self, payload: bytes) -> tuple[Layout, float, np.ndarray]:
+        """Layout, threshold as a logit, and all values in the order of the file."""
+        layout = self._layout(payload[:_LAYOUT_DIGITS].decode())
+        assert layout is not None
+        threshold = _F8.unpack_from(payload, _LAYOUT_DIGITS)[0]
+        return layout, threshold, np.frombuffer(payload, "<f8", -1, _LAYOUT_DIGITS + _F8.size)
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name}.parquet"
+
+    def _exists(self, name: str) -> bool:
+        return name.startswith("layout ") or os.path.exists(self._path(name))
+
+    def _layout(self, name: str) -> Layout | None:
+        if name not in self._layouts:
+            content = self.index.get(f"layout {name}", _ALWAYS)
+            if content is None:
+                return None
+            self._layouts[name] = Layout(name, list(zip(*json.loads(content), strict=True)))
+        return self._layouts[name]
+
+    def _read(self, path: str) -> bytes | None:
+        found = read_scores(Path(path))
+        if found is None:
+            return None
+        threshold_logit, columns = found
+        sources, metrics, versions, values = columns
+        content = json.dumps([sources, metrics, versions]).encode("ascii")
+        name = hashlib.blake2b(content, digest_size=_LAYOUT_DIGITS // 2).hexdigest()
+        if name not in self._layouts:
+            self._layouts[name] = Layout(name, list(zip(sources, metrics, versions, strict=True)))
+            self.index.put(f"layout {name}", _ALWAYS, content)
+        return b"".join(
+            (
+                name.encode("ascii"),
+                _F8.pack(threshold_logit),
+                np.array(values, "<f8").tobytes(),
+            )
+        )
