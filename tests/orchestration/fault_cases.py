@@ -103,10 +103,10 @@ def kill_slot_worker(driver: subprocess.Popen[str], which: int = 0) -> None:
 
 def attempts(results: Path) -> dict[str, int]:
     """Run -> how many attempts it took."""
+    # A run that was only just claimed has no attempt yet.
     return {
-        folder.name: len(list((folder / "attempts").iterdir()))
-        for folder in sorted((results / "runs").iterdir())
-        if not folder.name.startswith(".")
+        folder.parent.name: len(list(folder.iterdir()))
+        for folder in sorted((results / "runs").glob("[!.]*/attempts"))
     }
 
 
