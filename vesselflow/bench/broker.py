@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import socket
-import statistics
 import tempfile
 import time
 import zlib
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 import ray
 
+from vesselflow.bench.commands import row, target
 from vesselflow.orchestration.broker import Broker
 from vesselflow.records.drivers import Driver
 from vesselflow.sweeps.book import Entry, Place
@@ -61,42 +61,26 @@ def broker(
     say = progress or (lambda text: None)
     found = [_measure(slots, runs, seconds, say) for _ in range(rounds)]
 
-    def row(name: str, unit: str) -> dict[str, Any]:
-        values = [entry[name] for entry in found]
-        return {
-            "median": statistics.median(values),
-            "low": min(values),
-            "high": max(values),
-            "n": len(values),
-            "unit": unit,
-            "settings": {"slots": slots, "runs": runs, "seconds": seconds},
-        }
+    settings = {"slots": slots, "runs": runs, "seconds": seconds}
 
-    claim, memory = row("claim_p99_s", "s"), row("memory_bytes", "bytes")
+    def row_of(name: str, unit: str) -> dict[str, Any]:
+        return row([entry[name] for entry in found], unit, settings)
+
+    claim, memory = row_of("claim_p99_s", "s"), row_of("memory_bytes", "bytes")
     return {
         "name": "broker",
         "peers": {
-            "claim, p50": row("claim_p50_s", "s"),
+            "claim, p50": row_of("claim_p50_s", "s"),
             "claim, p99": claim,
-            "claims": row("claims", "calls"),
-            "beats": row("beats", "calls"),
-            f"{runs} runs queued": row("submit_s", "s"),
+            "claims": row_of("claims", "calls"),
+            "beats": row_of("beats", "calls"),
+            f"{runs} runs queued": row_of("submit_s", "s"),
             "memory of the broker": memory,
         },
         "ratios": {},
         "targets": [
-            {
-                "what": f"claim, p99 with {slots} slots",
-                "value": claim["median"],
-                "target": f"< {MOST_CLAIM_S:g} s",
-                "met": claim["median"] < MOST_CLAIM_S,
-            },
-            {
-                "what": f"memory with {runs} runs",
-                "value": memory["median"],
-                "target": f"< {MOST_BYTES} bytes",
-                "met": memory["median"] < MOST_BYTES,
-            },
+            target(f"claim, p99 with {slots} slots", claim["median"], MOST_CLAIM_S, " s"),
+            target(f"memory with {runs} runs", memory["median"], MOST_BYTES, " bytes"),
         ],
     }
 

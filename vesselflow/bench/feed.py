@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import ray
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vesselflow.bench.commands import spread
 from vesselflow.feed.order import sample_indices
 from vesselflow.feed.ray_resident import ResidentSamples, materialise
 from vesselflow.feed.view import View
@@ -113,20 +113,16 @@ def feed(
     return {
         "name": "feed",
         "peers": {
-            name: {**_spread(rates[name]), "unit": "MB/s", "settings": settings[name]}
+            name: {**spread(rates[name]), "unit": "MB/s", "settings": settings[name]}
             for name in names
         },
         "ratios": {
-            f"{OURS} / {name}": _spread(
+            f"{OURS} / {name}": spread(
                 [ours / theirs for ours, theirs in zip(rates[OURS], rates[name], strict=True)]
             )
             for name in names[1:]
         },
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def _rate(epoch: Epoch, number: int, n: int) -> float:

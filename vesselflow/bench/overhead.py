@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vesselflow.bench.commands import spread
 from vesselflow.errors import VesselflowError
 from vesselflow.records.atomic import read_json, write_json
 
@@ -128,14 +129,14 @@ def summarise(
         for quick, slow in zip(warm, theirs, strict=True)
     ]
     peers = {
-        name: {**_spread(values), "n": len(values), "unit": "s", "settings": settings}
+        name: {**spread(values), "n": len(values), "unit": "s", "settings": settings}
         for name, (values, settings) in rows.items()
     }
     median, ratio = statistics.median(rows[OURS][0]), statistics.median(ratios)
     return {
         "name": "overhead",
         "peers": peers,
-        "ratios": {f"{STOCK} / {OURS}": _spread(ratios)},
+        "ratios": {f"{STOCK} / {OURS}": spread(ratios)},
         "targets": [
             {
                 "what": f"{OURS}, median s",
@@ -157,10 +158,6 @@ def summarise(
 def beyond(run: Mapping[str, float]) -> float:
     """Seconds of a run beyond its steps and its scoring."""
     return run["since_s"] - run["steps_s"] - run["scoring_s"]
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def _measure(peer: str, folder: Path, runs: int) -> list[dict[str, float]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vesselflow.bench.commands import spread
 from vesselflow.errors import VesselflowError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def summarise(
                 continue  # it was measured over fewer runs
             values = [row[key] for row in rounds]
             peers[f"{what}, {label}"] = {
-                **_spread(values),
+                **spread(values),
                 "n": len(values),
                 "unit": "MiB" if what == "memory" else "s",
                 "settings": {"runs": runs, **_SETTINGS},
@@ -137,7 +138,7 @@ def summarise(
     for what in ("start_s", "answer_s"):
         pairs = zip(rows[WARM], rows[without], strict=True)
         name = f"{what.removesuffix('_s')}, {without} / {WARM}"
-        ratios[name] = _spread([slow[what] / quick[what] for quick, slow in pairs])
+        ratios[name] = spread([slow[what] / quick[what] for quick, slow in pairs])
     warm = {key: statistics.median(row[key] for row in found[WARM]) for key in found[WARM][0]}
     limits = (("start_s", MOST_START_S), ("answer_s", MOST_ANSWER_S), ("mib", MOST_MIB))
     return {
@@ -162,13 +163,6 @@ def _multiplied(row: Mapping[str, float], times: float) -> dict[str, float]:
     begun = row["begun_s"]
     grown = {key: begun + times * (row[key] - begun) for key in ("start_s", "answer_s")}
     return {**row, **grown}
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-# -- made-up results -------------------------------------------------------------------------------
 
 
 def load(folder: Path) -> Space:
