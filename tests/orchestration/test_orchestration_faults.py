@@ -7,8 +7,12 @@ import time
 
 import fault_cases as cases
 import pytest
+import ray
+from ray.cluster_utils import Cluster
 
 from vesselflow.config.loading import load_space
+from vesselflow.orchestration.cluster import HEAD
+from vesselflow.records.atomic import read_json
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.planning import prepare
 
@@ -127,3 +131,47 @@ def test_a_disk_that_fails_for_a_while_pauses_the_sweep_and_loses_nothing(
     assert "the storage is in trouble, runs wait" in output
     assert "the storage works again" in output
     assert cases.tables(results) == tables
+
+
+def test_a_run_that_kills_its_worker_ends_the_sweep_with_1_and_says_where(undisturbed, tmp_path):
+    space, _, tables = undisturbed
+    results = tmp_path / "results"
+    driver = cases.start(
+        space, results, "--set", "resources.retries=0", "--set", "resources.slots=1"
+    )
+    cases.wait_for_checkpoint(results, driver)
+    cases.kill_slot_worker(driver)
+    output, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 1, output
+    (failed,) = [line for line in output.splitlines() if line.startswith("failed: ")]
+    assert "killed its worker 1 times on a live machine" in failed
+    assert "(slot-0 on " in failed
+    assert "1 of 4 without a result" in output
+    (noted,) = read_json(results / "tiny" / "failures.json")
+    assert noted["label"] in failed
+    # The same command does what is missing, and then nothing is said of it any more.
+    cases.finish(cases.start(space, results))
+    assert cases.tables(results) == tables
+    assert not (results / "tiny" / "failures.json").exists()
+
+
+def test_on_a_cluster_the_broker_is_on_the_head_and_slots_where_cpus_are(undisturbed, tmp_path):
+    space, _, tables = undisturbed
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        cluster.add_node(num_cpus=2)
+        driver = cases.start(space, tmp_path / "results", "--address", cluster.address)
+        output = cases.finish(driver)
+        assert "2 slots x 1 worker" in output
+        assert cases.tables(tmp_path / "results") == tables
+        ray.init(address=cluster.address, log_to_driver=False)
+        nodes = {entry["NodeID"]: entry["Resources"] for entry in ray.nodes()}
+        places = {}
+        for actor in ray._private.state.actors().values():
+            places.setdefault(actor["ActorClassName"], set()).add(actor["Address"]["NodeID"])
+        (head,) = places["Broker"]
+        assert HEAD in nodes[head]
+        assert head not in places["SlotWorker"]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

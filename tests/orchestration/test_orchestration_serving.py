@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import pickle
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from vesselflow.orchestration.broker import Answer
-from vesselflow.orchestration.serving import EVENTS, GroupLost, Server, SlotConfig
+from vesselflow.orchestration.serving import (
+    EVENTS,
+    GroupLost,
+    Server,
+    SlotConfig,
+    Unfit,
+    check_fit,
+)
+from vesselflow.records.drivers import Driver
+from vesselflow.stores.store import Store
+from vesselflow.stores.synth import make_synth
 from vesselflow.sweeps.book import Grant
 from vesselflow.sweeps.context import Result
 from vesselflow.sweeps.faults import Fault
@@ -156,3 +167,45 @@ def test_other_ranks_tell_nothing_and_end_with_the_group():
     with pytest.raises(GroupLost):
         server.run()
     assert broker.told == []
+
+
+# -- is this machine fit? --------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A results folder with a driver in it, and a store."""
+    driver = Driver.begin(tmp_path / "results", {})
+    store = tmp_path / "a.h5"
+    make_synth(store, kind="fundus", sources=2, size_px=64, seed=0, domain="a")
+    with Store.open(store) as opened:
+        digest = opened.digest
+    return SlotConfig(
+        "s0", "b", "n", str(tmp_path / "results"), 1, 0.0, driver.token, {str(store): digest}
+    )
+
+
+def test_a_machine_that_sees_what_the_driver_sees_is_fit(place):
+    check_fit(place)
+
+
+def test_a_machine_with_another_results_folder_is_not(place, tmp_path):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(Unfit, match="does not see the results folder"):
+        check_fit(replace(place, results=str(tmp_path / "other")))
+
+
+def test_a_machine_without_the_store_is_not(place, tmp_path):
+    with pytest.raises(Unfit, match=r"cannot read the store .*gone\.h5"):
+        check_fit(replace(place, stores={str(tmp_path / "gone.h5"): "0"}))
+
+
+def test_a_machine_whose_store_has_another_content_is_not(place):
+    with pytest.raises(Unfit, match="has another content"):
+        check_fit(replace(place, stores=dict.fromkeys(place.stores, "0" * 64)))
+
+
+def test_a_machine_without_cuda_is_not_when_a_gpu_is_asked_for(place, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(Unfit, match="no GPU that CUDA can use"):
+        check_fit(replace(place, gpu=0.5))
