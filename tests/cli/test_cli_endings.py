@@ -247,6 +247,8 @@ def test_a_signal_is_one_line(tmp_path: Path, number: int, code: int, said: str)
         "    finally: print('left cleanly')\n"
         "if __name__ == '__main__':\n"
         "    entry.COMMANDS['probe'] = ('probe', '')\n"
+        # Whoever started the tests in the background may have had it ignored.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)\n"
         "    code = entry.main(['probe'])\n"
         "    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))\n"
@@ -256,7 +258,7 @@ def test_a_signal_is_one_line(tmp_path: Path, number: int, code: int, said: str)
     call = [sys.executable, "-m", "probe"]
     path = f"{tmp_path}{os.pathsep}{Path(entry.__file__).parents[2]}"
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    done = subprocess.run(call, capture_output=True, text=True, env=environment, timeout=120)
     assert Answer(done.returncode, done.stdout, done.stderr) == Answer(
         code, "left cleanly\n", f"vesselflow: {said}; the same command carries on\n"
     )
