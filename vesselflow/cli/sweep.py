@@ -327,9 +327,10 @@ def _report(
     failures = unfinished(prepared, outcome.failures)
     write_failures(prepared.folder, failures)
     if any(row.complete for row in prepared.scored):
-        console.print(answer_table(prepared.folder))
+        tables = load_tables(prepared.folder)
+        console.print(answer_table(tables))
         with console.status("writing the report"):
-            report = write_report(load_tables(prepared.folder), pictures=figures)
+            report = write_report(tables, pictures=figures)
         console.print(f"tables:  {prepared.folder / 'tables'}", markup=False, soft_wrap=True)
         console.print(f"report:  {report.summary.parent}", markup=False, soft_wrap=True)
         if report.boards:
