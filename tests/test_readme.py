@@ -20,6 +20,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parent / "reporting"))
 from reporting_examples import write_sweep
 
+from vesselflow.cli.bench import BENCHES
 from vesselflow.cli.main import COMMANDS, EXIT_CODES, build_parser, main
 from vesselflow.config.keys import check_key, key_tree
 from vesselflow.config.loading import load_space
@@ -215,7 +216,7 @@ def test_every_command_is_in_the_table_and_nothing_else() -> None:
     rows = re.findall(r"^\| `vesselflow (\w+) ?([^`]*)`", TEXT, re.MULTILINE)
     assert [command for command, _ in rows] == [name for name in COMMANDS if name in dict(rows)]
     assert {command for command, _ in rows} == set(COMMANDS)
-    choices = {"data": "import|inspect|verify|synth", "bench": "overhead|feed"}
+    choices = {"data": "import|inspect|verify|synth", "bench": "|".join(BENCHES)}
     for command, rest in rows:
         if command in choices:
             assert rest.replace("\\", "") == choices[command]
