@@ -68,6 +68,14 @@ def test_panel_fills_its_width_and_shows_everything(width):
     assert "slot 2 started" in text
 
 
+def test_trouble_with_the_storage_is_shown_and_since_when():
+    told = "waiting for the storage for 2 min 05 s: no space is left on this disk"
+    troubled = replace(PROGRESS, trouble=("no space is left on this disk", 125.0))
+    assert told in "\n".join(drawn(troubled, 100))
+    assert told in plain_line(troubled)
+    assert "storage" not in plain_line(PROGRESS)
+
+
 def test_bar_is_as_long_as_its_share():
     # 4 of 10 points: the bar's 80 - 25 = 55 cells are 22 full ones (0.4 * 55) and 33 of track.
     line = next(line for line in drawn(PROGRESS, 80) if "points" in line)

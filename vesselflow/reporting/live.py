@@ -141,6 +141,8 @@ def plain_line(progress: Progress) -> str:
         parts.append(f"{duration(progress.eta_s)} left")
     if progress.best is not None:
         parts.append(f"best {_best(progress.best)}")
+    if progress.trouble is not None:
+        parts.append(_trouble(progress.trouble))
     if progress.stopping:
         parts.append("stopping")
     return ", ".join(parts)
@@ -186,6 +188,8 @@ def render(progress: Progress, *, height: int = 40) -> RenderableType:
         rows = max(_FEWEST_SLOTS, height - 14 - min(len(progress.messages), _MESSAGES))
         parts += [_Slots(progress.slots, rows), Text()]
     parts.append(_facts(progress))
+    if progress.trouble is not None:
+        parts.append(Text(_trouble(progress.trouble), style="yellow"))
     if progress.messages:
         parts.append(Text())
         parts += [
@@ -304,6 +308,11 @@ def _best(best: Best) -> str:
     value = spread(best.value, best.std, best.n)
     runs = "" if best.n < 2 else f" (n = {best.n})"
     return f"{printable(best.point)}: {best.metric} {value}{runs}"
+
+
+def _trouble(trouble: tuple[str, float]) -> str:
+    text, seconds = trouble
+    return f"waiting for the storage for {duration(seconds)}: {printable(text)}"
 
 
 def _asides(progress: Progress) -> str:
