@@ -189,6 +189,21 @@ def test_style_and_comments_do_not_matter(tmp_path: Path) -> None:
     assert canonical_json(found[0]) == canonical_json(found[1])
 
 
+@given(
+    run=st.text(),
+    domain=st.text(),
+    epoch=st.integers(0, 10**6),
+    settings=st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none()),
+)
+def test_evaluation_id_is_the_digest_of_its_parts(
+    run: str, domain: str, epoch: int, settings: dict[str, Any]
+) -> None:
+    expected = digest({"run": run, "epoch": epoch, "domain": domain, "settings": settings})
+    for given_settings in (settings, canonical_json(settings)):
+        found = evaluation_id(run, epoch=epoch, domain_digest=domain, settings=given_settings)
+        assert found == expected
+
+
 def test_evaluation_id() -> None:
     base: dict[str, Any] = {"epoch": 3, "domain_digest": "d", "settings": {"tta": "none"}}
     names = {evaluation_id("r", **base)}

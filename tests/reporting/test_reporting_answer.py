@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from answer_examples import write_answer
 from rich.console import Console
+from rich.measure import Measurement
 
 from vesselflow.reporting import sweep_tables, terminal
 from vesselflow.reporting.run_list import load_runs
@@ -341,4 +342,25 @@ def test_an_answer_of_many_points_takes_each_but_a_few_times(tmp_path: Path, mon
     monkeypatch.setattr(terminal.Column, "text", text)
     assert "p3" not in shown(answer_table(tables))
     columns = len(terminal.score_columns(tables))
-    assert len(asked) <= 4 * columns * len(points)
+    assert len(asked) <= 8 * columns * len(points)
+
+
+def test_the_points_that_make_a_table_wide_make_it_as_wide_as_all(tmp_path: Path):
+    points = {
+        f"p{number}": {"loss.beta": number / 7, "loss.name": "x" * (number * 5 % 11)}
+        for number in range(40)
+    }
+    tables = load_tables(write_answer(tmp_path, points, selected="p3", unfinished=[("p7", 1)]))
+    columns = terminal.score_columns(tables)
+    few = terminal._widest(tables, columns)
+    assert len(few) < len(points)
+    console = Console(width=10_000)
+    for form in terminal._forms(columns):
+        widths = [
+            [
+                Measurement.get(console, console.options, table).maximum
+                for table in terminal._drawn(tables, form, some)
+            ]
+            for some in (few, tables.order)
+        ]
+        assert widths[0] == widths[1]

@@ -35,7 +35,6 @@ class Layout:
     """Which scores stand in an evaluation, in order: (source id, metric, version of the metric).
 
     Attributes:
-        name: By content.
         own: Places of the values that are of a registered metric in its registered version, in the
             order of `Evaluated.rows`.
         sources: Source ids of these, as Arrow strings.
@@ -45,7 +44,7 @@ class Layout:
         missing: Registered metrics of which there is no value, in the registry's order.
     """
 
-    def __init__(self, name: str, places: list[tuple[str, str, int]]) -> None:
+    def __init__(self, places: list[tuple[str, str, int]]) -> None:
         versions = METRICS.versions()
         own = ordered(
             (source, metric, at)
@@ -53,7 +52,6 @@ class Layout:
             if versions.get(metric) == version
         )
         pooled = [(metric, at) for source, metric, at in own if source == POOLED]
-        self.name = name
         self.own = np.array([at for _, _, at in own], dtype=np.int64)
         self.sources = pa.array([source for source, _, _ in own], pa.string())
         self.metrics = pa.array([metric for _, metric, _ in own], pa.string())
@@ -164,7 +162,7 @@ class KeptEvaluations:
     def __init__(self, results: Path, *, keep: bool = True) -> None:
         self._folder = str(results / "evaluations")
         self.index = Index(results, "evaluations", _VERSION, exists=self._exists, keep=keep)
-        self._layouts: dict[str, Layout] = {}
+        self._layouts: dict[bytes, Layout] = {}
 
     def get(self, evaluation: Evaluation) -> Kept | None:
         """What an evaluation came to; None when nothing is there, or it is not whole."""
@@ -178,7 +176,7 @@ class KeptEvaluations:
             return None
         stamp = stamp_of([stat])
         payload = self.index.get(name, stamp)
-        if payload is not None and self._layout(payload[:_LAYOUT_DIGITS].decode()) is not None:
+        if payload is not None and self._layout(payload[:_LAYOUT_DIGITS]) is not None:
             return Kept(self, name, stamp, payload, True)
         payload = self._read(path)
         if payload is None:
@@ -201,7 +199,7 @@ class KeptEvaluations:
 
     def unpacked(self, payload: bytes) -> tuple[Layout, float, np.ndarray]:
         """Layout, threshold as a logit, and all values in the order of the file."""
-        layout = self._layout(payload[:_LAYOUT_DIGITS].decode())
+        layout = self._layout(payload[:_LAYOUT_DIGITS])
         assert layout is not None
         threshold = _F8.unpack_from(payload, _LAYOUT_DIGITS)[0]
         return layout, threshold, np.frombuffer(payload, "<f8", -1, _LAYOUT_DIGITS + _F8.size)
@@ -212,12 +210,12 @@ class KeptEvaluations:
     def _exists(self, name: str) -> bool:
         return name.startswith("layout ") or os.path.exists(self._path(name))
 
-    def _layout(self, name: str) -> Layout | None:
+    def _layout(self, name: bytes) -> Layout | None:
         if name not in self._layouts:
-            content = self.index.get(f"layout {name}", _ALWAYS)
+            content = self.index.get(f"layout {name.decode()}", _ALWAYS)
             if content is None:
                 return None
-            self._layouts[name] = Layout(name, list(zip(*json.loads(content), strict=True)))
+            self._layouts[name] = Layout(list(zip(*json.loads(content), strict=True)))
         return self._layouts[name]
 
     def _read(self, path: str) -> bytes | None:
@@ -227,14 +225,8 @@ class KeptEvaluations:
         threshold_logit, columns = found
         sources, metrics, versions, values = columns
         content = json.dumps([sources, metrics, versions]).encode("ascii")
-        name = hashlib.blake2b(content, digest_size=_LAYOUT_DIGITS // 2).hexdigest()
+        name = hashlib.blake2b(content, digest_size=_LAYOUT_DIGITS // 2).hexdigest().encode()
         if name not in self._layouts:
-            self._layouts[name] = Layout(name, list(zip(sources, metrics, versions, strict=True)))
-            self.index.put(f"layout {name}", _ALWAYS, content)
-        return b"".join(
-            (
-                name.encode("ascii"),
-                _F8.pack(threshold_logit),
-                np.array(values, "<f8").tobytes(),
-            )
-        )
+            self._layouts[name] = Layout(list(zip(sources, metrics, versions, strict=True)))
+            self.index.put(f"layout {name.decode()}", _ALWAYS, content)
+        return b"".join((name, _F8.pack(threshold_logit), np.array(values, "<f8").tobytes()))

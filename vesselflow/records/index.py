@@ -33,6 +33,9 @@ from vesselflow.records.atomic import write_bytes
 _MAGIC = b"vesselflow index 1\n"
 _FRAME = struct.Struct("<IQ")
 _STAMP_BYTES = 16
+#: An inode can need all 64 bits, a time can be before 1970; no file has a size below zero.
+_STAT = struct.Struct("<Qqqq")
+_NOTHING = _STAT.pack(0, -1, 0, 0)
 _NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<version>\d+)-\d{20}-[0-9a-f]+\.seg")
 
 #: Files that changed later than this before they were read are not kept: another change within the
@@ -58,15 +61,14 @@ class Stamp(NamedTuple):
 
 def stamp_of(stats: Iterable[os.stat_result | None]) -> Stamp:
     """The stamp of some files and folders, in a fixed order; None for one that is not there."""
-    newest, words = 0, []
+    newest, raw = 0, b""
     for stat in stats:
         if stat is None:
-            words += [-1, -1, -1, -1]
+            raw += _NOTHING
         else:
-            words += [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-            newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
-    # An inode can need all 64 bits, a time can be before 1970.
-    raw = struct.pack(f"<{len(words)}Q", *(word & 0xFFFFFFFFFFFFFFFF for word in words))
+            content_ns, state_ns = stat.st_mtime_ns, stat.st_ctime_ns
+            raw += _STAT.pack(stat.st_ino, stat.st_size, content_ns, state_ns)
+            newest = max(newest, content_ns, state_ns)
     return Stamp(hashlib.blake2b(raw, digest_size=_STAMP_BYTES).digest(), newest)
 
 
@@ -103,8 +105,9 @@ class _Segment:
         count = int.from_bytes(head[:8], "little")
         at = 8 + _STAMP_BYTES * count
         self.stamps = head[8:at]
-        self.checksums = np.frombuffer(head, "<u4", count, at)
-        self.ends = np.frombuffer(head, "<u8", count, at + 4 * count) + np.uint64(start + length)
+        self.checksums = np.frombuffer(head, "<u4", count, at).tolist()
+        ends = np.frombuffer(head, "<u8", count, at + 4 * count) + np.uint64(start + length)
+        self.ends = ends.tolist()
         self.names = head[at + 12 * count :].decode("utf-8").split("\n") if count else []
         self.first = start + length
 
@@ -113,13 +116,13 @@ class _Segment:
 
     def payload(self, row: int) -> bytes | None:
         """None when it is damaged, or cannot be read."""
-        begin = int(self.ends[row - 1]) if row else self.first
-        length = int(self.ends[row]) - begin
+        begin = self.ends[row - 1] if row else self.first
+        length = self.ends[row] - begin
         try:
             data = os.pread(self.handle, length, begin)
         except OSError:
             return None
-        whole = len(data) == length and zlib.crc32(data) == int(self.checksums[row])
+        whole = len(data) == length and zlib.crc32(data) == self.checksums[row]
         return data if whole else None
 
     def close(self) -> None:

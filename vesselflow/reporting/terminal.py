@@ -98,10 +98,13 @@ class _Answer:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
         columns = score_columns(self.tables)
-        chosen: Sequence[RenderableType] = []
-        for chosen in self._forms(columns):
-            if _fits(chosen, console, options):
+        # Forms are tried with the few points that make them wide, of what may be thousands.
+        wide = _widest(self.tables, columns)
+        form: _Form = ((tuple(columns),), False)
+        for form in _forms(columns):
+            if _fits(_drawn(self.tables, form, wide), console, options):
                 break
+        chosen = _drawn(self.tables, form, self.tables.order)
         lines: list[RenderableType] = [Text()]
         sentence = chosen_sentence(self.tables)
         lines.append(Text(sentence, style="bold" if self.tables.selected else "yellow"))
@@ -109,13 +112,44 @@ class _Answer:
         lines += [Text(note, style="dim") for note in footnotes(self.tables)]
         return [*chosen, *lines]
 
-    def _forms(self, columns: Sequence[Column]) -> Iterator[Sequence[RenderableType]]:
-        """From the widest one down; made one after another, as thousands of points take long."""
-        yield [_table(self.tables, columns, stacked=False)]
-        yield [_table(self.tables, columns, stacked=True)]
-        # Few columns a table where even the stacked form is too wide; one is the least.
-        for size in range(len(columns) - 1, 0, -1):
-            yield _split(self.tables, columns, size)
+
+#: Which columns of scores stand in each of the tables, and whether deviations stand below means.
+_Form = tuple[Sequence[Sequence[Column]], bool]
+
+
+def _forms(columns: Sequence[Column]) -> Iterator[_Form]:
+    """From the widest one down."""
+    yield [columns], False
+    # Few columns a table where even the stacked form is too wide; one is the least.
+    for size in range(max(len(columns), 1), 0, -1):
+        yield [columns[start : start + size] for start in range(0, len(columns), size)], True
+
+
+def _drawn(tables: SweepTables, form: _Form, points: Sequence[str]) -> list[RenderableType]:
+    groups, stacked = form
+    return [_table(tables, columns, points, stacked=stacked) for columns in groups]
+
+
+def _widest(tables: SweepTables, columns: Sequence[Column]) -> list[str]:
+    """Points that hold the widest text of each column, in whatever form."""
+    found: dict[str, None] = {}
+
+    def look(texts: Mapping[str, str]) -> None:
+        found[max(texts, key=lambda point: cell_len(texts[point]))] = None
+
+    if tables.axes:
+        for axis in tables.axes:
+            look({point: value_text(tables.values[point][axis]) for point in tables.order})
+    else:
+        look({point: printable(point) for point in tables.order})
+    for column in columns:
+        texts = {point: column.text(tables, point) for point in tables.order}
+        look(texts)
+        # Mean and deviation stand below each other in the stacked form.
+        look({point: text.partition(" ")[0] for point, text in texts.items()})
+        look({point: text.partition(" ")[2] for point, text in texts.items()})
+    look({point: str(tables.n_runs(point)) for point in tables.order})
+    return list(found)
 
 
 def _fits(form: Sequence[RenderableType], console: Console, options: ConsoleOptions) -> bool:
@@ -123,14 +157,6 @@ def _fits(form: Sequence[RenderableType], console: Console, options: ConsoleOpti
         Measurement.get(console, options.update(width=10_000), part).maximum for part in form
     )
     return widest <= options.max_width
-
-
-def _split(tables: SweepTables, columns: Sequence[Column], size: int) -> list[RenderableType]:
-    """Several tables of at most `size` columns of scores each."""
-    return [
-        _table(tables, columns[start : start + size], stacked=True)
-        for start in range(0, len(columns), size)
-    ]
 
 
 def score_columns(tables: SweepTables) -> list[Column]:
@@ -167,7 +193,10 @@ def domain_title(tables: SweepTables, domain: DomainKey) -> str:
     return domain.role if single else printable(domain.label)
 
 
-def _table(tables: SweepTables, columns: Sequence[Column], *, stacked: bool) -> Table:
+def _table(
+    tables: SweepTables, columns: Sequence[Column], points: Sequence[str], *, stacked: bool
+) -> Table:
+    """One table of some points; what concerns a whole column is said of all points."""
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -188,7 +217,7 @@ def _table(tables: SweepTables, columns: Sequence[Column], *, stacked: bool) -> 
         any(column.text(tables, point).endswith(_PARTIAL) for point in tables.order)
         for column in columns
     ]
-    for point in tables.order:
+    for point in points:
         chosen = point == tables.selected
         cells: list[RenderableType] = [Text(_CHOSEN if chosen else " ", style="green")]
         if tables.axes:

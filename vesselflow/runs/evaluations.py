@@ -37,5 +37,5 @@ class Evaluation:
             self.run_id,
             epoch=self.epoch,
             domain_digest=self.domain.digest,
-            settings=self.protocol.identity(),
+            settings=self.protocol.text,
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from vesselflow.config.experiment import Experiment
-from vesselflow.config.fingerprint import digest
+from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.metrics import METRICS
 
 #: Version of the code that makes scores out of weights: prediction, way back to native size,
@@ -53,6 +54,18 @@ class Protocol:
         }
 
     @property
+    def text(self) -> str:
+        """The canonical JSON of its identity; cheap, as there are few different ones."""
+        version = METRICS.metric(self.threshold_metric).version
+        return _text(self, SCORER, THRESHOLD_RULE, version)
+
+    @property
     def name(self) -> str:
         """Eight hex digits over its identity."""
         return digest(self.identity(), 8)
+
+
+@functools.lru_cache(maxsize=64)
+def _text(protocol: Protocol, *versions: int) -> str:
+    # The versions are part of the key, because they are part of the identity.
+    return canonical_json(protocol.identity())
