@@ -329,7 +329,8 @@ def test_five_hundred_points_load_well_under_a_second(tmp_path: Path) -> None:
         "train.epochs: [" + ", ".join(map(str, range(1, 21))) + "]}\n"
     )
     (tmp_path / "space.yaml").write_text(text)
-    start = time.perf_counter()
+    # Of this process alone: other work on the machine is no fault of the loader.
+    start = time.process_time()
     space = load_space(tmp_path / "space.yaml", registries=REGISTRIES)
     assert len(space.expand().points) == 500
-    assert time.perf_counter() - start < 2  # 0.15 s on an idle core
+    assert time.process_time() - start < 2  # 0.15 s on an idle core

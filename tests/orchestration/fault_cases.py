@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -139,3 +140,26 @@ def breakable_disk(folder: Path, below: Path, flag: Path, code: int) -> dict[str
         "BROKEN_DISK_FLAG": str(flag),
         "BROKEN_DISK_ERRNO": str(code),
     }
+
+
+_ACTORS = """
+import json, ray, sys
+ray.init(address=sys.argv[1], log_to_driver=False)
+nodes = {entry["NodeID"]: sorted(entry["Resources"]) for entry in ray.nodes()}
+places = {}
+for actor in ray._private.state.actors().values():
+    places.setdefault(actor["ActorClassName"], []).append(actor["Address"]["NodeID"])
+print(json.dumps([nodes, places]))
+"""
+
+
+def where_actors_are(address: str) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
+    """A cluster's nodes with their resources, and the nodes of its actors by class.
+
+    Asked in a process of its own: this one may be connected to another Ray.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _ACTORS, address], capture_output=True, text=True, check=True
+    )
+    nodes, places = json.loads(done.stdout.splitlines()[-1])
+    return nodes, {name: set(where) for name, where in places.items()}

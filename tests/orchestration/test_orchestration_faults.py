@@ -7,7 +7,6 @@ import time
 
 import fault_cases as cases
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from vesselflow.config.loading import load_space
@@ -164,14 +163,9 @@ def test_on_a_cluster_the_broker_is_on_the_head_and_slots_where_cpus_are(undistu
         output = cases.finish(driver)
         assert "2 slots x 1 worker" in output
         assert cases.tables(tmp_path / "results") == tables
-        ray.init(address=cluster.address, log_to_driver=False)
-        nodes = {entry["NodeID"]: entry["Resources"] for entry in ray.nodes()}
-        places = {}
-        for actor in ray._private.state.actors().values():
-            places.setdefault(actor["ActorClassName"], set()).add(actor["Address"]["NodeID"])
+        nodes, places = cases.where_actors_are(cluster.address)
         (head,) = places["Broker"]
         assert HEAD in nodes[head]
         assert head not in places["SlotWorker"]
     finally:
-        ray.shutdown()
         cluster.shutdown()
