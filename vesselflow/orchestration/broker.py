@@ -289,10 +289,6 @@ class Broker:
         self.book.stopping = True
         self._wake_all()
 
-    async def closed(self) -> bool:
-        """Whether slots are to end."""
-        return self.book.closing or self.book.stopping
-
     async def close(self) -> None:
         """Let slots end when the queue is empty."""
         self.book.closing = True

@@ -365,7 +365,7 @@ class _Driver:
                 for view in look.slots:
                     if view.phase in ("starting", "restarting"):
                         self.slots.kill(view.name)
-            if not look.outstanding and (self.seen == look.seen):
+            if not look.outstanding:
                 return
             if asked:
                 if not self.slots.alive:

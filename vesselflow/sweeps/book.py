@@ -526,11 +526,6 @@ class Book:
         """Seconds until a run that is to be tried later may be picked; None when there is none."""
         return max(0.0, self._later[0][0] - now) if self._later else None
 
-    @property
-    def waits(self) -> int:
-        """Runs that could be picked now."""
-        return len(self._waiting)
-
     def views(self, now: float) -> tuple[SlotView, ...]:
         """The slots as a person sees them, by name."""
         rows = []
