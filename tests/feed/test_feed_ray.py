@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -14,9 +17,16 @@ from feed_stores import assert_same_batch, noise_source, noise_store
 
 from vesselflow.errors import UserError
 from vesselflow.feed.batches import Batch, load_images, load_samples
+from vesselflow.feed.blocks import table_bytes
 from vesselflow.feed.order import sample_indices, share
 from vesselflow.feed.ray_datasource import StoreDatasource
-from vesselflow.feed.ray_resident import Resident, ResidentSamples, materialise
+from vesselflow.feed.ray_resident import (
+    Resident,
+    ResidentSamples,
+    hold,
+    materialise,
+    read_small,
+)
 from vesselflow.feed.ray_stream import (
     NodeRoom,
     StreamBatches,
@@ -25,7 +35,7 @@ from vesselflow.feed.ray_stream import (
     streamed,
 )
 from vesselflow.feed.view import View
-from vesselflow.stores.store import write_store
+from vesselflow.stores.store import Store, write_store
 
 FULL = View(working_size_px=96, patch="full", stride=None, min_fov=0.0, divisor=32)
 RESIZED = replace(FULL, working_size_px=100, patch=64, stride=24, min_fov=0.5)
@@ -35,6 +45,41 @@ NATIVE = replace(FULL, working_size_px=None, patch=64, stride=24, min_fov=0.5)
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return noise_store(tmp_path_factory.mktemp("noise") / "n.h5")
+
+
+def held(path: Path, view: View, kind: Literal["samples", "images"] = "samples") -> Resident[Any]:
+    table = read_small(path, view, kind)
+    assert table is not None
+    return hold(table, kind)
+
+
+BOTH = pytest.mark.parametrize("resident", [materialise, held], ids=["by tasks", "small"])
+
+
+def test_a_store_is_small_up_to_a_limit(noise: Path) -> None:
+    for kind in ("samples", "images"):
+        with Store.open(noise) as store:
+            size = table_bytes(store, FULL, kind)
+        assert read_small(noise, FULL, kind, size) is not None
+        assert read_small(noise, FULL, kind, size - 1) is None
+
+
+def test_small_data_do_not_load_ray_data(noise: Path) -> None:
+    """Neither its reader nor the worker that opens it: that costs each of them seconds."""
+    code = f"""
+import sys
+from vesselflow.feed import ray_data
+from vesselflow.feed.ray_resident import ResidentSamples, read_small
+from vesselflow.feed.view import View
+table = read_small({str(noise)!r}, {NATIVE!r})
+before = set(sys.modules)
+ResidentSamples([table], ())
+print("ray.data" in sys.modules, "pandas" in set(sys.modules) - before)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stdout.split() == ["False", "False"]
 
 
 def test_what_fits_is_resident() -> None:
@@ -66,9 +111,12 @@ def test_read_tasks_cover_the_store_once(noise: Path) -> None:
 
 
 @pytest.mark.ray
+@BOTH
 @pytest.mark.parametrize("view", [FULL, RESIZED, NATIVE], ids=["full", "resized", "native"])
-def test_resident_samples_are_those_in_memory(ray_cluster: None, noise: Path, view: View) -> None:
-    memory, handle = load_samples(noise, view), materialise(noise, view)
+def test_resident_samples_are_those_in_memory(
+    ray_cluster: None, noise: Path, view: View, resident: Callable[..., Resident[Any]]
+) -> None:
+    memory, handle = load_samples(noise, view), resident(noise, view)
     opened = handle.open()
     assert handle.n == opened.n == memory.n
     assert handle.nbytes >= sum(block.nbytes for block in memory.blocks)
@@ -79,8 +127,11 @@ def test_resident_samples_are_those_in_memory(ray_cluster: None, noise: Path, vi
 
 
 @pytest.mark.ray
-def test_resident_images_are_those_in_memory(ray_cluster: None, noise: Path) -> None:
-    handle = materialise(noise, FULL, "images")
+@BOTH
+def test_resident_images_are_those_in_memory(
+    ray_cluster: None, noise: Path, resident: Callable[..., Resident[Any]]
+) -> None:
+    handle = resident(noise, FULL, "images")
     opened, memory = handle.open(), load_images(noise, FULL)
     assert opened.ids == memory.ids
     assert handle.n == len(opened) == len(memory)
@@ -114,8 +165,11 @@ class _Reader:
 
 
 @pytest.mark.ray
-def test_two_workers_share_one_copy(ray_cluster: None, noise: Path) -> None:
-    handle = materialise(noise, replace(NATIVE, stride=4))
+@BOTH
+def test_two_workers_share_one_copy(
+    ray_cluster: None, noise: Path, resident: Callable[..., Resident[Any]]
+) -> None:
+    handle = resident(noise, replace(NATIVE, stride=4))
     assert handle.nbytes > 30e6
     readers = [_Reader.remote() for _ in range(2)]
     found = ray.get([reader.look.remote(handle) for reader in readers])
@@ -131,7 +185,7 @@ def test_two_workers_share_one_copy(ray_cluster: None, noise: Path) -> None:
 @pytest.mark.ray
 def test_a_store_without_a_sample_is_refused(ray_cluster: None, noise: Path) -> None:
     view = replace(NATIVE, patch=512, stride=512, min_fov=1.0)
-    for read in (materialise, StreamSamples):
+    for read in (materialise, read_small, StreamSamples):
         with pytest.raises(UserError, match="no patch of 512 px"):
             read(noise, view)
 
@@ -144,10 +198,12 @@ def test_a_source_without_a_patch_gives_no_rows(ray_cluster: None, tmp_path: Pat
     path = tmp_path / "bare.h5"
     sources = [noise_source(0), replace(bare, fov=fov), noise_source(2)]
     write_store(path, sources, domain="noise", importer={"name": "test"})
-    opened, memory = materialise(path, NATIVE).open(), load_samples(path, NATIVE)
-    assert set(opened.source.tolist()) == {0, 2}
+    memory = load_samples(path, NATIVE)
     everything = np.arange(memory.n)
-    assert_same_batch(opened.gather(everything), memory.gather(everything))
+    for resident in (materialise, held):
+        opened = resident(path, NATIVE).open()
+        assert set(opened.source.tolist()) == {0, 2}
+        assert_same_batch(opened.gather(everything), memory.gather(everything))
     assert_same_batch(StreamSamples(path, NATIVE).gather(everything), memory.gather(everything))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from vesselflow.feed.ray_stream import StreamBatches, Streamed, StreamSamples
 from vesselflow.feed.sources import BatchSource, Order
 from vesselflow.feed.view import View, image_view
 
-#: (kind, store, view) -> handle of data that are resident, or read as they are used.
-Handles = Mapping[tuple[str, str, View], Resident[Any] | Streamed]
+#: A kind of data, the name of a store, and how it is seen.
+Needed = tuple[Literal["samples", "images"], str, View]
+#: Handles of data that are resident, or read as they are used.
+Handles = Mapping[Needed, Resident[Any] | Streamed]
 
 
 class SlotData:
@@ -23,7 +25,7 @@ class SlotData:
 
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
-        self._opened: dict[tuple[str, str, View], Any] = {}
+        self._opened: dict[Needed, Any] = {}
 
     def samples(self, store: str, view: View) -> Samples:
         """All samples of a store."""
@@ -48,7 +50,7 @@ class SlotData:
             rank=order.rank,
         )
 
-    def _open(self, name: tuple[str, str, View]) -> Any:
+    def _open(self, name: Needed) -> Any:
         if name not in self._opened:
             self._opened[name] = self._handles[name].open()
         return self._opened[name]

@@ -1,42 +1,28 @@
 """HDF5 stores as a Ray Data source: streaming read tasks, Arrow blocks with binary columns.
 
 The read tasks ask for no CPU: the CPUs belong to the slots, and a feed that waited for one of them
-would wait for ever. Blocks come from tasks and never from ``ray.put``, so that Ray can make a lost
-block again from its lineage.
+would wait for ever. Blocks come from tasks, so that Ray can make a lost block again from its
+lineage.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import ray
 from ray.data import DataContext, Dataset, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from vesselflow.feed.batches import (
-    SampleTable,
-    WholeImage,
-    read_image,
-    read_source,
-    resident_bytes,
-    store_frames,
-)
-from vesselflow.feed.view import View, native_patch, sample_shape, working_planes
+from vesselflow.feed.batches import store_frames
+from vesselflow.feed.blocks import Kind, Rows, ordered_tables, table_bytes, tables
+from vesselflow.feed.view import View, sample_shape
 from vesselflow.stores.store import Store
-
-Kind = Literal["samples", "images", "index"]
-
-#: Bytes of the tables in which a read task hands over ordered samples.
-_TABLE_BYTES = 32 * 2**20
 
 
 class StoreDatasource(Datasource):
@@ -45,8 +31,7 @@ class StoreDatasource(Datasource):
     Args:
         path: The store; every node finds it there.
         view: How sources are seen.
-        kind: "samples": a row per sample (source, ordinal within its source, y, x, centre, scale,
-            planes). "index": the same without planes. "images": a row per source, whole.
+        kind: As for `tables`.
 
     Rows of a task come in store order; tasks may end in any order, so a reader that needs store
     order sorts by (source, ordinal).
@@ -57,15 +42,7 @@ class StoreDatasource(Datasource):
         self._path, self._view, self._kind = str(path), view, kind
         with Store.open(path) as store:
             self._sources = len(store.sources)
-            self._bytes = self._estimate(store)
-
-    def _estimate(self, store: Store) -> int:
-        if self._kind == "samples":
-            return resident_bytes(store, self._view)
-        if self._kind == "index":
-            return 64 * self._sources
-        # Native target and fov, and at most as many bytes again for the working image.
-        return sum((s.channels + 3) * s.height * s.width for s in store.sources)
+            self._bytes = table_bytes(store, view, kind)
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all rows, at most."""
@@ -79,10 +56,9 @@ class StoreDatasource(Datasource):
     ) -> list[ReadTask]:
         """One task for each of at most `parallelism` runs of sources."""
         runs = np.array_split(np.arange(self._sources), min(max(1, parallelism), self._sources))
-        read = {"samples": _sample_tables, "index": _index_tables, "images": _image_tables}
         return [
             ReadTask(
-                partial(read[self._kind], self._path, self._view, run.tolist()),
+                partial(tables, self._path, self._view, run.tolist(), self._kind),
                 BlockMetadata(
                     num_rows=len(run) if self._kind == "images" else None,
                     size_bytes=self._bytes * len(run) // self._sources,
@@ -93,23 +69,6 @@ class StoreDatasource(Datasource):
             )
             for run in runs
         ]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Samples to read, in order: `row` numbers them for the reader of the blocks.
-
-    Attributes:
-        row: int64 (k,), number of each sample in store order.
-        source: int32 (k,).
-        y: int32 (k,).
-        x: int32 (k,).
-    """
-
-    row: np.ndarray
-    source: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
 
 
 class OrderDatasource(Datasource):
@@ -145,7 +104,7 @@ class OrderDatasource(Datasource):
         """One task for each part, whatever parallelism is asked for: the parts are the order."""
         return [
             ReadTask(
-                partial(_ordered_tables, self._path, self._view, part),
+                partial(ordered_tables, self._path, self._view, part),
                 BlockMetadata(
                     num_rows=len(part.row),
                     size_bytes=self._row_bytes * len(part.row),
@@ -213,182 +172,3 @@ def quiet() -> Iterator[None]:
 def reader_count() -> int:
     """How many read tasks may run at once: one per CPU of the cluster."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-# Blocks
-
-
-def _binary(planes: np.ndarray) -> pa.Array:
-    """uint8 (k, ...) as k values of fixed size over one contiguous buffer."""
-    size = planes[0].nbytes if len(planes) else int(np.prod(planes.shape[1:]))
-    buffer = pa.py_buffer(np.ascontiguousarray(planes))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(planes), [None, buffer])
-
-
-def _floats(values: np.ndarray) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-
-def _sample_tables(path: str, view: View, sources: list[int]) -> Iterable[pa.Table]:
-    yield from _tables(path, view, sources, planes=True)
-
-
-def _index_tables(path: str, view: View, sources: list[int]) -> Iterable[pa.Table]:
-    yield from _tables(path, view, sources, planes=False)
-
-
-def _tables(path: str, view: View, sources: list[int], *, planes: bool) -> Iterable[pa.Table]:
-    with Store.open(path) as store:
-        frames = store_frames(store, view)
-        for source in sources:
-            part = read_source(store, view, source, frames[source])
-            count, shape = len(part.corners), part.planes.shape[1:]
-            columns: dict[str, Any] = {
-                "source": np.full(count, source, dtype=np.int32),
-                "ordinal": np.arange(count, dtype=np.int32),
-                "y": part.corners[:, 0],
-                "x": part.corners[:, 1],
-                "centre": _floats(np.repeat(part.centre[None], count, axis=0)),
-                "scale": _floats(np.repeat(part.scale[None], count, axis=0)),
-            }
-            if planes:
-                sides = np.broadcast_to(np.array(shape, dtype=np.int32), (count, 3))
-                columns |= {
-                    "depth": sides[:, 0].copy(),
-                    "height": sides[:, 1].copy(),
-                    "width": sides[:, 2].copy(),
-                    "planes": _binary(part.planes),
-                }
-            yield pa.table(columns)
-
-
-def _image_tables(path: str, view: View, sources: list[int]) -> Iterable[pa.Table]:
-    with Store.open(path) as store:
-        for source in sources:
-            whole = read_image(store, view, source)
-            geometry = [*whole.image.shape, *whole.target.shape]
-            geometry += [*whole.box, *whole.inner, *whole.offset]
-            working = np.concatenate([whole.image, whole.fov_working[None]])
-            native = np.stack([whole.target, whole.fov])
-            yield pa.table(
-                {
-                    "source": np.array([source], dtype=np.int32),
-                    "ordinal": np.zeros(1, dtype=np.int32),
-                    "id": [whole.source_id],
-                    "group": [whole.group],
-                    "geometry": pa.array([geometry], type=pa.list_(pa.int32())),
-                    "centre": _floats(whole.centre[None]),
-                    "scale": _floats(whole.scale[None]),
-                    # Sizes differ between sources; large: a block may hold more than 2 GiB.
-                    "working": pa.array([working.tobytes()], type=pa.large_binary()),
-                    "native": pa.array([native.tobytes()], type=pa.large_binary()),
-                }
-            )
-
-
-def _ordered_tables(path: str, view: View, rows: Rows) -> Iterable[pa.Table]:
-    with Store.open(path) as store:
-        planes = gather_from_store(store, view, rows)
-    per_table = max(1, _TABLE_BYTES // max(1, planes[0].nbytes))
-    for start in range(0, len(planes), per_table):
-        part = slice(start, start + per_table)
-        yield pa.table({"row": rows.row[part], "planes": _binary(planes[part])})
-
-
-def gather_from_store(store: Store, view: View, rows: Rows) -> np.ndarray:
-    """Read samples straight from a store, source by source.
-
-    Patches of sources that are not resized are read alone; otherwise a source is read and resized
-    once for all its samples.
-
-    Returns:
-        uint8 (k, C + 2, H, W), in the order of `rows`.
-    """
-    frames = store_frames(store, view)
-    height, width = sample_shape(view, frames)
-    planes = np.empty((len(rows.row), store.sources[0].channels + 2, height, width), np.uint8)
-    order = np.lexsort((rows.x, rows.y, rows.source))
-    last, whole = -1, planes[:0]
-    for place in order.tolist():
-        source, y, x = int(rows.source[place]), int(rows.y[place]), int(rows.x[place])
-        at = frames[source]
-        if view.patch != "full" and at.native_scale:
-            planes[place] = native_patch(store, source, at, y, x, height)
-            continue
-        if source != last:
-            last, whole = source, working_planes(store, source, at)
-        planes[place] = whole[:, y : y + height, x : x + width]
-    return planes
-
-
-# Back from blocks to arrays, without a copy
-
-
-def binary_rows(column: pa.ChunkedArray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """The chunks of a fixed-size binary column as uint8 arrays (k, *shape) over the same memory."""
-    size = int(np.prod(shape))
-    found = []
-    for chunk in column.chunks:
-        flat = np.frombuffer(chunk.buffers()[1], dtype=np.uint8)
-        start = chunk.offset * size
-        found.append(flat[start : start + len(chunk) * size].reshape(len(chunk), *shape))
-    return found
-
-
-def float_rows(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists as float32 (n, C)."""
-    parts = [
-        np.asarray(chunk.flatten(), dtype=np.float32).reshape(len(chunk), chunk.type.list_size)
-        for chunk in column.chunks
-        if len(chunk)
-    ]
-    return np.concatenate(parts)
-
-
-def sample_table(tables: Sequence[pa.Table]) -> tuple[SampleTable, np.ndarray]:
-    """The rows of all tables in store order, and the order that brings them there."""
-    columns = {
-        name: np.concatenate([np.asarray(table[name]) for table in tables])
-        for name in ("source", "ordinal", "y", "x")
-    }
-    order = np.lexsort((columns["ordinal"], columns["source"]))
-    floats = {
-        name: np.concatenate([float_rows(table[name]) for table in tables])[order]
-        for name in ("centre", "scale")
-    }
-    source, y, x = (columns[name][order] for name in ("source", "y", "x"))
-    return SampleTable(source, y, x, floats["centre"], floats["scale"]), order
-
-
-def whole_image(table: pa.Table, row: int) -> WholeImage:
-    """One row of an "images" block; its arrays lie in the block's memory."""
-    geometry = table["geometry"][row].as_py()
-    channels, height, width, full_height, full_width = geometry[:5]
-    working = _bytes(table["working"], row).reshape(channels + 1, height, width)
-    native = _bytes(table["native"], row).reshape(2, full_height, full_width)
-    y0, x0, y1, x1, inner_height, inner_width, top, left = geometry[5:]
-    return WholeImage(
-        source_id=table["id"][row].as_py(),
-        group=table["group"][row].as_py(),
-        image=working[:-1],
-        fov_working=working[-1],
-        centre=np.array(table["centre"][row].as_py(), dtype=np.float32),
-        scale=np.array(table["scale"][row].as_py(), dtype=np.float32),
-        target=native[0],
-        fov=native[1],
-        box=(y0, x0, y1, x1),
-        inner=(inner_height, inner_width),
-        offset=(top, left),
-    )
-
-
-def _bytes(column: pa.ChunkedArray, row: int) -> np.ndarray:
-    """One value of a large binary column, over the column's memory (a pyarrow scalar copies)."""
-    for chunk in column.chunks:
-        if row < len(chunk):
-            _, offsets, data = chunk.buffers()
-            start, stop = np.frombuffer(offsets, dtype=np.int64)[chunk.offset + row :][:2].tolist()
-            return np.frombuffer(data, dtype=np.uint8)[start:stop]
-        row -= len(chunk)
-    raise IndexError("no such row")

@@ -7,28 +7,21 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import Dataset
 
 from vesselflow.feed.batches import Batch, StoreImages, store_frames
+from vesselflow.feed.blocks import Rows, binary_rows, gather_from_store, sample_table
 from vesselflow.feed.order import sample_indices, share
-from vesselflow.feed.ray_datasource import (
-    OrderDatasource,
-    Rows,
-    StoreDatasource,
-    binary_rows,
-    gather_from_store,
-    quiet,
-    read,
-    reader_count,
-    sample_table,
-)
 from vesselflow.feed.view import View, no_samples, sample_shape
 from vesselflow.stores.store import Store
+
+# Ray Data takes a second to import: only what streams does.
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 #: Bytes that one read task reads: large enough that starting it costs little.
 TASK_BYTES = 64 * 2**20
@@ -175,6 +168,8 @@ class StreamSamples:
 
         Closing the iterator ends the reading.
         """
+        from vesselflow.feed.ray_datasource import OrderDatasource, read
+
         if not plan:
             return
         parts = [self._where(np.concatenate(run)) for run in self._runs(plan)]
@@ -220,6 +215,8 @@ def read_index(store_path: Path | str, view: View) -> tuple[ray.ObjectRef, ...]:
     Raises:
         UserError: The store cannot be read, or gives not one sample.
     """
+    from vesselflow.feed.ray_datasource import StoreDatasource, quiet, read, reader_count
+
     source = StoreDatasource(str(store_path), view, "index")
     with Store.open(store_path) as store:
         tasks = min(len(store.sources), 4 * reader_count())
@@ -342,6 +339,8 @@ class StreamBatches:
 
 def _blocks(data: Dataset) -> Generator[pa.Table, None, None]:
     """The blocks of a dataset as they come; closing it shuts the dataset's execution down."""
+    from vesselflow.feed.ray_datasource import quiet
+
     batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     with quiet(), closing(iter(batches)) as blocks:
         yield from blocks
