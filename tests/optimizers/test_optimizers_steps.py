@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -75,3 +77,56 @@ def test_a_version_that_reaches_some_arguments_only() -> None:
     )
     assert registry.canonical({"name": "odd", "lr": 0.5})["version"] == 1
     assert registry.canonical({"name": "odd", "lr": 2})["version"] == 3
+
+
+KINDS = {
+    "adamw": (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
+    "adam": (torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1}),
+    "sgd": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_bits_are_those_of_torch(name: str) -> None:
+    kind, arguments = KINDS[name]
+    draws = torch.Generator().manual_seed(0)
+    start = torch.randn(50, generator=draws)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    one = OPTIMIZERS.build({"name": name, **arguments}, parameters=[ours])
+    other = kind([theirs], **arguments, foreach=False)
+    for step in range(6):
+        gradient = torch.randn(50, generator=draws)
+        for optimizer, weight in ((one, ours), (other, theirs)):
+            optimizer.zero_grad()
+            assert weight.grad is None
+            weight.grad = gradient.clone()
+            optimizer.step()
+        if step == 2:
+            # What a checkpoint does: each goes on from what the other one kept.
+            kept, given = one.state_dict(), other.state_dict()
+            one.load_state_dict(given)
+            other.load_state_dict(kept)
+    assert torch.equal(ours, theirs)
+    assert isinstance(one, kind)
+    assert not ours.grad_fn
+    assert ours.requires_grad
+
+
+def test_a_step_does_not_import_the_compiler() -> None:
+    names = ", ".join(f"{name!r}" for name in KINDS)
+    code = f"""
+import sys, torch
+from vesselflow.optimizers import OPTIMIZERS
+for name in ({names}):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = OPTIMIZERS.build({{"name": name}}, parameters=[weight])
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stdout.strip() == "False"

@@ -42,7 +42,9 @@ def adam(
     """
     import torch
 
+    from vesselflow.optimizers.eager import eager
+
     # The loop over parameters has the same bits everywhere; the fused kernels need not.
-    return torch.optim.Adam(
+    return eager(torch.optim.Adam)(
         parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, foreach=False
     )

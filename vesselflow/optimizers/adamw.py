@@ -41,7 +41,9 @@ def adamw(
     """
     import torch
 
+    from vesselflow.optimizers.eager import eager
+
     # The loop over parameters has the same bits everywhere; the fused kernels need not.
-    return torch.optim.AdamW(
+    return eager(torch.optim.AdamW)(
         parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, foreach=False
     )

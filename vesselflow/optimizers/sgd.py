@@ -60,8 +60,10 @@ def sgd(
     """
     import torch
 
+    from vesselflow.optimizers.eager import eager
+
     # The loop over parameters has the same bits everywhere; the fused kernels need not.
-    return torch.optim.SGD(
+    return eager(torch.optim.SGD)(
         parameters,
         lr=lr,
         momentum=momentum,
