@@ -14,7 +14,7 @@ import pytest
 
 from vesselflow.errors import UserError
 from vesselflow.records import atomic
-from vesselflow.records.checkpoints import Checkpoints
+from vesselflow.records.checkpoints import FORMAT, Checkpoints
 
 
 def _damage(path: Path) -> None:
@@ -66,15 +66,15 @@ def test_a_checkpoint_of_another_format_is_passed_over_and_says_so(
     # Before there were numbers, and of a vesselflow to come.
     atomic.write_sealed(tmp_path / "0000000010.ckpt", b"PK ten")
     with monkeypatch.context() as later:
-        later.setattr("vesselflow.records.checkpoints.FORMAT", 3)
+        later.setattr("vesselflow.records.checkpoints.FORMAT", FORMAT + 1)
         kept.save(15, b"fifteen")
     assert kept.newest() == (5, b"five")
     assert [message.partition(": ")[0] for message in kept.messages] == [
         "checkpoint of step 15 is passed over",
         "checkpoint of step 10 is passed over",
     ]
-    assert "of format 3, this vesselflow reads 2" in kept.messages[0]
-    assert "of format 1, this vesselflow reads 2" in kept.messages[1]
+    assert f"of format {FORMAT + 1}, this vesselflow reads {FORMAT}" in kept.messages[0]
+    assert f"of format 1, this vesselflow reads {FORMAT}" in kept.messages[1]
 
 
 def test_a_temporary_file_of_a_killed_writer_is_ignored(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
 
 _WRITER = """
 import sys
-from vesselflow.records.checkpoints import Checkpoints
+from vesselflow.records.checkpoints import FORMAT, Checkpoints
 kept = Checkpoints(sys.argv[1])
 for step in range(int(sys.argv[2]), 10**9):
     kept.save(step, step.to_bytes(8, "big") * 20_000)

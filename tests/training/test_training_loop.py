@@ -12,7 +12,8 @@ import training_cases as cases
 from torch import nn
 
 import vesselflow.training.step as step_module
-from vesselflow.training.loop import Diverged, Hooks, load
+from vesselflow.training import packing
+from vesselflow.training.loop import Diverged, Hooks, load_weights
 from vesselflow.training.step import BatchStatistics
 
 
@@ -51,7 +52,7 @@ def test_training_changes_every_weight(undisturbed):
 
 
 def test_scored_weights_are_the_average(undisturbed):
-    kept = load(undisturbed.weights[2])
+    kept = load_weights(undisturbed.weights[2])
     assert cases.differences(kept, undisturbed.last["ema"]["average"]) == []
 
 
@@ -215,7 +216,7 @@ def test_a_bad_gradient_is_skipped_and_counted():
     bad = frozenset({(4, 0)})
     before = cases.run_tiny(cases.tiny_experiment(), stop_after=4).last
     trace = cases.run_tiny(cases.tiny_experiment(), spoilt=bad)
-    after = load(trace.checkpoints[5])
+    after = packing.load(trace.checkpoints[5])
     assert trace.outcome.skipped_steps == after["skipped"] == after["in_a_row"] == 1
     parameters = [n for n in after["model"] if n.endswith(("weight", "bias"))]
     for name in parameters:

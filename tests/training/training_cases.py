@@ -38,8 +38,9 @@ from vesselflow.stores.store import Store, write_store
 from vesselflow.stores.synth import make_synth
 from vesselflow.sweeps.context import Reports
 from vesselflow.sweeps.execution import execute
+from vesselflow.training import packing
 from vesselflow.training.group import Distributed, Group
-from vesselflow.training.loop import Hooks, Trained, load, train
+from vesselflow.training.loop import Hooks, Trained, train
 
 SEED = 11
 OBJECTIVE = Objective("dice", "max")
@@ -110,7 +111,7 @@ class Trace:
 
     @property
     def last(self) -> dict[str, Any]:
-        return load(self.checkpoints[max(self.checkpoints)])
+        return packing.load(self.checkpoints[max(self.checkpoints)])
 
 
 class _Batches(KeyedBatches):

@@ -12,8 +12,8 @@ from vesselflow.records.atomic import Torn, explained, read_sealed, write_sealed
 
 _SUFFIX = ".ckpt"
 #: Format of the payload, raised whenever what the training loop puts into it changes: 1 had no
-#: number; 2 holds what is still to be told of an epoch.
-FORMAT = 2
+#: number; 2 holds what is still to be told of an epoch; 3 is packed.
+FORMAT = 3
 _HEADER = b"vesselflow checkpoint "
 
 

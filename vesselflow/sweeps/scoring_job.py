@@ -22,7 +22,7 @@ from vesselflow.evaluation.scoring import evaluate, select
 from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
-from vesselflow.training.loop import build_model, load
+from vesselflow.training.loop import build_model, load_weights
 
 
 class ScoringJob:
@@ -50,7 +50,7 @@ class ScoringJob:
                 continue
             checked.add(evaluation.epoch)
             try:
-                load(self.context.record.read_weights(evaluation.epoch))
+                load_weights(self.context.record.read_weights(evaluation.epoch))
             except StorageTrouble:
                 raise  # What cannot be read now is not lost.
             except Exception:
@@ -165,7 +165,7 @@ class ScoringJob:
         run = self.context.spec
         images = self.context.data.images(self.context.job.validation.store, self.context.view)
         model = build_model(run.experiment, int(images[0].image.shape[0]), run.seed)
-        model.load_state_dict(load(self.context.record.read_weights(epoch)))
+        model.load_state_dict(load_weights(self.context.record.read_weights(epoch)))
         self._loaded = (epoch, model.to(self.context.device).eval())
         return self._loaded[1]
 

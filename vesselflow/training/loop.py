@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +24,7 @@ from vesselflow.models import MODELS
 from vesselflow.models.ema import Ema
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
+from vesselflow.training import packing
 from vesselflow.training.group import Group, Solo, together
 from vesselflow.training.step import Stepper
 
@@ -109,16 +109,19 @@ def build_model(experiment: Experiment, channels: int, seed: int) -> nn.Module:
     return model
 
 
-def dump(state: Any) -> bytes:
-    """Serialise tensors and plain data."""
+def dump_weights(model: nn.Module) -> bytes:
+    """The weights of a model, as `torch.load` reads them anywhere."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(model.state_dict(), buffer)
     return buffer.getvalue()
 
 
-def load(payload: bytes, device: torch.device | str = "cpu") -> Any:
-    """Read what `dump` wrote (weights only: nothing in it is executed)."""
-    return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+def load_weights(payload: bytes) -> dict[str, torch.Tensor]:
+    """Read what `dump_weights` wrote (weights only: nothing in it is executed)."""
+    weights: dict[str, torch.Tensor] = torch.load(
+        io.BytesIO(payload), map_location="cpu", weights_only=True
+    )
+    return weights
 
 
 def train(
@@ -183,7 +186,7 @@ def train(
     if resume is not None:
         # On the CPU: each state_dict is copied to where it belongs, and AdamW's step counts belong
         # there whatever the device.
-        state = load(resume)
+        state = packing.load(resume)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if ema is not None:
@@ -193,7 +196,7 @@ def train(
         pending = state["pending"]
 
     def checkpoint() -> bytes:
-        return dump(
+        return packing.dump(
             {
                 "step": step,
                 "model": model.state_dict(),
@@ -216,7 +219,7 @@ def train(
         epoch, values = step // per_epoch, dict(pending)
         if epoch in scored:
             with _evaluated(model, ema):
-                hooks.keep_weights(epoch, step, dump(model.state_dict()))
+                hooks.keep_weights(epoch, step, dump_weights(model))
                 values.update(hooks.score(model, epoch, step))
         hooks.epoch(epoch, step, values)
 
