@@ -91,22 +91,15 @@ def run_sweep(
         UserError: A store cannot be made, or the folder cannot be written.
         VesselflowError: The cluster was lost; the same call carries on.
     """
-    from vesselflow.evaluation.long_tables import write_tables
-    from vesselflow.sweeps.outcome import Outcome, Watch, unfinished, write_failures
+    from vesselflow.sweeps.outcome import Outcome, Watch, conclude
     from vesselflow.sweeps.planning import make_ready
 
     prepared = make_ready(plan, notify=notify)
     if prepared.finished:
-        outcome = Outcome()
-        tables = prepared.folder / "tables"
-        write_tables(tables, prepared.scored, prepared.results, prepared.objective)
-    else:
-        from vesselflow.orchestration import driver
+        return conclude(prepared, Outcome())
+    from vesselflow.orchestration import driver
 
-        outcome = driver.run_sweep(prepared, watch or Watch(notify=notify), address=address)
-    outcome.failures = unfinished(prepared, outcome.failures)
-    write_failures(prepared.folder, outcome.failures)
-    return outcome
+    return driver.run_sweep(prepared, watch or Watch(notify=notify), address=address)
 
 
 def load_results(folder: str | Path) -> SweepTables:

@@ -1,7 +1,5 @@
 """`python -m vesselflow`."""
 
-import sys
+from vesselflow.cli.main import command
 
-from vesselflow.cli.main import main
-
-sys.exit(main())
+command()

@@ -17,12 +17,18 @@ from vesselflow.cli import main as entry
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.loading import load_space
 from vesselflow.errors import VesselflowError
-from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.feed.local import LocalData
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps import machine
 from vesselflow.sweeps.execution import execute
-from vesselflow.sweeps.outcome import ClusterLost, Failure, Outcome, Stopped, read_failures
+from vesselflow.sweeps.outcome import (
+    ClusterLost,
+    Failure,
+    Outcome,
+    Stopped,
+    conclude,
+    read_failures,
+)
 from vesselflow.sweeps.planning import prepare
 
 SPACE = """
@@ -54,7 +60,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(half, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(sweep_command, "_leave", leave)
+    monkeypatch.setattr(sweep_command, "leave", leave)
     return tmp_path / "here"
 
 
@@ -85,10 +91,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, *words: str, outcome: object = None) 
         if callable(outcome):
             return outcome(asked)
         prepared.rescore()
-        write_tables(
-            prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective
-        )
-        return outcome or Outcome()
+        return conclude(prepared, outcome or Outcome())
 
     monkeypatch.setattr(sweep_command, "_run", run)
     return command(*SWEEP, *words)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vesselflow import __version__
+from vesselflow.cli.leaving import leave
 from vesselflow.errors import UserError
 
 #: name -> (module, one line of help). A module is imported only when its command is called.
@@ -103,6 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def command() -> NoReturn:
+    """What a shell calls: `main`, and the end of the process."""
+    try:
+        code = main()
+    except SystemExit as end:  # argparse: help, version, what it cannot read.
+        code = end.code if isinstance(end.code, int) else 0
+    leave(code)
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM (of a batch system, say) raise, so that blocks are left cleanly.
@@ -153,4 +163,4 @@ def _told(error: OSError) -> UserError | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

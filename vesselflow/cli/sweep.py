@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from vesselflow.cli.leaving import leave
 from vesselflow.errors import UserError, VesselflowError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _end(console: Console, line: str, code: int, *, at_once: bool) -> None:
     """Say how it ended; leave without waiting for threads that wait for what will not come."""
     console.print(line, style="red" if code == 1 else None, markup=False, soft_wrap=True)
     if at_once:
-        _leave(code)
+        leave(code)
 
 
 def _runs(count: int) -> str:
@@ -162,11 +163,9 @@ def _forget(prepared: Prepared) -> None:
 
 def _nothing(prepared: Prepared) -> Outcome:
     """A finished sweep: the tables again, without torch or ray."""
-    from vesselflow.evaluation.long_tables import write_tables
-    from vesselflow.sweeps.outcome import Outcome
+    from vesselflow.sweeps.outcome import Outcome, conclude
 
-    write_tables(prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective)
-    return Outcome()
+    return conclude(prepared, Outcome())
 
 
 def _run(
@@ -262,7 +261,7 @@ def _interrupts(console: Console, asked: Asked) -> Iterator[None]:
                 soft_wrap=True,
             )
         if line is None:
-            _leave(asked.code)
+            leave(asked.code)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -270,14 +269,6 @@ def _interrupts(console: Console, asked: Asked) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once: threads that wait for trials that will not come must not keep us."""
-    with contextlib.suppress(OSError, RuntimeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 class _Boards:
@@ -322,10 +313,9 @@ def _report(
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_table
     from vesselflow.reporting.written import write_report
-    from vesselflow.sweeps.outcome import FAILURES, unfinished, write_failures
+    from vesselflow.sweeps.outcome import FAILURES
 
-    failures = unfinished(prepared, outcome.failures)
-    write_failures(prepared.folder, failures)
+    failures = outcome.failures
     if any(row.complete for row in prepared.scored):
         tables = load_tables(prepared.folder)
         console.print(answer_table(tables))

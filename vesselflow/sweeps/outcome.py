@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vesselflow.errors import VesselflowError
+from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.records.atomic import read_json_or_none, write_json
 from vesselflow.records.runs import RunRecord
 from vesselflow.sweeps.events import Happening
@@ -107,6 +108,26 @@ def unfinished(prepared: Prepared, told: Sequence[Failure] = ()) -> list[Failure
         for row in prepared.scored
         if not row.complete
     ]
+
+
+def conclude(prepared: Prepared, outcome: Outcome) -> Outcome:
+    """End a sweep, however far it came: its tables, and what has no result and why.
+
+    Args:
+        prepared: The sweep, as it was read last.
+        outcome: Its `failures` are what is known already; they are completed. What was stopped has
+            not failed: nothing of it is written.
+
+    Raises:
+        UserError: A file of results is damaged beyond repair.
+        OSError: The folder cannot be written.
+    """
+    tables = prepared.folder / "tables"
+    write_tables(tables, prepared.scored, prepared.results, prepared.objective)
+    outcome.failures = unfinished(prepared, outcome.failures)
+    if not outcome.stopped:
+        write_failures(prepared.folder, outcome.failures)
+    return outcome
 
 
 def _recorded(row: Scored, results: Path) -> Failure:
