@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -49,9 +49,13 @@ def write_space(folder: Path) -> Path:
 
 
 def start(
-    space: Path, results: Path, *more: str, env: Mapping[str, str] | None = None
+    space: Path,
+    results: Path,
+    *more: str,
+    env: Mapping[str, str] | None = None,
+    python: Sequence[str] = ("-m", "vesselflow"),
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vesselflow", "sweep", str(space), "--results", str(results)]
+    command = [sys.executable, *python, "sweep", str(space), "--results", str(results)]
     return subprocess.Popen(
         [*command, "--no-figures", *more],
         stdout=subprocess.PIPE,
@@ -66,6 +70,17 @@ def finish(driver: subprocess.Popen[str], timeout_s: float = 240) -> str:
     output, _ = driver.communicate(timeout=timeout_s)
     assert driver.returncode == 0, output
     return output
+
+
+def lines_until(driver: subprocess.Popen[str], word: str) -> list[str]:
+    """The driver's lines, up to one that has a word in it."""
+    assert driver.stdout is not None
+    found: list[str] = []
+    for line in driver.stdout:
+        found.append(line)
+        if word in line:
+            return found
+    raise AssertionError("".join(found))
 
 
 def wait_for_checkpoint(

@@ -21,7 +21,9 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from vesselflow.errors import UserError, VesselflowError
 from vesselflow.orchestration import cluster as module
-from vesselflow.orchestration.cluster import Cluster, Limits, Pulse, ask, connect, reachable
+from vesselflow.orchestration import joining
+from vesselflow.orchestration.cluster import Cluster, Limits, Pulse, connect
+from vesselflow.orchestration.joining import ask, reachable
 from vesselflow.sweeps.outcome import ClusterLost, Stopped
 
 STARTUP = "The current node timed out during startup. This could happen because\nof this and that."
@@ -90,7 +92,7 @@ def make(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Callable[..., Clus
                 assert step.wait(10)
             elif isinstance(step, BaseException):
                 raise step
-            return SimpleNamespace(dashboard_url="127.0.0.1:8265")
+            return SimpleNamespace(dashboard_url="")
 
         monkeypatch.setattr(ray, "init", init)
         return Cluster(notify=told.append, **options)
@@ -103,8 +105,42 @@ def test_a_start_that_works(make, told) -> None:
         cluster.begin().ready()
         assert cluster.lost() is None
         cluster.check()
-        assert cluster.dashboard_url == "127.0.0.1:8265"
     assert told == ["starting Ray", "init local None"]
+
+
+def test_the_dashboard_starts_when_it_is_asked_for_and_once(make, told, monkeypatch) -> None:
+    threads = []
+
+    def start() -> str:
+        threads.append(threading.current_thread().name)
+        return "127.0.0.1:8265"
+
+    monkeypatch.setattr(module, "start_dashboard", start)
+    with make(None, dashboard=True) as cluster:
+        cluster.open_dashboard()  # Too early: nothing is there yet.
+        cluster.begin().ready()
+        assert len(told) == 2
+        cluster.open_dashboard()
+        cluster.open_dashboard()
+    assert told[2:] == ["Ray dashboard: http://127.0.0.1:8265"]
+    # Linux kills what a thread started when it ends: it is Ray's.
+    assert threads == ["ray"]
+    with make(None) as cluster:
+        cluster.begin().ready()
+        cluster.open_dashboard()
+    assert len(threads) == 1
+
+
+def test_a_dashboard_that_does_not_start_harms_nobody(make, told, monkeypatch) -> None:
+    def start() -> str:
+        raise RuntimeError("no port")
+
+    monkeypatch.setattr(module, "start_dashboard", start)
+    with make(None, dashboard=True) as cluster:
+        cluster.begin().ready()
+        cluster.open_dashboard()
+    assert cluster.lost() is None
+    assert len(told) == 2
 
 
 def test_ray_address_is_named_and_not_used(make, told, monkeypatch) -> None:
@@ -319,7 +355,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     gcs_service_pb2_grpc.add_InternalKVGcsServiceServicer_to_server(service, server)
     service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    monkeypatch.setattr(module.services, "find_node_ids", lambda: {NODE})
+    monkeypatch.setattr(joining.services, "find_node_ids", lambda: {NODE})
     yield service
     server.stop(None).wait()
 
@@ -357,13 +393,13 @@ def test_nothing_runs_here_to_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(*_: object) -> str:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    monkeypatch.setattr(module.services, "get_ray_address_from_environment", nothing)
+    monkeypatch.setattr(joining.services, "get_ray_address_from_environment", nothing)
     assert "no Ray cluster runs on this machine; start one (ray start --head)" in refusal("auto")
 
 
 def test_the_cluster_that_is_found_is_named(service, monkeypatch: pytest.MonkeyPatch) -> None:
     found = service.address
-    monkeypatch.setattr(module.services, "get_ray_address_from_environment", lambda *_: found)
+    monkeypatch.setattr(joining.services, "get_ray_address_from_environment", lambda *_: found)
     assert reachable("auto", 2.0) == found
     service.ray = "1.0.0"
     assert f"the cluster at auto ({found}) runs Ray 1.0.0" in refusal("auto")
@@ -398,7 +434,7 @@ def test_another_version(service) -> None:
 
 
 def test_no_node_of_it_is_here(service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.services, "find_node_ids", lambda: {"01" * 28})
+    monkeypatch.setattr(joining.services, "find_node_ids", lambda: {"01" * 28})
     line = refusal(service.address)
     assert "no node of the cluster at" in line
     assert f"ray start --address={service.address}" in line

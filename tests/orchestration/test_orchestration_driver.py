@@ -116,7 +116,7 @@ def test_a_run_that_was_given_up_fails_in_its_record_too(stage, prepared):
     stage.tell(Failed(run, message, "slot-1 on host", "", recorded=False))
     assert record.status().state is RunState.FAILED
     assert record.status().message == message
-    (failure,) = stage.driver.failures()
+    (failure,) = stage.driver._failures()
     assert (failure.label, failure.message, failure.place) == (
         "beta=0.75 fold 0 seed 0",
         message,

@@ -4,6 +4,7 @@ import errno
 import random
 import signal
 import time
+import urllib.request
 
 import fault_cases as cases
 import pytest
@@ -115,13 +116,40 @@ def test_two_drivers_on_one_folder_share_the_runs_and_both_end_well(undisturbed,
     assert cases.tables(results) == tables
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+TWO_WORKERS = ("--set", "resources.workers=2")
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["rank 0", "rank 1"])
+def test_a_stopped_process_of_two_is_replaced_with_its_slot(undisturbed, tmp_path, which):
+    """Rank 0 falls silent; behind rank 1 a step hangs, while rank 0 goes on to be heard of."""
+    space, _, tables = undisturbed
+    results = tmp_path / "results"
+    driver = cases.start(space, results, *TWO_WORKERS)
+    cases.wait_for_checkpoint(results, driver)
+    # Some steps more: what hangs is told from the steps before.
+    time.sleep(1)
+    stopped = cases.slot_workers(driver)[which]
+    stopped.send_signal(signal.SIGSTOP)
+    cases.wait_until(lambda: max(cases.attempts(results).values()) > 1, driver, timeout_s=150)
+    output = cases.finish(driver)
+    assert ("was not heard of for" if which == 0 else "made no progress for") in output
+    assert "Traceback" not in output
+    assert not stopped.is_running()
+    assert cases.tables(results) == tables
+
+
+@pytest.mark.parametrize(
+    ("code", "more"),
+    [(errno.EIO, ()), (errno.ENOSPC, ()), (errno.EIO, TWO_WORKERS)],
+    ids=["EIO", "ENOSPC", "EIO, two workers"],
+)
 def test_a_disk_that_fails_for_a_while_pauses_the_sweep_and_loses_nothing(
-    undisturbed, tmp_path, code
+    undisturbed, tmp_path, code, more
 ):
     space, _, tables = undisturbed
     results, flag = tmp_path / "results", tmp_path / "flag"
-    driver = cases.start(space, results, env=cases.breakable_disk(tmp_path, results, flag, code))
+    disk = cases.breakable_disk(tmp_path, results, flag, code)
+    driver = cases.start(space, results, *more, env=disk)
     cases.wait_for_checkpoint(results, driver)
     flag.touch()
     time.sleep(8)
@@ -130,6 +158,27 @@ def test_a_disk_that_fails_for_a_while_pauses_the_sweep_and_loses_nothing(
     assert "the storage is in trouble, runs wait" in output
     assert "the storage works again" in output
     assert cases.tables(results) == tables
+
+
+def test_trials_and_dashboard_come_beside_runs_that_go_on(undisturbed, tmp_path):
+    """What only looks on starts later; here at once, so that a short sweep meets it."""
+    space, _, tables = undisturbed
+    results = tmp_path / "results"
+    code = (
+        "import sys; from vesselflow.orchestration import driver; driver.ASIDE_S = 0.0; "
+        "from vesselflow.cli.main import command; command()"
+    )
+    more = ("--set", "resources.slots=1")
+    env = {"VESSELFLOW_DASHBOARD": "1"}
+    driver = cases.start(space, results, *more, env=env, python=("-c", code))
+    lines = cases.lines_until(driver, "Ray dashboard: ")
+    with urllib.request.urlopen(lines[-1].split()[-1], timeout=30) as page:
+        assert b"Ray" in page.read()
+    output = "".join(lines) + cases.finish(driver)
+    assert "Tune's view" not in output
+    assert cases.tables(results) == tables
+    journal = (results / "tiny" / "study.journal").read_text()
+    assert len({line for line in journal.splitlines() if '"state":1' in line.replace(" ", "")}) == 2
 
 
 def test_a_run_that_kills_its_worker_ends_the_sweep_with_1_and_says_where(undisturbed, tmp_path):

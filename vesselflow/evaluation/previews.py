@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from scipy.special import expit
 from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
@@ -88,9 +88,10 @@ def write_previews(
                 return array
             return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BOX))
 
+        probability = torch.sigmoid(torch.from_numpy(logits)).numpy()
         arrays = {
             "image": reduce(native_image(whole)),
-            "probability": reduce(np.rint(np.nan_to_num(expit(logits)) * 255).astype(np.uint8)),
+            "probability": reduce(np.rint(np.nan_to_num(probability) * 255).astype(np.uint8)),
             # Kept by itself: 8 bits of probability cannot tell what a saturated model predicts.
             "prediction": reduce((logits >= threshold).astype(np.uint8) * 255) >= 128,
             "target": reduce(whole.target * 255) >= 128,

@@ -111,6 +111,7 @@ class Broker:
         self._data_there = asyncio.Event()
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="broker-disk")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -196,7 +197,10 @@ class Broker:
         """A run is done."""
         if self.book.finish(slot, grant, run_id, values, cost, self._clock()):
             self._tell(run_id)
-            await self._release(run_id)
+            # Nobody asks for it again: the slot need not wait for the disk.
+            task = self._start(self._release(run_id))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
 
     async def end(
         self, slot: str, grant: int, run_id: str, event: Event, details: Mapping[str, Any]
@@ -296,7 +300,8 @@ class Broker:
 
     async def release(self) -> None:
         """Give all leases back, and leave the results folder."""
-        await asyncio.gather(*(self._release(run_id) for run_id in list(self._leases)))
+        left = [self._release(run_id) for run_id in list(self._leases)]
+        await asyncio.gather(*left, *self._releases)
         if self._driver is not None:
             await self._in_thread(self._driver.end)
 
@@ -371,10 +376,11 @@ class Broker:
         if not self._tasks:
             self._start(self._heartbeats())
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

@@ -7,35 +7,22 @@ starts, and because Linux kills Ray's processes when the *thread* that started t
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import platform
 import signal
-import socket
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import grpc
 import psutil
 import ray
-from ray._private import ray_constants, services
-from ray._private.authentication.authentication_token_setup import (
-    ensure_token_if_auth_enabled,
-    maybe_enable_token_auth_if_token_available,
-)
-from ray._private.grpc_utils import init_grpc_channel
-from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-from ray.core.generated.gcs_pb2 import GcsNodeInfo
-from ray.exceptions import AuthenticationError
+from ray._private import ray_constants
 
-from vesselflow.errors import UserError, VesselflowError
+from vesselflow.errors import VesselflowError
 from vesselflow.orchestration.chatter import Chatter
 from vesselflow.orchestration.environment import (
     ADDRESS,
@@ -43,6 +30,15 @@ from vesselflow.orchestration.environment import (
     quiet_environment,
     settle_environment,
     without,
+)
+from vesselflow.orchestration.joining import Answer, ask, reachable
+from vesselflow.orchestration.ray_thread import (
+    RayThread,
+    TryAgain,
+    may_pass,
+    no_dashboard,
+    patient,
+    start_dashboard,
 )
 from vesselflow.sweeps.capacity import Node
 from vesselflow.sweeps.machine import cpus_here
@@ -53,8 +49,6 @@ _T = TypeVar("_T")
 NAMESPACE = "vesselflow"
 #: Every cluster's head has this resource, also one that `ray up` made.
 HEAD = "node:__internal_head__"
-#: Where `--address` may lead.
-_ADDRESSES = "HOST:PORT of a Ray cluster's head (6379 unless told otherwise), or auto"
 
 
 @dataclass(frozen=True)
@@ -76,9 +70,6 @@ class Limits:
     refused: float = 15.0
     silent: float = 40.0
     end: float = 15.0
-
-
-Answer = Literal["yes", "refused", "silent", "no node"]
 
 
 class Pulse:
@@ -124,7 +115,7 @@ class Cluster:
         stop: Set by whoever wants a clean stop.
         log: Where Ray's words go until the end; None leaves stderr as it is.
         cpus: Of a Ray that is started here; None for those of this machine.
-        dashboard: Whether a Ray that is started here has one.
+        dashboard: Whether a Ray that is started here gets one, see `open_dashboard`.
         limits: How long is waited for what.
     """
 
@@ -147,11 +138,10 @@ class Cluster:
         self._chatter: Chatter | None = None
         self._before: set[int] = set()
         self._family: dict[int, psutil.Process] = {}
-        self._thread: _RayThread | None = None
+        self._thread: RayThread | None = None
         self._began = time.monotonic()
         self._over = threading.Event()
         self._lost: str | None = None
-        self.dashboard_url = ""
 
     @property
     def log(self) -> Path | None:
@@ -189,6 +179,10 @@ class Cluster:
         self._start_thread()
         return self
 
+    def started(self) -> bool:
+        """Whether Ray is there, or failed to come up: `ready` will not wait."""
+        return self._thread is not None and self._thread.is_ready.is_set()
+
     def ready(self) -> None:
         """Wait until Ray is there.
 
@@ -208,12 +202,13 @@ class Cluster:
                 self._wait()
             except TryAgain as second:
                 raise self._not_started(second) from second
-        self.dashboard_url = self._thread.dashboard_url
+        if self._thread.dashboard_url:
+            self._notify(f"Ray dashboard: http://{self._thread.dashboard_url}")
         take_signals_back()
         threading.Thread(target=self._watch, name="ray-health", daemon=True).start()
 
     def _start_thread(self) -> None:
-        self._thread = _RayThread(self._join if self.address else self._start)
+        self._thread = RayThread(self._join if self.address else self._start)
         self._thread.start()
 
     def _wait(self) -> None:
@@ -251,11 +246,11 @@ class Cluster:
 
     def _start(self) -> Any:
         cpus = cpus_here() if self._cpus is None else self._cpus
-        with without(ADDRESS), _patient(STARTUP_WAIT_S, self._broken_child):
+        with without(ADDRESS), patient(STARTUP_WAIT_S, self._broken_child), no_dashboard():
             return ray.init(
                 address="local",
                 num_cpus=cpus,
-                include_dashboard=self._dashboard,
+                include_dashboard=False,
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -280,6 +275,21 @@ class Cluster:
                 if name in ("raylet", "gcs_server") and child.status() == psutil.STATUS_ZOMBIE:
                     return name
         return None
+
+    def open_dashboard(self) -> None:
+        """Start the dashboard in the background, once, and say where it is.
+
+        Not a part of `ready`: it would be waited for (2 s), and its processes want CPUs at the very
+        moment at which the slots do.
+        """
+        if self._thread is None or self.address is not None or not self._dashboard:
+            return
+        self._dashboard = False
+
+        def start() -> None:
+            self._notify(f"Ray dashboard: http://{start_dashboard()}")
+
+        self._thread.do(start)
 
     # -- health --------------------------------------------------------------------------------
 
@@ -408,6 +418,12 @@ class Cluster:
 
     # -- end -----------------------------------------------------------------------------------
 
+    def let_go(self) -> None:
+        """Begin to end Ray, when nothing is asked of it any more; `end` then waits less."""
+        self._over.set()
+        if self._thread is not None and self._lost is None:
+            self._thread.let_go(self._limits.end)
+
     def end(self) -> None:
         """End Ray (one that was joined is left); returns within `Limits.end`, also when lost.
 
@@ -466,233 +482,6 @@ def take_signals_back() -> None:
         handler = signal.getsignal(number)
         if handler is not None:
             signal.signal(number, handler)
-
-
-class TryAgain(VesselflowError):
-    """Ray did not come up, in a way that a busy machine explains."""
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether a failed start of Ray is worth a second try: something took too long."""
-    text = str(error).lower()
-    return any(word in text for word in ("timed out", "timeout", "failed to start gcs"))
-
-
-class _RayThread(threading.Thread):
-    """Starts Ray, stays, and ends it."""
-
-    def __init__(self, start: Callable[[], Any]) -> None:
-        super().__init__(name="ray", daemon=True)
-        self._start_ray = start
-        self.is_ready = threading.Event()
-        self._leave, self._ended = threading.Event(), threading.Event()
-        self.error: BaseException | None = None
-        self.dashboard_url = ""
-
-    def run(self) -> None:
-        try:
-            context = self._start_ray()
-            self.dashboard_url = str(context.dashboard_url or "")
-        except BaseException as error:
-            self.error = error
-            return
-        finally:
-            self.is_ready.set()
-        # What a cluster has to say to its drivers would go to stdout, into the live view.
-        worker = ray._private.worker
-        before, worker.print_to_stdstream = worker.print_to_stdstream, _to_stderr
-        self._leave.wait()
-        try:
-            ray.shutdown()
-        finally:
-            worker.print_to_stdstream = before
-            self._ended.set()
-
-    def leave(self, within_s: float) -> bool:
-        """End Ray; False when it is not known to have ended."""
-        self._leave.set()
-        return self.is_ready.is_set() and self.error is None and self._ended.wait(within_s)
-
-
-def _to_stderr(data: dict[str, Any], ignore_prefix: bool = False) -> None:
-    for line in data.get("lines", ()):
-        print(line, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _patient(seconds: float, broken: Callable[[], str | None]) -> Iterator[None]:
-    """Let a node take longer to register than the 30 s that stand in Ray's code as a constant.
-
-    `Node` asks for the node again and again until its time is over; within one such question
-    there is no limit but ours.
-    """
-    original = services.get_node
-
-    def get_node(*arguments: Any) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                return original(*arguments)
-            except RuntimeError:
-                ended = broken()
-                if ended is not None:
-                    raise OSError(f"{ended} ended while it started") from None
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-
-    services.get_node = get_node
-    try:
-        # Not for processes that outlive the block: a worker would look for a dead service as long.
-        with _exported("RAY_gcs_server_port_wait_time_s", str(int(seconds))):
-            yield
-    finally:
-        services.get_node = original
-
-
-@contextlib.contextmanager
-def _exported(name: str, value: str) -> Iterator[None]:
-    given = os.environ.get(name)
-    os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        if given is None:
-            os.environ.pop(name, None)
-
-
-# -- another cluster -----------------------------------------------------------------------------
-
-
-def reachable(address: str, limit_s: float) -> str:
-    """Look whether a cluster can be joined, before Ray waits for it for 40 s and gives no reason.
-
-    Args:
-        address: As given with --address.
-        limit_s: For each answer.
-
-    Returns:
-        HOST:PORT of its control service.
-
-    Raises:
-        UserError: Nobody answers there, or somebody else does; it wants another token; its Ray or
-            Python is another one; no machine of it is this one.
-    """
-    found = _located(address)
-    named = address if address == found else f"{address} ({found})"
-    host, _, port = found.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=limit_s).close()
-    except OSError as error:
-        raise _refused(
-            f"nobody answers at {named}: {error.strerror or error}",
-            "start the cluster, or leave --address away to use this machine alone",
-        ) from None
-    try:
-        ensure_token_if_auth_enabled({}, create_token_if_missing=False)
-    except AuthenticationError:
-        raise _refused("RAY_AUTH_MODE=token is set, and there is no token", _TOKEN) from None
-    with _channel(found) as channel:
-        try:
-            alive = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(
-                gcs_service_pb2.CheckAliveRequest(), timeout=limit_s
-            )
-            python = _python_of(channel, limit_s)
-            nodes = _nodes_of(channel, limit_s)
-        except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                raise _refused(f"the Ray cluster at {named} wants another token", _TOKEN) from None
-            raise _refused(
-                f"what answers at {named} is no Ray cluster that lives ({error.code().name})",
-                "give the port of the head itself, not that of its dashboard or of Ray Client",
-            ) from None
-    here = platform.python_version()
-    for name, theirs, ours in (
-        ("Ray", alive.ray_version, ray.__version__),
-        ("Python", python, here),
-    ):
-        if theirs and theirs != ours:
-            raise _refused(
-                f"the cluster at {named} runs {name} {theirs}, this command {name} {ours}",
-                "use the same on all machines",
-            )
-    if not nodes & set(services.find_node_ids()):
-        raise _refused(
-            f"no node of the cluster at {named} runs on this machine",
-            f"run the command on its head, or join it first: ray start --address={found}",
-        )
-    return found
-
-
-_TOKEN = (
-    "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN, in the file that "
-    "RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
-)
-
-
-def _refused(what: str, hint: str) -> UserError:
-    return UserError(what, where="--address", hint=hint)
-
-
-def _located(address: str) -> str:
-    """HOST:PORT of what was given, "auto" included."""
-    if address == "auto":
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        services.find_gcs_addresses.cache_clear()
-        try:
-            address = services.get_ray_address_from_environment("auto", None)
-        except ConnectionError:
-            raise _refused(
-                "no Ray cluster runs on this machine",
-                "start one (ray start --head), or leave --address away",
-            ) from None
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(f"'{address}' is no address", where="--address", allowed=_ADDRESSES)
-    return address
-
-
-@contextlib.contextmanager
-def _channel(address: str) -> Iterator[grpc.Channel]:
-    options = [*ray_constants.GLOBAL_GRPC_OPTIONS, ("grpc.enable_retries", 0)]
-    channel = init_grpc_channel(address, options=options)
-    try:
-        yield channel
-    finally:
-        channel.close()
-
-
-def _python_of(channel: grpc.Channel, limit_s: float) -> str:
-    """The Python of a cluster; "" when it does not say."""
-    reply = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel).InternalKVGet(
-        gcs_service_pb2.InternalKVGetRequest(key=b"CLUSTER_METADATA", namespace=b"cluster"),
-        timeout=limit_s,
-    )
-    try:
-        return str(json.loads(reply.value)["python_version"])
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-def _nodes_of(channel: grpc.Channel, limit_s: float) -> set[str]:
-    """Ids of the nodes that are alive."""
-    reply = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(
-        gcs_service_pb2.GetAllNodeInfoRequest(), timeout=limit_s
-    )
-    alive = GcsNodeInfo.GcsNodeState.ALIVE
-    return {info.node_id.hex() for info in reply.node_info_list if info.state == alive}
-
-
-def ask(address: str, node: bytes, limit_s: float) -> Answer:
-    """Ask a control service whether it lives, and whether a node does."""
-    try:
-        with _channel(address) as channel:
-            reply = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(
-                gcs_service_pb2.CheckAliveRequest(node_ids=[node]), timeout=limit_s
-            )
-    except grpc.RpcError as error:
-        return "refused" if error.code() is grpc.StatusCode.UNAVAILABLE else "silent"
-    return "no node" if list(reply.raylet_alive) == [False] else "yes"
 
 
 # -- processes and nodes -------------------------------------------------------------------------

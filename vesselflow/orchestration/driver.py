@@ -17,14 +17,19 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import psutil
+import pyarrow as pa
 import ray
 
 from vesselflow.errors import VesselflowError
-from vesselflow.evaluation.long_tables import point_scores, write_tables
-from vesselflow.feed.view import View, image_view
+from vesselflow.evaluation.long_tables import point_scores
+from vesselflow.feed.batches import resident_bytes
+from vesselflow.feed.ray_data import Handles, Needed
+from vesselflow.feed.ray_resident import SMALL_BYTES, Resident, hold, materialise, read_small
+from vesselflow.feed.ray_stream import NodeRoom, Streamed, choose, streamed
+from vesselflow.feed.view import image_view
 from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
 from vesselflow.orchestration.serving import SlotConfig
@@ -38,14 +43,15 @@ from vesselflow.stores.store import Store
 from vesselflow.sweeps.book import Entry, JobState
 from vesselflow.sweeps.capacity import SlotPlan, make_plan, wanted_slots, workers_that_fit
 from vesselflow.sweeps.events import Failed, Finished, Message, Started
-from vesselflow.sweeps.outcome import Failure, Outcome, Watch, unfinished
+from vesselflow.sweeps.outcome import Failure, Outcome, Watch, conclude
 from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
 
 if TYPE_CHECKING:
-    from vesselflow.feed.ray_data import Handles
     from vesselflow.orchestration.study import Study
 
+#: What the end of a sweep imports: the study and the tables.
+_END_NEEDS = ("optuna", "pandas")
 #: In a sweep's folder: what Ray said.
 LOG = "driver.log"
 #: Seconds between two looks at the broker, and between two looks at the machines.
@@ -54,9 +60,11 @@ LOOK_S, MACHINES_S = 0.5, 2.0
 SUBMIT = 500
 #: Seconds that the end of a sweep waits for slots, and for the last trials.
 CLOSE_S = 15.0
-#: Seconds after the first run has begun at which trials begin to follow; a sweep that is over by
-#: then needs none: what is done enters the study directly.
-TRIALS_S = 5.0
+#: Seconds after the first run has begun at which trials begin to follow, and Ray's dashboard
+#: starts; a sweep that is over by then needs neither: what is done enters the study directly.
+ASIDE_S = 20.0
+#: Seconds after which the dashboard starts though no run has begun: it may tell why.
+DASHBOARD_S = 20.0
 #: Messages that are kept for the live view.
 MESSAGES = 50
 
@@ -75,12 +83,9 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
     outcome = Outcome()
     missing = prepared.jobs()
     if missing:
-        driver = _Driver(prepared, missing, watch, outcome)
-        driver.run(address)
-        prepared.rescore()
-        outcome.failures = unfinished(prepared, driver.failures())
-    write_tables(prepared.folder / "tables", prepared.scored, prepared.results, prepared.objective)
-    return outcome
+        _Driver(prepared, missing, watch, outcome).run(address)
+        return outcome
+    return conclude(prepared, outcome)
 
 
 class _Driver:
@@ -106,6 +111,8 @@ class _Driver:
         self.can_grow = False
         self.scratch = Path()
         self.plan: SlotPlan | None = None
+        self.needed = self._needed()
+        self.small: dict[Needed, pa.Table] = {}
         self.broker: Any = None
         self.slots: Slots | None = None
         self.study: Study | None = None
@@ -129,12 +136,12 @@ class _Driver:
                 try:
                     with self._phase("cluster"):
                         self.cluster.begin()
-                        # What reads data takes a second to import; Ray starts meanwhile.
-                        importlib.import_module("vesselflow.feed.ray_data")
+                        self._while_ray_starts()
                         self.cluster.ready()
-                    if self.cluster.dashboard_url:
-                        self.watch.notify(f"Ray dashboard: http://{self.cluster.dashboard_url}")
                     self._serve()
+                    # Nothing more is asked of Ray, which takes a second to end.
+                    self.cluster.let_go()
+                    self._conclude()
                 except ray.exceptions.RayError as error:
                     raise self.cluster.explained(error) from error
         finally:
@@ -251,22 +258,11 @@ class _Driver:
         return entries
 
     def _handles(self) -> Handles:
-        """One handle for every (kind, store, view) that the missing runs need.
+        """One handle for everything that the missing runs need.
 
         What fits into the object store is read into it once, for all slots; the rest is streamed.
         """
-        # Imported here: it takes a second, in which the slots import what they need.
-        from vesselflow.feed.batches import resident_bytes
-        from vesselflow.feed.ray_resident import Resident, materialise
-        from vesselflow.feed.ray_stream import NodeRoom, Streamed, choose, streamed
-
-        wanted: dict[tuple[Literal["samples", "images"], str, View], None] = {}
-        for job in self.missing:
-            view = view_of(job.run.experiment)
-            wanted["samples", job.run.experiment.data.train, view] = None
-            for domain in (job.validation, *(each.domain for each in job.evaluations)):
-                wanted["images", domain.store, image_view(view)] = None
-        handles: dict[tuple[str, str, View], Resident[Any] | Streamed] = {}
+        handles: dict[Needed, Resident[Any] | Streamed] = {}
         assert self.plan is not None
         # A head that only leads holds no data.
         rooms = [
@@ -275,7 +271,8 @@ class _Driver:
             if workers_that_fit([node], self.plan.threads, self.plan.gpu)
         ]
         taken = 0
-        for kind, name, view in wanted:
+        for needed in self.needed:
+            kind, name, view = needed
             path = self.prepared.stores[name].path.resolve()
             with Store.open(path) as store:
                 need = resident_bytes(store, view) * (2 if kind == "images" else 1)
@@ -284,13 +281,46 @@ class _Driver:
                 way = choose(need + taken, rooms)
             if way == "stream":
                 self.watch.notify(f"store '{name}' ({kind}) is streamed: {need / 1e9:.1f} GB")
-                handles[kind, name, view] = streamed(path, view, kind)
+                handles[needed] = streamed(path, view, kind)
                 continue
-            self.watch.notify(f"reading store '{name}' ({kind}) into shared memory")
-            resident = materialise(path, view, kind)
-            handles[kind, name, view] = resident
+            if needed in self.small:
+                resident = hold(self.small.pop(needed), kind)
+            else:
+                self.watch.notify(f"reading store '{name}' ({kind}) into shared memory")
+                resident = materialise(path, view, kind)
+            handles[needed] = resident
             taken += resident.nbytes
+        self.small.clear()
         return handles
+
+    def _needed(self) -> list[Needed]:
+        """Every (kind, store, view) that the missing runs need, once."""
+        needed: dict[Needed, None] = {}
+        for job in self.missing:
+            view = view_of(job.run.experiment)
+            needed["samples", job.run.experiment.data.train, view] = None
+            for domain in (job.validation, *(each.domain for each in job.evaluations)):
+                needed["images", domain.store, image_view(view)] = None
+        return list(needed)
+
+    def _while_ray_starts(self) -> None:
+        """Read small data, and import what the end needs: Ray takes seconds, and few of a CPU's."""
+        if self.prepared.space.resources.feed != "stream":
+            self.watch.notify("reading small stores")
+            left = SMALL_BYTES
+            for needed in self.needed:
+                if self.watch.stop.is_set():
+                    return
+                kind, name, view = needed
+                path = self.prepared.stores[name].path.resolve()
+                table = read_small(path, view, kind, left)
+                if table is not None:
+                    self.small[needed] = table
+                    left -= table.nbytes
+        for name in _END_NEEDS:
+            if self.cluster.started():
+                return
+            importlib.import_module(name)
 
     # -- trials --------------------------------------------------------------------------------
 
@@ -348,8 +378,11 @@ class _Driver:
                 self.slots.kill(verdict.slot)
                 kill_processes(verdict.places)
             now = time.monotonic()
-            if self.trials is None and now - (self.started_at or now) > TRIALS_S and not asked:
+            aside = not asked and now - (self.started_at or now) > ASIDE_S
+            if aside and self.trials is None:
                 self._start_trials()
+            if aside or now - self.began > DASHBOARD_S:
+                self.cluster.open_dashboard()
             if now - looked_at_machines > MACHINES_S:
                 looked_at_machines = now
                 machines = self.cluster.nodes()
@@ -403,7 +436,7 @@ class _Driver:
                 self.say(event.text)
             self.watch.event(event)
 
-    def failures(self) -> list[Failure]:
+    def _failures(self) -> list[Failure]:
         """What is known of the runs that ended without a result, by cell."""
         return [
             Failure(cell.label, event.message, event.place, event.log)
@@ -471,7 +504,7 @@ class _Driver:
     # -- the end -------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        """Let slots and trials end, give the leases back, leave the study."""
+        """Let slots and trials end, give the leases back."""
         assert self.slots is not None
         self.trials_over.set()
         with contextlib.suppress(ray.exceptions.RayError):
@@ -483,6 +516,11 @@ class _Driver:
             if self.trials is not None:
                 self.trials.join(max(1.0, deadline - time.monotonic()))
             ray.get(self.broker.release.remote(), timeout=CLOSE_S)
+
+    def _conclude(self) -> None:
+        self.prepared.rescore()
+        self.outcome.failures = self._failures()
+        conclude(self.prepared, self.outcome)
         if self.trials is None or not self.trials.is_alive():
             self._leave_study()
 

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from vesselflow.sweeps.context import Reports, Result
     from vesselflow.training.group import Group
 
-#: What a first run would import in its midst: 1.5 s of its steps (optimizers ask for dynamo).
+#: What a first run would import in its midst.
 _FIRST_RUN_NEEDS = (
-    "torch._dynamo",
     "vesselflow.augment.geometric",
     "vesselflow.augment.photometric",
 )
