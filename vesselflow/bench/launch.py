@@ -48,7 +48,10 @@ def launch(rounds: int = 3, progress: Callable[[str], None] | None = None) -> di
                 imports.append(imported)
                 first.append(stepped - sweep.began)
                 whole.append(ended)
-    settings = {"space": "one run of two steps, six images of 64 px", "dashboard": "on (it starts beside a run that goes on)"}
+    settings = {
+        "space": "one run of two steps, six images of 64 px",
+        "dashboard": "on (it starts beside a run that goes on)",
+    }
     ratios = [a / b for a, b in zip(whole, imports, strict=True)]
     rows = {
         FIRST: row(first, "s", settings),
