@@ -45,6 +45,7 @@ REGISTRIES = (
     "vesselflow.models:MODELS",
     "vesselflow.augment:AUGMENTATIONS",
     "vesselflow.metrics:METRICS",
+    "vesselflow.metrics.thresholds:THRESHOLDS",
     "vesselflow.optimizers:OPTIMIZERS",
     "vesselflow.optimizers.learning_rates:LEARNING_RATES",
     "vesselflow.stores.importers:IMPORTERS",

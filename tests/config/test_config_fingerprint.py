@@ -51,6 +51,7 @@ OTHER = {
     "train.checkpoint_every_s": 5.0,
     "train.nan_tolerance": 0,
     "score.epochs": "all",
+    "score.threshold": "half",
     "score.threshold_metric": "iou",
     "score.tta": "flips",
 }

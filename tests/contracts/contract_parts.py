@@ -20,7 +20,9 @@ from vesselflow.config.registry import Part
 from vesselflow.config.samplers import Search
 from vesselflow.losses import LOSSES
 from vesselflow.metrics import METRICS
-from vesselflow.metrics.histogram import Histogram, best_threshold
+from vesselflow.metrics.histogram import Histogram
+from vesselflow.metrics.thresholds import THRESHOLDS
+from vesselflow.metrics.thresholds.best import best as best_threshold
 from vesselflow.models import MODELS
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
@@ -168,6 +170,14 @@ def _metric(name: str, arguments: Mapping[str, Any]) -> list[float]:
 
 
 def _threshold(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    # A second one 10 higher: a rule that looks at nothing is told by it.
+    first = metric_example()
+    moved = Histogram(first.values + np.float32(10), first.positives, first.negatives)
+    choose = THRESHOLDS.part(name).load()
+    return [choose(first, "dice"), choose(moved, "dice"), choose(first, "accuracy") + 1]
+
+
+def _threshold_metric(name: str, arguments: Mapping[str, Any]) -> list[float]:
     return [best_threshold(metric_example(), name)]
 
 
@@ -231,4 +241,5 @@ PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
     "synth": _synth,
     "metric": _metric,
     "threshold": _threshold,
+    "threshold metric": _threshold_metric,
 }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vesselflow.evaluation.evaluated import POOLED, Evaluated, read_evaluated, write_evaluated
 from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
+from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.runs import protocols
 from vesselflow.runs.domains import make_domain
 from vesselflow.runs.evaluations import Evaluation
@@ -129,11 +130,14 @@ def test_an_evaluation_is_named_by_all_that_changes_it(monkeypatch):
         _name(domain=make_domain("a", "test", "a", [1, 2], [*DIGESTS[:2], "mended", *DIGESTS[3:]])),
         _name(score={"tta": "flips"}),
         _name(score={"threshold_metric": "iou"}),
+        _name(score={"threshold": "half"}),
     ]
     # Mended code that scores, and a mended metric where it chooses the threshold.
     monkeypatch.setattr(protocols, "SCORER", protocols.SCORER + 1)
     names.append(_name())
     monkeypatch.setitem(vars(METRICS.metric("dice")), "version", 2)
+    names.append(_name())
+    monkeypatch.setitem(vars(THRESHOLDS.part("best")), "version", 3)
     names.append(_name())
     assert len(set(names)) == len(names)
 

@@ -24,7 +24,7 @@ from vesselflow.stores.store import Store
 from vesselflow.training.loop import build_model
 
 EXPERIMENT = cases.tiny_experiment()
-PROTOCOL = Protocol("dice", "none")
+PROTOCOL = Protocol("best", "dice", "none")
 THRESHOLDED = [metric.name for metric in METRICS if metric.thresholded]
 
 
@@ -100,11 +100,21 @@ def test_threshold_is_chosen_when_there_is_none_and_frozen_otherwise(done, image
 
 
 def test_threshold_metric_chooses(images, model):
-    by_accuracy = Protocol("accuracy", "none")
+    by_accuracy = Protocol("best", "accuracy", "none")
     found = evaluate(model, images["a"], EXPERIMENT, by_accuracy, threshold_logit=None)
     by_dice = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
     assert found.value(POOLED, "accuracy") > by_dice.value(POOLED, "accuracy")
     assert found.value(POOLED, "dice") < by_dice.value(POOLED, "dice")
+
+
+def test_a_threshold_that_nobody_chooses(images, model):
+    halves = Protocol("half", "dice", "none")
+    found = evaluate(model, images["a"], EXPERIMENT, halves, threshold_logit=None)
+    assert found.threshold_logit == 0
+    assert found.threshold == 0.5
+    best = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
+    assert found.value(POOLED, "dice") < best.value(POOLED, "dice")
+    assert found.value(POOLED, "roc_auc") == best.value(POOLED, "roc_auc")
 
 
 def test_an_undefined_threshold_stays_undefined(images, model):

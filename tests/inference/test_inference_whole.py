@@ -25,7 +25,7 @@ from vesselflow.runs.specs import view_of
 from vesselflow.training.loop import build_model
 
 EXPERIMENT = cases.tiny_experiment()
-PROTOCOL = Protocol("dice", "none")
+PROTOCOL = Protocol("best", "dice", "none")
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from sklearn import metrics as sk
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.metrics import METRICS
 from vesselflow.metrics import histogram as module
-from vesselflow.metrics.histogram import Histogram, best_threshold, score
+from vesselflow.metrics.histogram import Histogram, score
 from vesselflow.metrics.summary import nanmean_count
+from vesselflow.metrics.thresholds.best import best as best_threshold
 
 NAMES = METRICS.names()
 quick = settings(deadline=None, max_examples=40)

@@ -36,6 +36,7 @@ score: {epochs: all}
 """
 AXES = {
     "threshold": "score.threshold_metric: [dice, accuracy]",
+    "rule": "score.threshold: [best, half]",
     "flips": "score.tta: [none, flips]",
     "domains": "data.ood: [[b], [c], [b, c]]",
 }

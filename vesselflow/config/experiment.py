@@ -140,8 +140,12 @@ class Score(Section):
         | Every
         | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
     ) = Field("last", description="Scored epochs: last, all, {every: n} or a list, counted from 1")
-    threshold_metric: Annotated[str, Named("threshold")] = Field(
-        DEFAULT_METRIC, description="Metric whose best threshold on val is frozen for all domains"
+    threshold: Annotated[str, Named("threshold")] = Field(
+        "best",
+        description="Threshold, frozen for all domains: the best on val, or a probability of 1/2",
+    )
+    threshold_metric: Annotated[str, Named("threshold metric")] = Field(
+        DEFAULT_METRIC, description="Metric that the best threshold on val is best for"
     )
     tta: Literal["none", "flips"] = Field("none", description="Test-time augmentation")
 

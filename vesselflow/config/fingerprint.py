@@ -43,6 +43,7 @@ RESULT_NEUTRAL = {
     "split.seed": "the digest of the fold's lists is hashed in its place",
     "split.file": "the digest of the fold's lists is hashed in its place",
     "train.checkpoint_every_s": "when a checkpoint is written changes no number",
+    "score.threshold": "part of the evaluation's name",
     "score.threshold_metric": "part of the evaluation's name",
     "score.tta": "part of the evaluation's name",
 }

@@ -12,7 +12,8 @@ from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics import METRICS
-from vesselflow.metrics.histogram import Histogram, best_threshold, score
+from vesselflow.metrics.histogram import Histogram, score
+from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.protocols import Protocol
 
@@ -34,9 +35,9 @@ def evaluate(
         model: In evaluation mode.
         images: The domain's images.
         experiment: How images are prepared.
-        protocol: How they are predicted, and which metric chooses the threshold.
+        protocol: How they are predicted, and what chooses the threshold.
         threshold_logit: Frozen from validation, or as it was chosen before; None chooses it here
-            (on validation data only), as the one that is best for the pooled pixels.
+            (on validation data only), by the protocol's rule for the pooled pixels.
         metrics: Which are computed, in the registry's order; None for all.
         device: Where the model lives.
         dataset_statistics: For ``normalise.scope: dataset``.
@@ -72,7 +73,8 @@ def evaluate(
 
     pooled = Histogram.sum(counted())
     if threshold_logit is None:
-        threshold_logit = best_threshold(pooled, protocol.threshold_metric)
+        choose = THRESHOLDS.part(protocol.threshold).load()
+        threshold_logit = float(choose(pooled, protocol.threshold_metric))
     for source_id, histogram in [*waiting, (POOLED, pooled)]:
         add(source_id, histogram, threshold_logit)
     return Evaluated(threshold_logit, tuple(rows))

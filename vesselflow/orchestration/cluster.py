@@ -401,17 +401,6 @@ class Cluster:
         """
         return [as_node(entry) for entry in self._alive()]
 
-    def head_node_id(self) -> str:
-        """Ray's id of the head; where no node says so, that of this driver's node.
-
-        Raises:
-            ClusterLost: The control service, which is asked, is gone.
-        """
-        for entry in self._alive():
-            if HEAD in entry["Resources"]:
-                return str(entry["NodeID"])
-        return str(ray.get_runtime_context().get_node_id())
-
     def _alive(self) -> list[dict[str, Any]]:
         # Such a call waits for a dead control service until Ray ends the process.
         return self.attend(_alive, stoppable=False)

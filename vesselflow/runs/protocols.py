@@ -6,17 +6,17 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from vesselflow.config.experiment import Experiment
+from vesselflow.config.experiment import Experiment, Score
 from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.metrics import METRICS
+from vesselflow.metrics.thresholds import THRESHOLDS
 
+#: The rule that goes without saying.
+DEFAULT_RULE = Score().threshold
 #: Version of the code that makes scores out of weights: prediction, way back to native size,
-#: counting of pixels, threshold rule. Raised whenever its numbers change: everything is then scored
+#: counting of pixels. Raised whenever its numbers change: everything is then scored
 #: again out of the weights that are kept, and nothing is trained.
 SCORER = 1
-
-#: Version of how a threshold is chosen and applied: 2 is among logits, without levels.
-THRESHOLD_RULE = 2
 
 
 @dataclass(frozen=True)
@@ -24,40 +24,43 @@ class Protocol:
     """How a run's weights become scores; the same for all its epochs and domains.
 
     Attributes:
-        threshold_metric: Metric whose best threshold on the validation images is frozen for all
+        threshold: Rule by which the validation images choose the threshold that is frozen for all
             domains.
+        threshold_metric: Metric that the rule `best` looks at.
         tta: Test-time augmentation.
     """
 
+    threshold: str
     threshold_metric: str
     tta: str
 
     @classmethod
     def of(cls, experiment: Experiment) -> Protocol:
         """The protocol of an experiment: its section `score`, but for which epochs are scored."""
-        return cls(experiment.score.threshold_metric, experiment.score.tta)
+        score = experiment.score
+        return cls(score.threshold, score.threshold_metric, score.tta)
 
     def identity(self) -> dict[str, Any]:
         """What is hashed of it: settings and versions, those of what is computed out of it not.
 
-        The metric that chooses the threshold has its version here, because all thresholded scores
-        change with it; the metrics that are reported have theirs beside their values.
+        The rule and the metric that choose the threshold have their versions here, because all
+        thresholded scores change with them; the metrics that are reported have theirs beside their
+        values.
         """
-        return {
-            "scorer": SCORER,
-            "threshold": {
-                "rule": THRESHOLD_RULE,
-                "metric": self.threshold_metric,
-                "version": METRICS.metric(self.threshold_metric).version,
-            },
-            "tta": self.tta,
+        rule: dict[str, Any] = {
+            "rule": THRESHOLDS.part(self.threshold).version,
+            "metric": self.threshold_metric,
+            "version": METRICS.metric(self.threshold_metric).version,
         }
+        if self.threshold != DEFAULT_RULE:
+            rule["name"] = self.threshold
+        return {"scorer": SCORER, "threshold": rule, "tta": self.tta}
 
     @property
     def text(self) -> str:
         """The canonical JSON of its identity; cheap, as there are few different ones."""
-        version = METRICS.metric(self.threshold_metric).version
-        return _text(self, SCORER, THRESHOLD_RULE, version)
+        rule = THRESHOLDS.part(self.threshold).version
+        return _text(self, SCORER, rule, METRICS.metric(self.threshold_metric).version)
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from vesselflow.config.registry import Registry
 from vesselflow.config.samplers import SAMPLERS
 from vesselflow.losses import LOSSES
 from vesselflow.metrics import METRICS
+from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.models import MODELS
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
@@ -16,7 +17,7 @@ from vesselflow.stores.synth import SYNTH_KINDS
 
 #: What `config` validates and names parts with: sections of the experiment that are parts, then
 #: what single keys name ("normalisation" of `normalise`, "sampler" of `search`, "importer" and
-#: "synth" of stores, "metric" of `objective`, "threshold" of `score`).
+#: "synth" of stores, "metric" of `objective`, "threshold" and "threshold metric" of `score`).
 REGISTRIES: dict[str, Registry] = {
     "augment": AUGMENTATIONS,
     "model": MODELS,
@@ -28,5 +29,6 @@ REGISTRIES: dict[str, Registry] = {
     "importer": IMPORTERS,
     "synth": SYNTH_KINDS,
     "metric": METRICS,
-    "threshold": METRICS.choosing(),
+    "threshold": THRESHOLDS,
+    "threshold metric": METRICS.choosing(),
 }
