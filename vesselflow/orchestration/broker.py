@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import time
 from collections import deque
@@ -244,9 +243,6 @@ class Broker:
         """Queue runs; see `Book.submit`."""
         self._care()
         self.book.submit(entries, known)
-        # They stay for as long as the broker does: of 100,000 runs each look of the collector for
-        # what can go took a tenth of a second, in which no claim was answered.
-        gc.freeze()
         self._wake(len(entries))
 
     async def look(self, seen: int) -> Snapshot:
