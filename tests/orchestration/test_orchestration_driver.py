@@ -14,7 +14,8 @@ import pytest
 from vesselflow import load_space
 from vesselflow.errors import UserError
 from vesselflow.orchestration.broker import Snapshot
-from vesselflow.orchestration.driver import _Driver, _Reader
+from vesselflow.orchestration.driver import _Driver
+from vesselflow.orchestration.reading import Beside
 from vesselflow.records.runs import RunRecord, RunState
 from vesselflow.sweeps.book import JobState
 from vesselflow.sweeps.events import EpochDone, Failed, Finished, Happening, Message, Started
@@ -150,7 +151,7 @@ def test_data_are_read_beside_the_loop_and_taken_once():
         gate.wait(10)
         return "data"
 
-    reader = _Reader(read)
+    reader = Beside(read)
     assert not reader.ready()
     gate.set()
     while not reader.ready():
@@ -163,7 +164,7 @@ def test_an_error_of_reading_reaches_the_loop():
     def read() -> None:
         raise UserError("no such file", where=str(Path("a.h5")))
 
-    reader = _Reader(read)
+    reader = Beside(read)
     reader._thread.join(10)
     with pytest.raises(UserError, match="no such file"):
         reader.ready()

@@ -20,26 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import pyarrow as pa
 import ray
 
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
-from vesselflow.feed.batches import resident_bytes
-from vesselflow.feed.ray_data import Handles, Needed
-from vesselflow.feed.ray_resident import SMALL_BYTES, Resident, hold, materialise, read_small
-from vesselflow.feed.ray_stream import NodeRoom, Streamed, choose, streamed
-from vesselflow.feed.view import image_view
+from vesselflow.feed.ray_data import Handles
+from vesselflow.feed.ray_stream import NodeRoom
 from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
+from vesselflow.orchestration.reading import Beside, Reading
 from vesselflow.orchestration.serving import SlotConfig
 from vesselflow.orchestration.slots import Slots, kill_processes, starter
 from vesselflow.records.atomic import remove_abandoned
 from vesselflow.records.drivers import Driver
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
-from vesselflow.runs.specs import view_of
-from vesselflow.stores.store import Store
 from vesselflow.sweeps.book import Entry, JobState
 from vesselflow.sweeps.capacity import SlotPlan, make_plan, wanted_slots, workers_that_fit
 from vesselflow.sweeps.events import Failed, Finished, Message, Started
@@ -111,8 +106,7 @@ class _Driver:
         self.can_grow = False
         self.scratch = Path()
         self.plan: SlotPlan | None = None
-        self.needed = self._needed()
-        self.small: dict[Needed, pa.Table] = {}
+        self.reading = Reading(prepared, missing, watch.notify)
         self.broker: Any = None
         self.slots: Slots | None = None
         self.study: Study | None = None
@@ -161,7 +155,7 @@ class _Driver:
         # The slots' processes import what they need while the data are read.
         self.slots.reconcile(self.plan.slots)
         self._submit()
-        reader = _Reader(self._handles)
+        reader = Beside(self._handles)
         threading.Thread(target=self._tidy, daemon=True, name="tidy").start()
         try:
             with self._phase("runs"):
@@ -257,70 +251,24 @@ class _Driver:
             )
         return entries
 
-    def _handles(self) -> Handles:
-        """One handle for everything that the missing runs need.
-
-        What fits into the object store is read into it once, for all slots; the rest is streamed.
-        """
-        handles: dict[Needed, Resident[Any] | Streamed] = {}
-        assert self.plan is not None
-        # A head that only leads holds no data.
-        rooms = [
-            NodeRoom(node.object_store, node.memory)
-            for node in self.cluster.nodes()
-            if workers_that_fit([node], self.plan.threads, self.plan.gpu)
-        ]
-        taken = 0
-        for needed in self.needed:
-            kind, name, view = needed
-            path = self.prepared.stores[name].path.resolve()
-            with Store.open(path) as store:
-                need = resident_bytes(store, view) * (2 if kind == "images" else 1)
-            way = self.prepared.space.resources.feed
-            if way == "auto":
-                way = choose(need + taken, rooms)
-            if way == "stream":
-                self.watch.notify(f"store '{name}' ({kind}) is streamed: {need / 1e9:.1f} GB")
-                handles[needed] = streamed(path, view, kind)
-                continue
-            if needed in self.small:
-                resident = hold(self.small.pop(needed), kind)
-            else:
-                self.watch.notify(f"reading store '{name}' ({kind}) into shared memory")
-                resident = materialise(path, view, kind)
-            handles[needed] = resident
-            taken += resident.nbytes
-        self.small.clear()
-        return handles
-
-    def _needed(self) -> list[Needed]:
-        """Every (kind, store, view) that the missing runs need, once."""
-        needed: dict[Needed, None] = {}
-        for job in self.missing:
-            view = view_of(job.run.experiment)
-            needed["samples", job.run.experiment.data.train, view] = None
-            for domain in (job.validation, *(each.domain for each in job.evaluations)):
-                needed["images", domain.store, image_view(view)] = None
-        return list(needed)
-
     def _while_ray_starts(self) -> None:
         """Read small data, and import what the end needs: Ray takes seconds, and few of a CPU's."""
-        if self.prepared.space.resources.feed != "stream":
-            self.watch.notify("reading small stores")
-            left = SMALL_BYTES
-            for needed in self.needed:
-                if self.watch.stop.is_set():
-                    return
-                kind, name, view = needed
-                path = self.prepared.stores[name].path.resolve()
-                table = read_small(path, view, kind, left)
-                if table is not None:
-                    self.small[needed] = table
-                    left -= table.nbytes
+        self.reading.read_small(self.watch.stop)
         for name in _END_NEEDS:
             if self.cluster.started():
                 return
             importlib.import_module(name)
+
+    def _handles(self) -> Handles:
+        plan = self.plan
+        assert plan is not None
+        # A head that only leads holds no data.
+        training = [
+            node
+            for node in self.cluster.nodes()
+            if workers_that_fit([node], plan.threads, plan.gpu)
+        ]
+        return self.reading.handles([NodeRoom(node.object_store, node.memory) for node in training])
 
     # -- trials --------------------------------------------------------------------------------
 
@@ -365,7 +313,7 @@ class _Driver:
 
     # -- watching ------------------------------------------------------------------------------
 
-    def _watch(self, reader: _Reader) -> None:
+    def _watch(self, reader: Beside) -> None:
         asked, looked_at_machines, wanted = False, -math.inf, 0
         assert self.slots is not None
         assert self.plan is not None
@@ -529,41 +477,6 @@ class _Driver:
         study = self.study or self._make_study()
         with contextlib.suppress(OSError, VesselflowError):
             study.close(self.scores, self.prepared.folder / "study.journal")
-
-
-class _Reader:
-    """Reads the data beside the driver's loop, which so stays open to Ctrl-C.
-
-    Args:
-        read: What to do; its result is taken once.
-    """
-
-    def __init__(self, read: Any) -> None:
-        self._read = read
-        self._result: list[Any] = []
-        self._error: BaseException | None = None
-        self._taken = False
-        self._thread = threading.Thread(target=self._run, daemon=True, name="reader")
-        self._thread.start()
-
-    def ready(self) -> bool:
-        """Whether there is a result that nobody has taken; raises what the reading raised."""
-        if self._thread.is_alive():
-            return False
-        if self._error is not None:
-            raise self._error
-        return not self._taken
-
-    def take(self) -> Any:
-        """The result."""
-        self._taken = True
-        return self._result[0]
-
-    def _run(self) -> None:
-        try:
-            self._result.append(self._read())
-        except BaseException as error:
-            self._error = error
 
 
 def owner() -> Mapping[str, Any]:
