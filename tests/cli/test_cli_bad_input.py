@@ -153,6 +153,10 @@ IN_THE_SPACE = {
             "did you mean 'dice'?",
         ),
     ),
+    "unknown-threshold-rule": (
+        "score: {threshold: hlaf}",
+        ("space.yaml: score.threshold: 'hlaf' is not allowed", "best, half", "'half'?"),
+    ),
     "threshold-metric-without-a-threshold": (
         "score: {threshold_metric: roc_auc}",
         ("space.yaml: score.threshold_metric: 'roc_auc' is not allowed",),
@@ -1140,7 +1144,7 @@ def test_a_dry_run_for_a_cluster_does_not_count_this_machine(here: Path) -> None
 
 
 def test_every_threshold_metric_is_a_metric() -> None:
-    allowed = REGISTRIES["threshold"].names()
+    allowed = REGISTRIES["threshold metric"].names()
     assert Score.model_fields["threshold_metric"].default in allowed
     assert set(allowed) < set(METRICS.names())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,17 +20,18 @@ HERE = (Place("node", 1, "host"),)
 
 
 class Lease:
-    def __init__(self, run_id: str, given_back: list[str]) -> None:
-        self.run_id, self._given_back = run_id, given_back
+    def __init__(self, run_id: str, disk: Disk) -> None:
+        self.run_id, self._disk = run_id, disk
 
     def release(self) -> None:
-        self._given_back.append(self.run_id)
+        time.sleep(self._disk.slow_s)
+        self._disk.given_back.append(self.run_id)
 
     def beat(self) -> bool:
         return True
 
     def lost(self) -> bool:
-        return False
+        return self.run_id in self._disk.taken_over
 
 
 class Disk:
@@ -40,6 +42,8 @@ class Disk:
         self.elsewhere: set[str] = set()
         self.claimed: list[str] = []
         self.given_back: list[str] = []
+        self.taken_over: set[str] = set()
+        self.slow_s = 0.0
 
     def claim(self, run_id: str) -> Any:
         if self.trouble is not None:
@@ -47,16 +51,31 @@ class Disk:
         if run_id in self.elsewhere:
             return None
         self.claimed.append(run_id)
-        return Lease(run_id, self.given_back)
+        return Lease(run_id, self)
 
 
-def _run(tmp_path, scene: Callable[[Broker, Disk], Awaitable[None]], retries: int = 2) -> None:
+class Taken:
+    """A driver whose heartbeat others took for dead."""
+
+    def beat(self) -> bool:
+        return False
+
+    def end(self) -> None:
+        pass
+
+
+def _run(
+    tmp_path,
+    scene: Callable[[Broker, Disk], Awaitable[None]],
+    retries: int = 2,
+    driver: Any = None,
+) -> None:
     disk = Disk()
 
     async def play() -> None:
         broker = Broker(
             str(tmp_path),
-            None,
+            driver,
             retries,
             "val/x",
             alive=lambda: frozenset({"node"}),
@@ -77,6 +96,51 @@ def _short_waits(monkeypatch):
 async def _settled(broker: Broker) -> list[str]:
     look = await broker.look(0)
     return [event.text for event in look.events if isinstance(event, Message)]
+
+
+def test_a_slot_on_a_machine_that_leaves_is_given_nothing(tmp_path):
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", HERE)
+        await broker.drain(["node"])
+        assert (await broker.claim("s", arrival)).word == "close"
+        assert disk.claimed == []
+
+    _run(tmp_path, scene)
+
+
+def test_a_run_that_another_driver_took_over_is_handed_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", HERE)
+        grant = (await broker.claim("s", arrival)).grant
+        assert grant is not None
+        place = ("training", 1, 1, 10)
+        await asyncio.sleep(0.1)
+        assert (await broker.beat("s", arrival, grant.number, place))[0]
+        disk.taken_over.add(grant.run_id)
+        for _ in range(200):
+            if not (await broker.beat("s", arrival, grant.number, place))[0]:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it goes on")
+
+    _run(tmp_path, scene, driver=Taken())
+
+
+def test_the_end_waits_for_leases_that_are_being_given_back(tmp_path):
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", HERE)
+        grant = (await broker.claim("s", arrival)).grant
+        assert grant is not None
+        disk.slow_s = 0.2
+        await broker.finish("s", grant.number, grant.run_id, {"pa": 1.0}, {})
+        assert disk.given_back == [], "the slot does not wait"
+        await asyncio.sleep(0.05)
+        await broker.release()
+        assert disk.given_back == [grant.run_id]
+
+    _run(tmp_path, scene)
 
 
 async def _given_back(disk: Disk, *runs: str) -> None:

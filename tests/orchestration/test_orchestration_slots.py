@@ -54,6 +54,16 @@ def stage() -> Stage:
     return Stage()
 
 
+def test_a_slot_that_lived_is_started_again_at_once_however_often(stage):
+    for round_ in range(1, 5):
+        stage.slots.reconcile(1)
+        assert stage.starts("slot-0") == round_
+        stage.now += LIVED_S + 1
+        stage.hosts["slot-0"][-1].end = "it was killed"
+        stage.slots.reconcile(1)
+    assert stage.said == []
+
+
 def test_as_many_are_started_as_are_wanted(stage):
     stage.slots.reconcile(3)
     stage.slots.reconcile(3)

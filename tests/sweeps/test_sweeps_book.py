@@ -107,6 +107,62 @@ def test_an_older_arrival_is_told_to_hand_back_and_gets_nothing():
     assert book.pick(1.0) is entry, "a run that was refused is still first in line"
 
 
+def test_an_older_arrival_does_not_keep_the_newer_one_alive():
+    book = _book("a")
+    first = _arrive(book, "s0")
+    _arrive(book, "s0", 1.0)
+    _take(book, "s0", 1.0)
+    late = 1.0 + SILENT_S + 0.1
+    assert not book.beat("s0", first, 0, ("idle", 0, 0, 0), late)
+    assert [verdict.slot for verdict in book.overdue(late)] == ["s0"]
+
+
+def test_what_was_picked_before_a_stop_is_not_handed_out_after_it():
+    book = _book("a")
+    arrival = _arrive(book, "s0")
+    entry = book.pick(0.0)
+    assert entry is not None
+    book.stopping = True
+    assert book.grant("s0", arrival, entry, 0.0) is None
+    assert book.jobs["a"].state is JobState.QUEUED
+
+
+def test_a_slot_of_several_machines_is_gone_with_one_of_them():
+    book = _book("a")
+    book.arrive("s0", (Place("node", 1, "here"), Place("gone", 2, "there")), 0.0, _lives)
+    _take(book, "s0")
+    book.lose("s0", 0, 1.0, _lives)
+    assert book.jobs["a"].tally == Tally(), "no death is charged for a machine that went"
+
+
+def test_storage_works_again_when_it_does_for_all():
+    book = _book("a")
+    for who in ("broker", "s0"):
+        book.storage(who, "no space", 0.0)
+    book.storage("broker", "", 1.0)
+    assert _texts(book) == ["the storage is in trouble, runs wait: no space"]
+    book.storage("s0", "", 2.0)
+    book.storage("s0", "", 2.0)
+    assert _texts(book)[1:] == ["the storage works again"]
+
+
+def test_beats_that_skip_steps_give_the_time_of_one():
+    book = _book("a")
+    arrival = _arrive(book, "s0")
+    grant = _take(book, "s0")
+
+    def beat(step: int, now: float) -> None:
+        book.beat("s0", arrival, grant.number, ("training", 1, step, 100), now)
+
+    # A second each, ten at a time: ten times the median are ten seconds, not a hundred.
+    for step in (10, 20, 30, 40, 50):
+        beat(step, float(step))
+    slow = 50 + max(SLOW_FLOOR_S, 10.0) + 1
+    beat(50, slow)
+    assert book.overdue(slow) == []
+    assert "the median is 1 s" in _texts(book)[-1]
+
+
 def test_a_silent_slot_loses_its_run_to_another():
     book = _book("a")
     arrival = _arrive(book, "s0")

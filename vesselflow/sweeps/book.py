@@ -584,9 +584,6 @@ class Book:
                 text, recorded = last_words(event, entry.tally), False
             self._fail(entry, Failed(entry.run_id, text, place, log, recorded))
             return
-        # A number of its own: what the old holder says from now on is ignored.
-        self._numbers += 1
-        entry.grant = self._numbers
         self._change(entry, JobState.QUEUED)
         if event is Event.STORAGE:
             self.put_back(entry, now)
