@@ -37,6 +37,7 @@ def write_answer(
     unfinished: Sequence[tuple[str, int]] = (),
     predicts: Mapping[tuple[str, int], str] | None = None,
     records: bool = False,
+    thresholds: Sequence[float] = (0.47,),
 ) -> Path:
     """Write ``results/<name>/tables``; return ``results/<name>``.
 
@@ -45,6 +46,7 @@ def write_answer(
         selected: The chosen point.
         unfinished: (point, seed) of runs that are still queued.
         predicts: (point, seed) -> key of `PREDICTS` on validation; "vessels" where nothing is said.
+        thresholds: Of the runs of the points, one after the other.
         records: Whether ``results/runs`` holds the records of the finished runs.
     """
     axes = list(dict.fromkeys(axis for config in points.values() for axis in config))
@@ -60,7 +62,8 @@ def write_answer(
             finished = seed in done
             rows["runs"].append(
                 {**head, "state": "finished" if finished else "queued", "message": ""}
-                | {"epoch": 4 if finished else None, "threshold": 0.5, **config}
+                | {"epoch": 4 if finished else None, **config}
+                | {"threshold": thresholds[index % len(thresholds)]}
             )
             if not finished:
                 continue

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from answer_examples import write_answer
 from rich.console import Console
 from rich.measure import Measurement
@@ -364,3 +365,19 @@ def test_the_points_that_make_a_table_wide_make_it_as_wide_as_all(tmp_path: Path
             for some in (few, tables.order)
         ]
         assert widths[0] == widths[1]
+
+
+# -- thresholds --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "text"),
+    [
+        ([0.47, 0.61], "is chosen on val and frozen elsewhere. "),
+        ([0.5], "is a probability of 0.5. "),
+        ([0.47, 0.5], "is chosen on val and frozen elsewhere, or a probability of 0.5. "),
+    ],
+)
+def test_where_thresholds_come_from_is_said(tmp_path: Path, thresholds: list[float], text: str):
+    folder = write_answer(tmp_path, GRID, selected=FIRST, thresholds=thresholds)
+    assert text in footnotes(load_tables(folder))[0]

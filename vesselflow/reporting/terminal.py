@@ -348,13 +348,21 @@ def answer_json(tables: SweepTables) -> dict[str, Any]:
     }
 
 
+def _threshold(tables: SweepTables) -> str:
+    """Where the thresholds come from, as they are: chosen ones are not exactly 1/2."""
+    fixed = tables.runs.threshold.dropna() == 0.5
+    if fixed.any() and fixed.all():
+        return "a probability of 0.5"
+    return "chosen on val and frozen elsewhere" + ", or a probability of 0.5" * bool(fixed.any())
+
+
 def footnotes(tables: SweepTables) -> list[str]:
     """What the numbers mean, and how many values are undefined where."""
     objective = tables.objective
     label = metric_label(objective.metric)
     notes = [
-        f"{label} is pooled over the pixels inside the fov of a domain; the threshold is chosen on "
-        "val and frozen elsewhere. ± is the standard deviation over runs (folds and seeds)."
+        f"{label} is pooled over the pixels inside the fov of a domain; the threshold is "
+        f"{_threshold(tables)}. ± is the standard deviation over runs (folds and seeds)."
     ]
     if objective.direction == "min" or objective.reduction != "mean":
         better = "larger" if objective.direction == "max" else "smaller"
