@@ -14,7 +14,7 @@ import pytest
 from vesselflow import load_space
 from vesselflow.errors import UserError
 from vesselflow.orchestration.broker import Snapshot
-from vesselflow.orchestration.driver import _Driver
+from vesselflow.orchestration.driver import ASIDE_S, DASHBOARD_S, _Driver
 from vesselflow.orchestration.reading import Beside
 from vesselflow.records.runs import RunRecord, RunState
 from vesselflow.sweeps.book import JobState
@@ -168,3 +168,21 @@ def test_an_error_of_reading_reaches_the_loop():
     reader._thread.join(10)
     with pytest.raises(UserError, match="no such file"):
         reader.ready()
+
+
+def test_what_only_looks_on_starts_beside_runs_that_go_on(stage: Stage, monkeypatch) -> None:
+    begun: list[str] = []
+    driver = stage.driver
+    driver.cluster = SimpleNamespace(open_dashboard=lambda: begun.append("dashboard"))
+    monkeypatch.setattr(driver, "_start_trials", lambda: begun.append("trials"))
+    # Nothing has begun: the dashboard alone, after a while, because it may tell why.
+    driver._start_aside(driver.began + DASHBOARD_S - 1)
+    assert begun == []
+    driver._start_aside(driver.began + DASHBOARD_S + 1)
+    assert begun == ["dashboard"]
+    begun.clear()
+    driver.began = driver.started_at = 1000.0
+    driver._start_aside(1000.0 + ASIDE_S - 1)
+    assert begun == []
+    driver._start_aside(1000.0 + ASIDE_S + 1)
+    assert begun == ["trials", "dashboard"]

@@ -326,11 +326,8 @@ class _Driver:
                 self.slots.kill(verdict.slot)
                 kill_processes(verdict.places)
             now = time.monotonic()
-            aside = not asked and now - (self.started_at or now) > ASIDE_S
-            if aside and self.trials is None:
-                self._start_trials()
-            if aside or now - self.began > DASHBOARD_S:
-                self.cluster.open_dashboard()
+            if not asked:
+                self._start_aside(now)
             if now - looked_at_machines > MACHINES_S:
                 looked_at_machines = now
                 machines = self.cluster.nodes()
@@ -358,6 +355,14 @@ class _Driver:
                 time.sleep(LOOK_S)
             else:
                 self.watch.stop.wait(LOOK_S)
+
+    def _start_aside(self, now: float) -> None:
+        """Start what only looks on, once runs have trained for a while."""
+        aside = now - (self.started_at or now) > ASIDE_S
+        if aside and self.trials is None:
+            self._start_trials()
+        if aside or now - self.began > DASHBOARD_S:
+            self.cluster.open_dashboard()
 
     def say(self, text: str) -> None:
         """Tell the person."""
