@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 import zlib
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,8 @@ from vesselflow.stores.store import Store
 from vesselflow.stores.synth import make_synth
 from vesselflow.sweeps.book import Grant
 from vesselflow.sweeps.context import Result
+from vesselflow.sweeps.cost_machine import MachineKind, Seat
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.policy import Event
 from vesselflow.training.group import Solo
@@ -93,7 +96,7 @@ def _serve(results: list[Result], group: Any = None, grown: bool = False) -> tup
     answers = list(results)
     done = []
 
-    def do(job: Any, reports: Any) -> Result:
+    def do(job: Any, reports: Any, taken: Any) -> Result:
         done.append(job)
         return answers.pop(0)
 
@@ -113,6 +116,30 @@ def test_runs_are_done_one_after_another_until_the_broker_says_close():
         ("finish", 1, "run 1", {"p": 0.5}),
         ("finish", 2, "run 2", {"p": 0.6}),
     ]
+
+
+def test_a_run_is_told_how_its_slot_came_to_it():
+    seat = Seat(MachineKind("aws:m5.large", "spot"), 0.5)
+    payload = zlib.compress(pickle.dumps("job"))
+    orders = [Answer("run", Grant(n, f"run {n}", payload, reached=10 * n)) for n in (1, 2)]
+    taken: list[Taken] = []
+
+    class Slow(Broker):
+        def claim(self) -> Answer:
+            time.sleep(0.02)
+            return orders.pop(0) if orders else Answer("close")
+
+    def do(job: Any, reports: Any, taken: Taken, into: list[Taken] = taken) -> Result:
+        into.append(taken)
+        return Result("finished")
+
+    Server(
+        SETTINGS, Slow(0), Solo(), Beacon(), do, lambda: False, seat=seat, slot_start_s=5.0
+    ).run()
+    assert [one.reached for one in taken] == [10, 20]
+    assert [one.seat for one in taken] == [seat, seat]
+    assert [one.slot_start_s for one in taken] == [5.0, 0.0], "a start is charged once"
+    assert all(one.idle_s >= 0.02 for one in taken)
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -161,7 +188,7 @@ def test_other_ranks_tell_nothing_and_end_with_the_group():
         broker,
         Pair(1, [order]),
         None,
-        lambda job, reports: Result("handed back", fault=Fault.PEER_LOST),
+        lambda job, reports, taken: Result("handed back", fault=Fault.PEER_LOST),
         lambda: False,
     )
     with pytest.raises(GroupLost):

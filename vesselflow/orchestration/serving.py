@@ -21,8 +21,11 @@ import ray
 
 from vesselflow.orchestration.broker import Answer
 from vesselflow.records.drivers import sees
-from vesselflow.sweeps.book import Place
+from vesselflow.sweeps.book import Grant, Place
+from vesselflow.sweeps.cost_machine import Seat, machine_kind, share_of
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
+from vesselflow.sweeps.machine import cpus_here, gpus_here
 from vesselflow.sweeps.policy import Event
 
 if TYPE_CHECKING:
@@ -224,6 +227,7 @@ def serve(settings: SlotConfig) -> str:
     from vesselflow.training.group import current_group
     from vesselflow.training.process import settle_process
 
+    began = time.monotonic()
     settle_process(settings.threads)
     check_fit(settings)
     group = current_group()
@@ -247,7 +251,15 @@ def serve(settings: SlotConfig) -> str:
         device=device,
         slot=settings.slot,
     )
-    return Server(settings, broker, group, beacon, do).run()
+    return Server(
+        settings,
+        broker,
+        group,
+        beacon,
+        do,
+        seat=_seat(settings, group),
+        slot_start_s=time.monotonic() - began,
+    ).run()
 
 
 class Server:
@@ -258,8 +270,10 @@ class Server:
         broker: Whom to ask.
         group: The ranks.
         beacon: On rank 0.
-        do: ``execute`` with everything but the run and the reports.
+        do: ``execute`` with everything but the run, the reports and how the run was taken.
         grown: Whether the process holds too much memory.
+        seat: Where the slot sits.
+        slot_start_s: Seconds that its processes took to start.
     """
 
     def __init__(
@@ -270,10 +284,15 @@ class Server:
         beacon: Any,
         do: Callable[..., Result],
         grown: Callable[[], bool] | None = None,
+        *,
+        seat: Seat | None = None,
+        slot_start_s: float = 0.0,
     ) -> None:
         self._settings, self._broker, self._group = settings, broker, group
         self._beacon, self._do = beacon, do
         self._grown = grown or partial(_grown, settings.memory_gb)
+        self._seat, self._slot_start_s = seat or Seat(), slot_start_s
+        self._free_since = time.monotonic()
 
     def run(self) -> str:
         """Serve until the broker says close."""
@@ -285,13 +304,12 @@ class Server:
             if order.word == "wait":
                 continue
             assert order.grant is not None
-            grant = order.grant
-            job = pickle.loads(zlib.decompress(grant.payload))
-            worn = self._work(grant.number, grant.run_id, job)
+            worn = self._work(order.grant)
+            self._free_since = time.monotonic()
             if self._group.share(worn or self._grown()):
                 return "grown"
 
-    def _work(self, grant: int, run_id: str, job: Any) -> bool:
+    def _work(self, given: Grant) -> bool:
         """Do one run and tell the broker how it ended.
 
         Returns:
@@ -300,11 +318,12 @@ class Server:
         Raises:
             GroupLost: The ranks can talk no more: the group must end.
         """
-        broker = self._broker
+        broker, grant, run_id = self._broker, given.number, given.run_id
+        job = pickle.loads(zlib.decompress(given.payload))
         if self._beacon is not None:
             self._beacon.take(grant)
         try:
-            result = self._do(job, reports=self._reports(grant, run_id))
+            result = self._do(job, reports=self._reports(grant, run_id), taken=self._taken(given))
         finally:
             if self._beacon is not None:
                 self._beacon.rest()
@@ -328,6 +347,12 @@ class Server:
             raise GroupLost("one of its workers lost another")
         return result.fault is Fault.OUT_OF_MEMORY
 
+    def _taken(self, given: Grant) -> Taken:
+        """What the run's cost is to know of how the slot came to it."""
+        idle_s = time.monotonic() - self._free_since
+        slot_start_s, self._slot_start_s = self._slot_start_s, 0.0
+        return Taken(self._seat, given.reached, idle_s, slot_start_s)
+
     def _reports(self, grant: int, run_id: str) -> Reports:
         from vesselflow.sweeps.context import Reports
 
@@ -344,6 +369,18 @@ class Server:
     def _where(self) -> str:
         rank = f" rank {self._group.rank}" if self._group.size > 1 else ""
         return f"{self._settings.slot}{rank} on {socket.gethostname()}"
+
+
+def _seat(settings: SlotConfig, group: Group) -> Seat:
+    """Which part of which machine the slot holds."""
+    share = share_of(
+        group.size,
+        settings.threads,
+        settings.gpu,
+        machine_cpus=cpus_here(),
+        machine_gpus=gpus_here() if settings.gpu else 0,
+    )
+    return Seat(machine_kind(), share)
 
 
 def _places(group: Group) -> tuple[Place, ...]:

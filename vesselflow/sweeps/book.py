@@ -139,11 +139,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Grant:
-    """A run, given to an arrival of a slot."""
+    """A run, given to an arrival of a slot.
+
+    Attributes:
+        number: Its own.
+        run_id: The run.
+        payload: What the slot needs to do it.
+        reached: Step that the run was last heard at, under whatever grant.
+    """
 
     number: int
     run_id: str
     payload: Any
+    reached: int = 0
 
 
 @dataclass
@@ -273,7 +281,7 @@ class Book:
         state.heard = state.moved = now
         state.steps = entry.steps
         self.events.add(Started(entry.run_id, slot))
-        return Grant(entry.grant, entry.run_id, entry.payload)
+        return Grant(entry.grant, entry.run_id, entry.payload, entry.step)
 
     # -- slots ---------------------------------------------------------------------------------
 

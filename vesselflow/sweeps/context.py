@@ -18,6 +18,7 @@ from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.statistics import intensities, pooled_centre_scale
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.gate import Gate
 from vesselflow.training.group import Group
@@ -82,6 +83,7 @@ class Context:
         reports: Who is told.
         device: Where the model lives.
         slot: Name of the slot, for the cost.
+        taken: How the slot came to the run, for the cost.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Context:
         reports: Reports,
         device: str,
         slot: str,
+        taken: Taken | None = None,
     ) -> None:
         self.job, self.spec = job, job.run
         self.results, self.data = results, data
         self.group, self.reports, self.device, self.slot = group, reports, device, slot
+        self.taken = taken or Taken()
         self.record = RunRecord(results, job.run.run_id)
         #: Everything that is written for the run goes through it.
         self.gate = Gate(reports.storage, lambda: reports.storage(""), reports.should_stop)

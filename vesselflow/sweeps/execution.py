@@ -13,6 +13,7 @@ from vesselflow.feed.sources import Data
 from vesselflow.records.runs import Attempt
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.context import Context, Reports, Result
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault, classify
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.sweeps.training_job import TrainingJob
@@ -29,6 +30,7 @@ def execute(
     reports: Reports | None = None,
     device: str = "cpu",
     slot: str = "local",
+    taken: Taken | None = None,
 ) -> Result:
     """Bring one job to its end: train unless it is trained, score what is not scored.
 
@@ -37,12 +39,14 @@ def execute(
     another try would meet the error again; else it is handed back, to be resumed from its last
     checkpoint. After a fault `Fault.PEER_LOST` the group can talk no more: its processes must end.
     """
-    context = Context(job, results, data, group or Solo(), reports or Reports(), device, slot)
+    context = Context(job, results, data, group or Solo(), reports or Reports(), device, slot, taken)
     work = _Work(context)
     try:
         return work.run()
     except Exception as error:
         return work.failed(error)
+    finally:
+        work.training.end_notes()
 
 
 class _Work:
