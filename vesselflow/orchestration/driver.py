@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import ray
 
+from vesselflow.clusters.prices import PriceList
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
@@ -80,7 +81,7 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
     if missing:
         _Driver(prepared, missing, watch, outcome).run(address)
         return outcome
-    return conclude(prepared, outcome)
+    return conclude(prepared, outcome, PriceList(prepared.space.prices))
 
 
 class _Driver:
@@ -473,7 +474,7 @@ class _Driver:
     def _conclude(self) -> None:
         self.prepared.rescore()
         self.outcome.failures = self._failures()
-        conclude(self.prepared, self.outcome)
+        conclude(self.prepared, self.outcome, PriceList(self.prepared.space.prices))
         if self.trials is None or not self.trials.is_alive():
             self._leave_study()
 

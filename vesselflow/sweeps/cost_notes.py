@@ -48,22 +48,15 @@ def reached_before(costs: list[dict[str, Any]]) -> int:
 
 
 class CostNotes:
-    """Writes an attempt's cost now and then, in a thread of its own; training never waits for it.
+    """Writes an attempt's cost now and each `NOTE_S`, in a thread that training never waits for.
 
     Args:
         attempt: Whose cost it is.
         cost: What it is now.
-        every_s: Seconds between two notes; the first is written at once.
     """
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        cost: Callable[[], Mapping[str, Any]],
-        *,
-        every_s: float = NOTE_S,
-    ) -> None:
-        self._attempt, self._cost, self._every_s = attempt, cost, every_s
+    def __init__(self, attempt: Attempt, cost: Callable[[], Mapping[str, Any]]) -> None:
+        self._attempt, self._cost = attempt, cost
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True, name="cost-notes")
@@ -89,5 +82,5 @@ class CostNotes:
                 if self._over.is_set():
                     return
                 self._attempt.write_cost(self._cost())
-            if self._over.wait(self._every_s):
+            if self._over.wait(NOTE_S):
                 return

@@ -39,7 +39,9 @@ def execute(
     another try would meet the error again; else it is handed back, to be resumed from its last
     checkpoint. After a fault `Fault.PEER_LOST` the group can talk no more: its processes must end.
     """
-    context = Context(job, results, data, group or Solo(), reports or Reports(), device, slot, taken)
+    context = Context(
+        job, results, data, group or Solo(), reports or Reports(), device, slot, taken
+    )
     work = _Work(context)
     try:
         return work.run()

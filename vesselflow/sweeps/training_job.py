@@ -64,7 +64,7 @@ class TrainingJob:
             ready.batches.stop()
             self.steps = step - start
             if self.start_s is None:
-                self.start_s = time.perf_counter() - self.began - ready.batches.seconds
+                self.start_s = self._rest_s()
             context.reports.phase("training", epoch, step, total)
 
         def epoch_done(epoch: int, step: int, values: dict[str, float]) -> None:
@@ -173,20 +173,27 @@ class TrainingJob:
         finally:
             self._save_s += time.perf_counter() - began
 
+    def _rest_s(self) -> float:
+        """Seconds so far that were neither steps nor scoring nor saving.
+
+        An attempt may score an epoch before its first step: its checkpoint was the epoch's end.
+        """
+        train_s = self._batches.seconds if self._batches is not None else 0.0
+        others = train_s + self.scoring.seconds + self._save_s
+        return max(0.0, time.perf_counter() - self.began - others)
+
     def cost(self) -> dict[str, float]:
         """What this attempt has cost so far, in seconds and steps.
 
         ``reached`` is the step to which the run had come before: steps below it are repeated.
         """
         taken = self.context.taken
-        wall_s = time.perf_counter() - self.began
         train_s = self._batches.seconds if self._batches is not None else 0.0
-        others = train_s + self.scoring.seconds + self._save_s
         return {
-            "wall_s": wall_s,
+            "wall_s": time.perf_counter() - self.began,
             "idle_s": taken.idle_s,
             "slot_start_s": taken.slot_start_s,
-            "start_s": max(0.0, wall_s - others) if self.start_s is None else self.start_s,
+            "start_s": self._rest_s() if self.start_s is None else self.start_s,
             "train_s": train_s,
             "evaluate_s": self.scoring.seconds,
             "save_s": self._save_s,
