@@ -15,9 +15,11 @@ from vesselflow.feed.batches import Samples
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.runs import Attempt
 from vesselflow.sweeps.context import Context
+from vesselflow.sweeps.gate import Gate
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.training.group import lead, together
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
+from vesselflow.training.saving import Write
 
 
 class TrainingJob:
@@ -72,6 +74,7 @@ class TrainingJob:
 
         hooks = Hooks(
             save=self._save,
+            waiting=context.troubles.repeat,
             epoch=epoch_done,
             keep_weights=keep_weights,
             score=self.scoring.validate,
@@ -89,6 +92,7 @@ class TrainingJob:
             resume=resume,
             device=context.device,
             dataset_statistics=context.statistics,
+            survival=context.survival,
         )
         if outcome.finished:
             summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
@@ -134,11 +138,15 @@ class TrainingJob:
         ready.batches = StepClock(context.data.batches(samples, rows, order))
         _ = context.statistics  # read here, where a rank that cannot is not waited for
 
-    def _save(self, step: int, payload: bytes) -> None:
-        """Write a checkpoint, and what the attempt has cost until it."""
-        attempt = self._attempt()
-        self.context.gate.keep(lambda: attempt.checkpoints.save(step, payload))
-        self._write_cost(self.cost())
+    def _save(self, step: int) -> Write:
+        """What writes a checkpoint, and what the attempt has cost until its step."""
+        attempt, gate, cost = self._attempt(), self.context.gate_beside, self.cost()
+
+        def write(payload: memoryview) -> None:
+            gate.keep(lambda: attempt.checkpoints.save(step, payload))
+            self._write_cost(cost, gate)
+
+        return write
 
     def _finish(self, summary: dict[str, int]) -> None:
         self.context.gate.keep(lambda: self.context.record.finish(self._attempt(), summary))
@@ -167,14 +175,14 @@ class TrainingJob:
         """Keep the cost with the attempt, if there is one on this rank, and return it."""
         cost = self.cost()
         with contextlib.suppress(Interrupted):
-            self._write_cost(cost)
+            self._write_cost(cost, self.context.gate)
         return cost
 
-    def _write_cost(self, cost: dict[str, float]) -> None:
+    def _write_cost(self, cost: dict[str, float], gate: Gate) -> None:
         attempt = self.attempt
         if attempt is not None:
             machine = {"slot": self.context.slot, "host": socket.gethostname()}
-            self.context.gate.keep(lambda: attempt.write_cost({**cost, **machine}))
+            gate.keep(lambda: attempt.write_cost({**cost, **machine}))
 
 
 @dataclass
