@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vesselflow.orchestration import serving
 from vesselflow.orchestration.broker import Answer
 from vesselflow.orchestration.serving import (
     EVENTS,
@@ -29,6 +30,7 @@ from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.policy import Event
 from vesselflow.training.group import Solo
+from vesselflow.training.interval import Survival
 
 SETTINGS = SlotConfig("s0", "b", "n", "results", 1, 0.0, "token")
 
@@ -45,7 +47,7 @@ class Broker:
             return Answer("close")
         number = self.left.pop(0)
         payload = zlib.compress(pickle.dumps(f"job {number}"))
-        return Answer("run", Grant(number, f"run {number}", payload))
+        return Answer("run", Grant(number, f"run {number}", payload, survival=Survival(60.0, 1)))
 
     def finish(self, grant: int, run_id: str, result: Result) -> None:
         self.told.append(("finish", grant, run_id, result.values))
@@ -96,7 +98,8 @@ def _serve(results: list[Result], group: Any = None, grown: bool = False) -> tup
     answers = list(results)
     done = []
 
-    def do(job: Any, reports: Any, taken: Any) -> Result:
+    def do(job: Any, reports: Any, taken: Any, survival: Survival) -> Result:
+        assert survival == Survival(60.0, 1)
         done.append(job)
         return answers.pop(0)
 
@@ -122,24 +125,24 @@ def test_a_run_is_told_how_its_slot_came_to_it():
     seat = Seat(MachineKind("aws:m5.large", "spot"), 0.5)
     payload = zlib.compress(pickle.dumps("job"))
     orders = [Answer("run", Grant(n, f"run {n}", payload, reached=10 * n)) for n in (1, 2)]
-    taken: list[Taken] = []
+    into: list[Taken] = []
 
     class Slow(Broker):
         def claim(self) -> Answer:
             time.sleep(0.02)
             return orders.pop(0) if orders else Answer("close")
 
-    def do(job: Any, reports: Any, taken: Taken, into: list[Taken] = taken) -> Result:
+    def do(job: Any, reports: Any, taken: Taken, survival: Any) -> Result:
         into.append(taken)
         return Result("finished")
 
     Server(
         SETTINGS, Slow(0), Solo(), Beacon(), do, lambda: False, seat=seat, slot_start_s=5.0
     ).run()
-    assert [one.reached for one in taken] == [10, 20]
-    assert [one.seat for one in taken] == [seat, seat]
-    assert [one.slot_start_s for one in taken] == [5.0, 0.0], "a start is charged once"
-    assert all(one.idle_s >= 0.02 for one in taken)
+    assert [one.reached for one in into] == [10, 20]
+    assert [one.seat for one in into] == [seat, seat]
+    assert [one.slot_start_s for one in into] == [5.0, 0.0], "a start is charged once"
+    assert all(one.idle_s >= 0.02 for one in into)
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -188,12 +191,40 @@ def test_other_ranks_tell_nothing_and_end_with_the_group():
         broker,
         Pair(1, [order]),
         None,
-        lambda job, reports, taken: Result("handed back", fault=Fault.PEER_LOST),
+        lambda job, reports, **_: Result("handed back", fault=Fault.PEER_LOST),
         lambda: False,
     )
     with pytest.raises(GroupLost):
         server.run()
     assert broker.told == []
+
+
+def test_the_place_is_told_right_while_another_thread_waits_for_the_storage():
+    told: list[str] = []
+
+    class Silent:
+        storage = staticmethod(told.append)
+
+        def beat(self, *_: Any) -> tuple[bool, float]:
+            return True, 3600.0
+
+    beacon = serving.Beacon(Silent())
+    beacon.phase("training", 1, 4, 9)
+    beacon.storage("full")
+    assert beacon._place == ("waiting", 1, 4, 9)
+    # It was the checkpoint's thread: the training goes on.
+    beacon.phase("training", 1, 5, 9)
+    assert beacon._place == ("training", 1, 5, 9)
+    beacon.phase("evaluating", 1, 5, 0)
+    beacon.storage("")
+    assert beacon._place == ("evaluating", 1, 5, 0)
+    # Then the steps wait for it, too: told again, and over.
+    beacon.storage("full")
+    beacon.storage("full")
+    assert beacon._place[0] == "waiting"
+    beacon.storage("")
+    assert beacon._place == ("evaluating", 1, 5, 0)
+    assert told == ["full", "", "full", "full", ""]
 
 
 # -- is this machine fit? --------------------------------------------------------------------

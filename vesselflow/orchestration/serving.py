@@ -142,6 +142,8 @@ class Beacon:
         self._grant = 0
         self._place: tuple[str, int, int, int] = ("idle", 0, 0, 0)
         self._phase = "idle"
+        #: The storage's trouble comes from the thread that writes checkpoints, too.
+        self._lock = threading.Lock()
         self.stop = False
         threading.Thread(target=self._run, daemon=True, name="beacon").start()
 
@@ -157,14 +159,19 @@ class Beacon:
 
     def phase(self, phase: str, epoch: int, step: int, steps: int) -> None:
         """Where it is."""
-        self._place = (phase, epoch, step, steps)
+        with self._lock:
+            self._place = (phase, epoch, step, steps)
 
     def storage(self, text: str) -> None:
-        """Files cannot be written, or can again: then the slot waits, and does not hang."""
-        phase, epoch, step, steps = self._place
-        if text and phase != "waiting":
-            self._phase = phase
-        self._place = ("waiting" if text else self._phase, epoch, step, steps)
+        """Files cannot be written, or can again: the slot waits, and does not hang.
+
+        It waits until it says where it is: it may go on while a checkpoint waits to be written.
+        """
+        with self._lock:
+            phase, epoch, step, steps = self._place
+            if phase != "waiting":
+                self._phase = phase
+            self._place = ("waiting" if text else self._phase, epoch, step, steps)
         self._broker.storage(text)
 
     def stopped(self) -> bool:
@@ -270,7 +277,8 @@ class Server:
         broker: Whom to ask.
         group: The ranks.
         beacon: On rank 0.
-        do: ``execute`` with everything but the run, the reports and how the run was taken.
+        do: ``execute`` with everything but the run, the reports, how the run was taken, and what
+            was seen of failures.
         grown: Whether the process holds too much memory.
         seat: Where the slot sits.
         slot_start_s: Seconds that its processes took to start.
@@ -323,7 +331,12 @@ class Server:
         if self._beacon is not None:
             self._beacon.take(grant)
         try:
-            result = self._do(job, reports=self._reports(grant, run_id), taken=self._taken(given))
+            result = self._do(
+                job,
+                reports=self._reports(grant, run_id),
+                taken=self._taken(given),
+                survival=given.survival,
+            )
         finally:
             if self._beacon is not None:
                 self._beacon.rest()

@@ -221,7 +221,7 @@ def create_exclusive(path: str | Path, data: bytes, *, flush: bool = True) -> bo
     return True
 
 
-def write_sealed(path: str | Path, *pieces: bytes) -> None:
+def write_sealed(path: str | Path, *pieces: bytes | memoryview) -> None:
     """`write_bytes` of the pieces, with a header that holds their length and SHA-256."""
     checksum = hashlib.sha256()
     for piece in pieces:
@@ -253,14 +253,16 @@ def read_sealed(path: str | Path) -> bytes:
     return data
 
 
-def _replace(path: Path, pieces: tuple[bytes, ...]) -> None:
+def _replace(path: Path, pieces: tuple[bytes | memoryview, ...]) -> None:
     with _temporary(path, pieces) as temporary:
         os.replace(temporary, path)
         _flush_folder(path.parent)
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, pieces: tuple[bytes, ...], *, flush: bool = True) -> Iterator[Path]:
+def _temporary(
+    path: Path, pieces: tuple[bytes | memoryview, ...], *, flush: bool = True
+) -> Iterator[Path]:
     """A finished, flushed file beside `path`, removed at the end if it is still there."""
     # The target's name is left out: with it, a long but valid name would grow too long.
     temporary = path.parent / f".{os.getpid()}-{_here()}-{secrets.token_hex(8)}.tmp"

@@ -26,8 +26,10 @@ from vesselflow.sweeps.events import (
     Ring,
     Started,
 )
-from vesselflow.sweeps.policy import Action, Event, Tally, decide, last_words
+from vesselflow.sweeps.exposure import Exposure
+from vesselflow.sweeps.policy import Action, Event, Tally, decide, last_words, loses_steps
 from vesselflow.sweeps.progress import SlotView
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 #: A slot that has not been heard of for so long has lost its run to another.
 SILENT_S = 10.0
@@ -146,12 +148,14 @@ class Grant:
         run_id: The run.
         payload: What the slot needs to do it.
         reached: Step that the run was last heard at, under whatever grant.
+        survival: What was seen of failures so far.
     """
 
     number: int
     run_id: str
     payload: Any
     reached: int = 0
+    survival: Survival = NOTHING_SEEN
 
 
 @dataclass
@@ -213,6 +217,7 @@ class Book:
         self.draining: frozenset[str] = frozenset()
         self.closing = self.stopping = False
         self.failures: dict[str, Failed] = {}
+        self.exposure = Exposure()
         #: Who is in trouble with the storage -> (what, since when).
         self.trouble: dict[str, tuple[str, float]] = {}
         self._counts = dict.fromkeys(JobState, 0)
@@ -281,7 +286,9 @@ class Book:
         state.heard = state.moved = now
         state.steps = entry.steps
         self.events.add(Started(entry.run_id, slot))
-        return Grant(entry.grant, entry.run_id, entry.payload, entry.step)
+        survival = self.exposure.survival(now)
+        self.exposure.begin(entry.run_id, now)
+        return Grant(entry.grant, entry.run_id, entry.payload, entry.step, survival)
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -418,6 +425,7 @@ class Book:
             return False
         self._steps_done += entry.steps - entry.step
         entry.step = entry.steps
+        self.exposure.end(run_id, now)
         self._change(entry, JobState.FINISHED)
         for point in entry.points:
             state = self.points[point]
@@ -531,8 +539,10 @@ class Book:
         return self._steps_done, self._steps_total
 
     def wakes(self, now: float) -> float | None:
-        """Seconds until a run that is to be tried later may be picked; None when there is none."""
-        return max(0.0, self._later[0][0] - now) if self._later else None
+        """Seconds until a run that is to be tried later may be picked; None when none may."""
+        if self.stopping or self.trouble or not self._later:
+            return None
+        return max(0.0, self._later[0][0] - now)
 
     def views(self, now: float) -> tuple[SlotView, ...]:
         """The slots as a person sees them, by name."""
@@ -585,6 +595,7 @@ class Book:
         log: str,
         recorded: bool,
     ) -> None:
+        self.exposure.end(entry.run_id, now, failed=loses_steps(event))
         entry.tally = entry.tally.with_event(event)
         if decide(event, entry.tally, self.retries) is Action.FAIL:
             text = message or last_words(event, entry.tally)

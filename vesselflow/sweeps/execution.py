@@ -19,6 +19,7 @@ from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.sweeps.training_job import TrainingJob
 from vesselflow.training.failures import tell
 from vesselflow.training.group import Group, Solo, lead
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 
 def execute(
@@ -31,6 +32,7 @@ def execute(
     device: str = "cpu",
     slot: str = "local",
     taken: Taken | None = None,
+    survival: Survival = NOTHING_SEEN,
 ) -> Result:
     """Bring one job to its end: train unless it is trained, score what is not scored.
 
@@ -38,9 +40,18 @@ def execute(
     rank meets is told to all, and ends the run on all of them. The run is marked as failed where
     another try would meet the error again; else it is handed back, to be resumed from its last
     checkpoint. After a fault `Fault.PEER_LOST` the group can talk no more: its processes must end.
+    `survival` is what was seen of failures: it sets the time between two checkpoints, no number.
     """
     context = Context(
-        job, results, data, group or Solo(), reports or Reports(), device, slot, taken
+        job,
+        results,
+        data,
+        group or Solo(),
+        reports or Reports(),
+        device,
+        slot,
+        taken,
+        survival,
     )
     work = _Work(context)
     try:

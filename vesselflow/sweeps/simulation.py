@@ -562,6 +562,9 @@ class _Driver:
         """Whether every run has ended: the driver sees it at its next look."""
         if self._begun and not self.over and not self.book.outstanding:
             self.over, self.over_s = True, self.world.now + self.world.settings.look_s
+            # It gives all its leases back, also those of runs that were given up.
+            for record in self.world.records.values():
+                self._release(record)
         return self.over
 
     def _wake_later(self, seconds: float | None) -> None:

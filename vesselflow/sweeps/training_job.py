@@ -17,9 +17,11 @@ from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.runs import Attempt
 from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.cost_notes import CostNotes, reached_before
+from vesselflow.sweeps.gate import Gate
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.training.group import lead, together
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
+from vesselflow.training.saving import Write
 
 
 class TrainingJob:
@@ -41,7 +43,7 @@ class TrainingJob:
         self.start_s: float | None = None
         self.steps = 0
         self._from_step = self._reached = 0
-        self._save_s = 0.0
+        self._save_s, self._stepped = 0.0, self.began
         self._batches: StepClock | None = None
         self._notes: CostNotes | None = None
 
@@ -62,7 +64,7 @@ class TrainingJob:
 
         def progress(epoch: int, step: int) -> None:
             ready.batches.stop()
-            self.steps = step - start
+            self.steps, self._stepped = step - start, time.perf_counter()
             if self.start_s is None:
                 self.start_s = self._rest_s()
             context.reports.phase("training", epoch, step, total)
@@ -78,6 +80,7 @@ class TrainingJob:
 
         hooks = Hooks(
             save=self._save,
+            waiting=context.troubles.repeat,
             epoch=epoch_done,
             keep_weights=keep_weights,
             score=self.scoring.validate,
@@ -95,6 +98,7 @@ class TrainingJob:
             resume=resume,
             device=context.device,
             dataset_statistics=context.statistics,
+            survival=context.survival,
         )
         if outcome.finished:
             summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
@@ -146,12 +150,17 @@ class TrainingJob:
         ready.batches = StepClock(context.data.batches(samples, rows, order))
         _ = context.statistics  # read here, where a rank that cannot is not waited for
 
-    def _save(self, step: int, payload: bytes) -> None:
-        """Write a checkpoint, and what the attempt has cost until it."""
-        attempt = self._attempt()
-        with self._saving():
-            self.context.gate.keep(lambda: attempt.checkpoints.save(step, payload))
-            self._write_cost()
+    def _save(self, step: int) -> Write:
+        """What writes a checkpoint, and what the attempt has cost by then."""
+        # Since its last step the training stood still for the copy, and for a write before it.
+        self._save_s += time.perf_counter() - self._stepped
+        attempt, gate = self._attempt(), self.context.gate_beside
+
+        def write(payload: memoryview) -> None:
+            gate.keep(lambda: attempt.checkpoints.save(step, payload))
+            self._write_cost(gate)
+
+        return write
 
     def _finish(self, summary: dict[str, int]) -> None:
         self.context.gate.keep(lambda: self.context.record.finish(self._attempt(), summary))
@@ -207,7 +216,7 @@ class TrainingJob:
         """Keep the cost with the attempt, if there is one on this rank, and return it."""
         self.end_notes()
         with contextlib.suppress(Interrupted):
-            self._write_cost()
+            self._write_cost(self.context.gate)
         return self.cost()
 
     def end_notes(self) -> None:
@@ -215,9 +224,9 @@ class TrainingJob:
         if self._notes is not None:
             self._notes.end()
 
-    def _write_cost(self) -> None:
+    def _write_cost(self, gate: Gate) -> None:
         if self._notes is not None:
-            self.context.gate.keep(self._notes.write)
+            gate.keep(self._notes.write)
 
     def _noted(self) -> dict[str, float | str]:
         where = {"slot": self.context.slot, "host": socket.gethostname()}
