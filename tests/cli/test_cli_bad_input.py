@@ -998,13 +998,47 @@ def test_more_workers_than_the_machine_has(here: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/x", "gs://b", "hdfs://n/x", "file:///tmp/x"])
-def test_results_on_an_object_store(here: Path, address: str) -> None:
+@pytest.mark.parametrize("address", ["hdfs://n/x", "file:///tmp/x"])
+def test_results_on_another_kind_of_store(here: Path, address: str) -> None:
     scheme = address.partition("/")[0]
     assert sweep(here, "--results", address) == (
-        f"--results: '{address}' is no folder; {scheme}// is not supported yet; allowed: a folder "
-        "of this machine, or one that is mounted; mount it, or copy the results there afterwards"
+        f"--results: '{address}' is no folder; {scheme}// is not supported; allowed: a folder of "
+        "this machine, or a bucket: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX; mount it, or copy the "
+        "results there afterwards"
     )
+
+
+def test_a_bucket_that_is_not_there(here: Path, bucket: str) -> None:
+    server = bucket.partition("?")[2]
+    told = sweep(here, "--results", f"s3://other-bucket/x?{server}")
+    assert "there is no bucket called 'other-bucket'; make it, or name another" in told
+    assert told.startswith("s3://other-bucket/x/")
+    told = sweep(here, "--results", "s3://b/x?colour=red")
+    assert told.startswith("s3://b/x?colour=red: unknown option 'colour'; allowed: s3://BUCKET/")
+
+
+def test_a_bucket_without_credentials(
+    here: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    half = sweep(here, "--results", bucket.replace("s3://", "s3://half-"))
+    assert "this bucket cannot be opened (Generic S3 error: Missing AccessKeyId)" in half
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    # Where a machine of the cloud would have some; nobody listens there.
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(here))
+    told = sweep(here, "--results", bucket)
+    assert "no credentials were found for this bucket; give credentials by variables" in told
+
+
+def test_a_bucket_behind_a_server_that_is_away(here: Path, bucket: str) -> None:
+    told = sweep(here, "--results", "s3://b/x?endpoint_override=http://127.0.0.1:9")
+    assert "the bucket does not answer (error sending request); look after the network" in told
+
+
+def test_commands_that_read_a_bucket_refuse_one_without_results(here: Path, bucket: str) -> None:
+    for name in ("runs", "report"):
+        assert "no such folder" in refused(here, name, bucket)
 
 
 def test_results_below_a_file(here: Path) -> None:

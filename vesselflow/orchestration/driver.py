@@ -32,8 +32,10 @@ from vesselflow.orchestration.reading import Beside, Reading
 from vesselflow.orchestration.serving import SlotConfig
 from vesselflow.orchestration.slots import Slots, kill_processes, starter
 from vesselflow.records.atomic import remove_abandoned
+from vesselflow.records.cache import cache_folder
 from vesselflow.records.drivers import Driver
-from vesselflow.records.runs import RunRecord
+from vesselflow.records.paths import AnyPath, BucketPath
+from vesselflow.records.runs import RunRecord, tidy
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.book import Entry, JobState
 from vesselflow.sweeps.capacity import SlotPlan, make_plan, wanted_slots, workers_that_fit
@@ -124,7 +126,7 @@ class _Driver:
                 address,
                 notify=self.watch.notify,
                 stop=self.watch.stop,
-                log=self.prepared.folder / LOG,
+                log=_log_file(self.prepared.folder),
                 dashboard=_dashboard_wanted(),
             ) as self.cluster:
                 try:
@@ -139,6 +141,7 @@ class _Driver:
                 except ray.exceptions.RayError as error:
                     raise self.cluster.explained(error) from error
         finally:
+            _keep_log(self.prepared.folder)
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -451,8 +454,7 @@ class _Driver:
         results = self.prepared.results
         with contextlib.suppress(OSError, VesselflowError):
             remove_abandoned(results / "evaluations")
-            for run_id in {row.cell.run.run_id for row in self.prepared.scored if row.complete}:
-                RunRecord(results, run_id).tidy()
+            tidy(results, {row.cell.run.run_id for row in self.prepared.scored if row.complete})
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -492,6 +494,22 @@ def owner() -> Mapping[str, Any]:
         "pid": process.pid,
         "started": process.create_time(),
     }
+
+
+def _log_file(folder: AnyPath) -> Path:
+    """Where Ray's words go while the sweep runs: of a bucket, first to this machine's cache."""
+    if isinstance(folder, Path):
+        return folder / LOG
+    logs = cache_folder() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    return logs / f"{folder.name}.log"
+
+
+def _keep_log(folder: AnyPath) -> None:
+    """Put the log of a sweep whose results are in a bucket beside them, if the bucket is there."""
+    if isinstance(folder, BucketPath):
+        with contextlib.suppress(OSError):
+            folder.bucket.put((folder / LOG).key, _log_file(folder).read_bytes())
 
 
 def _dashboard_wanted() -> bool:

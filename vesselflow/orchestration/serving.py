@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,6 +20,7 @@ import ray
 
 from vesselflow.orchestration.broker import Answer
 from vesselflow.records.drivers import sees
+from vesselflow.records.paths import any_path
 from vesselflow.sweeps.book import Place
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.policy import Event
@@ -241,7 +241,7 @@ def serve(settings: SlotConfig) -> str:
     device = "cuda" if settings.gpu else "cpu"
     do = partial(
         execute,
-        results=Path(settings.results),
+        results=any_path(settings.results),
         data=data,
         group=group,
         device=device,

@@ -8,11 +8,13 @@ from pathlib import Path
 from vesselflow.config.space import Space
 from vesselflow.config.store_specs import StoreSpec
 from vesselflow.errors import UserError
+from vesselflow.records.cache import cache_folder
+from vesselflow.records.paths import AnyPath, BucketPath
 from vesselflow.runs.specs import StoreFacts
 from vesselflow.sweeps import checks
 
 
-def known_stores(space: Space, file: Path, results: Path) -> dict[str, StoreFacts]:
+def known_stores(space: Space, file: Path, results: AnyPath) -> dict[str, StoreFacts]:
     """What is known of every store that the space uses, before any is made.
 
     Raises:
@@ -61,7 +63,7 @@ def missing_store(path: Path, where: str) -> UserError:
 
 
 def open_stores(
-    space: Space, file: Path, results: Path, notify: Callable[[str], None]
+    space: Space, file: Path, results: AnyPath, notify: Callable[[str], None]
 ) -> dict[str, StoreFacts]:
     """Open every store that the space uses; make those that are declared as synthetic."""
     facts = {}
@@ -88,13 +90,17 @@ def used_stores(space: Space) -> list[str]:
     return list(names)
 
 
-def store_path(space: Space, name: str, results: Path) -> Path:
-    """Where a store stands; a synthetic one stands in the results folder, named by content."""
+def store_path(space: Space, name: str, results: AnyPath) -> Path:
+    """Where a store stands; a synthetic one stands in the results folder, named by content.
+
+    With results in a bucket it stands in this machine's cache: HDF5 files are read in place.
+    """
     from vesselflow.stores.synth import file_name
 
     declared = space.stores[name]
     if declared.synth is not None:
-        return results / "stores" / file_name(declared.synth.arguments)
+        base = cache_folder() if isinstance(results, BucketPath) else results
+        return base / "stores" / file_name(declared.synth.arguments)
     assert declared.path is not None
     return Path(declared.path)
 
