@@ -35,6 +35,7 @@ from vesselflow.config.loading import load_space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.metrics import METRICS
 from vesselflow.models.weights import source_of
+from vesselflow.records.paths import any_path
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.synth import make_synth, synth_digest_key
 from vesselflow.sweeps import folder as sweep_folders
@@ -281,12 +282,16 @@ IN_THE_SPACE = {
             "map, one pixel, over one sample of 32 x 32 px; allowed: 2 or more; or raise data.pa",
         ),
     ),
-    "store-on-an-object-store": (
-        "stores: {a: a.h5, b: 's3://bucket/b.h5'}",
+    "store-on-a-server": (
+        "stores: {a: a.h5, b: 'ftp://host/b.h5'}",
         (
-            "space.yaml: stores.b.path: 's3://bucket/b.h5' is no path; s3:// is not supported "
-            "yet; allowed: a path of this machine, ",
+            "space.yaml: stores.b.path: 'ftp://host/b.h5' is no path; ftp:// is not supported; "
+            "allowed: a path of this machine, or below a folder that is mounted, or s3://BUCKET/",
         ),
+    ),
+    "made-store-in-a-bucket": (
+        "stores: {a: a.h5, b: {path: 's3://b/b2.h5', import: {layout: chase, source: '.'}}}",
+        ("space.yaml: stores.b.path: 's3://b/b2.h5' is no path; s3:// is not supported; allowed",),
     ),
     "source-on-a-server": (
         "stores: {a: a.h5, b: {path: b2.h5, import: {layout: chase, source: 'https://x.org/c'}}}",
@@ -1015,6 +1020,21 @@ def test_a_bucket_that_is_not_there(here: Path, bucket: str) -> None:
     assert told.startswith("s3://other-bucket/x/")
     told = sweep(here, "--results", "s3://b/x?colour=red")
     assert told.startswith("s3://b/x?colour=red: unknown option 'colour'; allowed: s3://BUCKET/")
+
+
+def test_a_store_in_a_bucket(here: Path, bucket: str) -> None:
+    address = bucket.replace("?", "/b.h5?")
+    words = ("sweep", "space.yaml", "--dry-run", "--set", f"stores.b.path={address}")
+    said = f"the store 'b' comes from {address}\n"
+    told = refused(here, *words, said_before=said)
+    assert f"no such object: {address}; put the store there first" in told
+    path = any_path(address)
+    path.bucket.put(path.key, here / "b.h5")
+    (here / "b.h5").unlink()
+    answer = command(*words)
+    assert (answer.code, answer.err) == (0, "")
+    assert "0 of 1 runs are finished already" in answer.out
+    assert answer.out.startswith(said)
 
 
 def test_a_bucket_without_credentials(

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
+from vesselflow.feed.ray_shared import SharedStore, StoreDesk
 from vesselflow.feed.ray_stream import NodeRoom
 from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
@@ -110,6 +112,8 @@ class _Driver:
         self.plan: SlotPlan | None = None
         self.reading = Reading(prepared, missing, watch.notify)
         self.broker: Any = None
+        self.desk: Any = None
+        self.shared: dict[str, SharedStore] = {}
         self.slots: Slots | None = None
         self.study: Study | None = None
         self.trials: threading.Thread | None = None
@@ -154,6 +158,7 @@ class _Driver:
         self.plan = self._plan()
         self.watch.notify(f"plan: {self.plan.describe()}")
         self._start_broker()
+        self._share_stores()
         self.slots = self._make_slots()
         # The slots' processes import what they need while the data are read.
         self.slots.reconcile(self.plan.slots)
@@ -207,6 +212,27 @@ class _Driver:
             )
         )
 
+    def _share_stores(self) -> None:
+        """Let every machine of the cluster find what is read in place."""
+        names = self.reading.in_place()
+        stores = {name: self.prepared.stores[name] for name in names}
+        desk = None
+        if self.can_grow and stores:
+            desk = (f"{self.broker_name}-stores", NAMESPACE)
+            here = NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            )
+            paths = {facts.digest: str(facts.path.resolve()) for facts in stores.values()}
+            self.desk = (
+                ray.remote(StoreDesk)
+                .options(name=desk[0], num_cpus=0, max_concurrency=8, scheduling_strategy=here)
+                .remote(paths)
+            )
+        self.shared = {
+            name: SharedStore(str(facts.path.resolve()), facts.digest, facts.origin, desk)
+            for name, facts in stores.items()
+        }
+
     def _make_slots(self) -> Slots:
         prepared, plan, broker = self.prepared, self.plan, self.broker
         assert plan is not None
@@ -218,7 +244,7 @@ class _Driver:
             threads=plan.threads,
             gpu=plan.gpu,
             token=self.entry.token,
-            stores={str(facts.path.resolve()): facts.digest for facts in prepared.stores.values()},
+            stores=tuple(self.shared.values()),
             memory_gb=prepared.space.resources.memory_gb,
         )
         return Slots(
@@ -271,7 +297,8 @@ class _Driver:
             for node in self.cluster.nodes()
             if workers_that_fit([node], plan.threads, plan.gpu)
         ]
-        return self.reading.handles([NodeRoom(node.object_store, node.memory) for node in training])
+        rooms = [NodeRoom(node.object_store, node.memory) for node in training]
+        return self.reading.handles(rooms, self.shared)
 
     # -- trials --------------------------------------------------------------------------------
 

@@ -135,6 +135,19 @@ class Bucket:
         with self._told(key):
             return bytes(obstore.get(self._store, key).bytes())
 
+    def get_into(self, key: str, file: BinaryIO) -> None:
+        """Write the content of an object into a file, piece by piece.
+
+        Raises:
+            FileNotFoundError: There is none.
+            BucketTrouble: As of `get`.
+        """
+        import obstore
+
+        with self._told(key):
+            for piece in obstore.get(self._store, key).stream(min_chunk_size=PART_BYTES):
+                file.write(piece)
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Some bytes of an object: fewer at its end, none behind it.
 

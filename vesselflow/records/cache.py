@@ -46,7 +46,8 @@ def local_copy(path: BucketPath) -> Path:
     _clear(folder)
     temporary = folder / f".{name}-{secrets.token_hex(4)}"
     try:
-        temporary.write_bytes(path.read_bytes())
+        with temporary.open("xb") as file:
+            path.bucket.get_into(path.key, file)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

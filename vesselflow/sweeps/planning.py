@@ -139,7 +139,7 @@ def plan_sweep(
     folder = sweep_folder(space, space.profile, results)
     check_owner(file, folder)
     check_writable(folder, probe=start)
-    stores = known_stores(space, file, results)
+    stores = known_stores(space, file, results, notify)
     folds = check_space(space, file, stores)
     lookup = Lookup(results, keep=start)
     cells, scored = look_up_runs(space, folds, stores, lookup)
