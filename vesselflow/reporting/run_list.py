@@ -112,6 +112,12 @@ def has_records(results: AnyPath) -> bool:
     return (results / "runs").is_dir()
 
 
+def results_at(folder: str | AnyPath) -> AnyPath:
+    """The results folder that ``results`` or ``results/<sweep>`` means."""
+    path = any_path(folder)
+    return results_of(path) if is_sweep(path) else path
+
+
 def load_runs(folder: str | AnyPath) -> list[RunRow]:
     """The runs of a results folder, or of one sweep in it, as they are now.
 
