@@ -331,6 +331,15 @@ def remove_abandoned(folder: str | AnyPath) -> int:
     return removed
 
 
+def is_abandoned(path: Path) -> bool:
+    """Whether a file is a temporary one that a killed writer left (see `remove_abandoned`)."""
+    if _TEMPORARY.fullmatch(path.name) is None:
+        return False
+    with contextlib.suppress(OSError):
+        return _is_abandoned(path.name, _clock_of(path.parent) - path.lstat().st_mtime)
+    return False
+
+
 def _is_abandoned(name: str, age_s: float) -> bool:
     match = _TEMPORARY.fullmatch(name)
     if match is None:

@@ -269,6 +269,11 @@ class Looks:
             return sorted(names_in(self.root / path))
         return sorted(self._listed(self.root).children.get(path, ()))
 
+    def sizes(self) -> list[tuple[str, int]]:
+        """Relative path and size of every object; of a bucket only."""
+        assert isinstance(self.root, BucketPath)
+        return [(path, entry.size) for path, entry in self._listed(self.root).entries.items()]
+
     def refresh(self) -> None:
         """Look anew from now on."""
         self._listing = None
