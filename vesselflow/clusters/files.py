@@ -77,8 +77,8 @@ class ClusterFile:
         region: Of the cloud; "" when the file names none.
         zones: In which machines may be, in the order of the file.
         head: The head's type.
-        worker_types: All other types, in the order of the file; without those that may have no
-            worker at all.
+        worker_types: Types that workers may be of, in the order of the file.
+        types: All types, the head's and those that may have no worker too.
         max_workers: Workers that there are at most, of all types together.
         settings: What the file says to vesselflow.
         document: The file, with the lines of its keys.
@@ -91,6 +91,7 @@ class ClusterFile:
     zones: tuple[str, ...]
     head: NodeType
     worker_types: tuple[NodeType, ...]
+    types: tuple[NodeType, ...]
     max_workers: int
     settings: Settings
     document: Document = field(repr=False)
@@ -142,10 +143,10 @@ def cluster_of(document: Document) -> ClusterFile:
     provider = document.mapping("provider")
     most = _whole(document.at("max_workers"), 0)
     if cloud == "local":
-        head, workers = _own_machines(provider)
+        head, types = _own_machines(provider)
         most = len(provider.get("worker_ips") or [])
     else:
-        head, workers = _rented(document, cloud, most)
+        head, types = _rented(document, cloud, most)
     return ClusterFile(
         path=document.path,
         name=str(document.at("cluster_name") or ""),
@@ -153,7 +154,8 @@ def cluster_of(document: Document) -> ClusterFile:
         region=str(provider.get("region") or ""),
         zones=zones_of(provider.get("availability_zone")),
         head=head,
-        worker_types=workers,
+        worker_types=tuple(node for node in types if node.max_workers > 0),
+        types=types,
         max_workers=most,
         settings=settings_of(document),
         document=document,
@@ -210,8 +212,7 @@ def _rented(document: Document, cloud: str, most: int) -> tuple[NodeType, tuple[
         for name, value in named.items()
     }
     head = nodes.get(first) or next(iter(nodes.values()))
-    workers = tuple(node for node in nodes.values() if node.max_workers > 0)
-    return head, workers
+    return head, tuple(nodes.values())
 
 
 def _node_type(name: str, value: dict[str, Any], cloud: str, most: int) -> NodeType:
@@ -245,7 +246,7 @@ def _own_machines(provider: dict[str, Any]) -> tuple[NodeType, tuple[NodeType, .
     addresses = provider.get("worker_ips")
     count = len(addresses) if isinstance(addresses, list) else 0
     head = NodeType("head", "", False, 0, 0)
-    return head, (NodeType("worker", "", False, count, count),) if count else ()
+    return head, (head, NodeType("worker", "", False, count, count))
 
 
 def _whole(value: Any, otherwise: int) -> int:

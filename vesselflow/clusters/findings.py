@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vesselflow.clusters.document import Document, Keys
@@ -58,11 +58,13 @@ class Placed:
         finding: What is wrong.
         file: The file as it was named.
         line: Counted from 1; None for the file as a whole.
+        also: Other kinds of nodes of which the same is to be said, at lines of their own.
     """
 
     finding: Finding
     file: str
     line: int | None
+    also: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -74,7 +76,8 @@ class Placed:
         place = f"{self.file}:{self.line}" if self.line else self.file
         found = self.finding
         where = f"{place}: {self.key}" if self.key else place
-        return str(UserError(found.what, where=where, allowed=found.allowed, hint=found.hint))
+        text = str(UserError(found.what, where=where, allowed=found.allowed, hint=found.hint))
+        return f"{text}; likewise {', '.join(self.also)}" if self.also else text
 
     def row(self) -> dict[str, object]:
         """For machines."""
@@ -85,6 +88,7 @@ class Placed:
             "file": self.file,
             "line": self.line,
             "key": self.key,
+            "also": list(self.also),
             "what": found.what,
             "allowed": found.allowed,
             "hint": found.hint,
@@ -100,20 +104,25 @@ def dotted(keys: Keys) -> str:
 
 
 def placed(findings: Iterable[Finding], document: Document) -> list[Placed]:
-    """Findings with their lines: errors first, then by line; equal ones once.
+    """Findings with their lines: errors first, then by line.
 
-    What several kinds of nodes share (by an anchor) is said once, of the first of them.
+    What kinds of nodes share by an anchor stands in one line of the file, and is said once; what
+    each of them lacks in a line of its own is said of the first, and names the others.
     """
-    seen: set[tuple[object, ...]] = set()
     rows: list[Placed] = []
+    known: dict[tuple[object, ...], int] = {}
     for found in findings:
         line = document.line(found.keys)
-        last = found.keys[-1] if found.keys else ""
-        same = (
-            (found.rule, found.what, line, last) if line else (found.rule, found.what, found.keys)
-        )
-        if same not in seen:
-            seen.add(same)
-            rows.append(Placed(found, str(document.path), line))
-    rows.sort(key=lambda row: (row.finding.severity is not Severity.ERROR, row.line or 0))
-    return rows
+        of_kind = found.keys[:1] == ("available_node_types",) and len(found.keys) > 1
+        same = (found.rule, found.what, found.allowed)
+        at_line = (*same, "line", line)
+        at_key = (*same, "key", found.keys[2:] if of_kind else found.keys)
+        if line and at_line in known:
+            continue
+        if at_key in known:
+            row = rows[known[at_key]]
+            rows[known[at_key]] = replace(row, also=(*row.also, *map(str, found.keys[1:2])))
+            continue
+        known[at_line] = known[at_key] = len(rows)
+        rows.append(Placed(found, str(document.path), line))
+    return sorted(rows, key=lambda row: (row.finding.severity is not Severity.ERROR, row.line or 0))

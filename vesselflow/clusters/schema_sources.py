@@ -95,6 +95,13 @@ def aws_regions() -> tuple[str, ...]:
 
 
 @functools.cache
+def aws_instance_types() -> frozenset[str]:
+    """All kinds of machines of AWS that botocore knows; none without it."""
+    shapes = _ec2_shapes()
+    return frozenset(shapes["InstanceType"]["enum"]) if shapes else frozenset()
+
+
+@functools.cache
 def gcp_node() -> Source | None:
     """What `node_config` may hold on Google Cloud: an instance; None without Google's client."""
     document = _compute()

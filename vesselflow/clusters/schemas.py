@@ -162,8 +162,12 @@ def _single(value: Any, schema: Mapping[str, Any], keys: Keys) -> Iterator[Fault
         except re.error:  # Written for another dialect.
             fits = re.search("", value)
         if not fits:
-            yield Fault("value", keys, f"{said(value)} has not the form that is asked for",
-                        f"what matches {schema['pattern']}")  # fmt: skip
+            yield Fault(
+                "value",
+                keys,
+                f"{said(value)} has not the form that is asked for",
+                f"what matches {schema['pattern']}",
+            )
 
 
 def _kinds(schema: Mapping[str, Any]) -> list[str]:
