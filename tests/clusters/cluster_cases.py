@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vesselflow import __version__
 from vesselflow.clusters.checks import check
-from vesselflow.clusters.document import read_document
+from vesselflow.clusters.files import read_any
 from vesselflow.clusters.findings import Placed
 from vesselflow.clusters.surroundings import Slots, Surroundings
 
@@ -37,9 +37,10 @@ FILLED = {
 
 def filled(name: str, *changes: tuple[str, str]) -> str:
     """A shipped file as a user fills it in, with further changes; each must find its place."""
-    text = (ROOT / "clusters" / f"{name}.yaml").read_text(encoding="utf-8")
-    for old, new in (*FILLED[name], *changes):
-        assert old in text, f"{name}.yaml no longer holds {old!r}"
+    file = f"{name}.sh" if name == "slurm" else f"{name}.yaml"
+    text = (ROOT / "clusters" / file).read_text(encoding="utf-8")
+    for old, new in (*FILLED.get(name, ()), *changes):
+        assert old in text, f"{file} no longer holds {old!r}"
         text = text.replace(old, new)
     return text
 
@@ -52,10 +53,10 @@ class Checker:
     around: Surroundings
 
     def __call__(self, text: str, slots: Slots | None = None, **other: object) -> list[Placed]:
-        path = self.folder / "cluster.yaml"
+        path = self.folder / ("cluster.sh" if text.startswith("#!") else "cluster.yaml")
         path.write_text(text, encoding="utf-8")
         around = replace(self.around, **other)  # type: ignore[arg-type]
-        return check(read_document(path), around, slots)
+        return check(read_any(path), around, slots)
 
 
 def checker(folder: Path) -> Checker:

@@ -65,7 +65,9 @@ def test_the_line_is_the_one_to_edit(look: Checker, case: Case) -> None:
             continue
         names = [str(key) for key in row.finding.keys if isinstance(key, str)]
         in_list = row.finding.keys and isinstance(row.finding.keys[-1], int)
-        assert in_list or any(name in lines[row.line - 1] for name in names), row.text()
+        assert in_list or any(
+            name in lines[row.line - 1].lower() for name in map(str.lower, names)
+        ), row.text()
 
 
 def test_a_folder_that_holds_everything_is_named(look: Checker) -> None:

@@ -158,3 +158,37 @@ def test_without_a_token_it_says_how_to_make_one(look: Checker) -> None:
 def test_the_older_autoscaler_may_come_from_the_environment(look: Checker) -> None:
     text = filled("local", ("export RAY_enable_autoscaler_v2=0;", ""))
     assert look(text, environ={"RAY_UP_enable_autoscaler_v2": "0"}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("#SBATCH --nodes=4\n#SBATCH --cpus-per-task=8\n#SBATCH --mem-per-cpu=2G\n", (4, 8, 0, 16)),
+        ("#SBATCH -N 2-3 -c 16 --gres=gpu:a100:2 --mem=64000M\n", (3, 16, 2, 62.5)),
+        (
+            "#SBATCH --gpus-per-node=4   # a comment --nodes=9\n##SBATCH --nodes=7\n",
+            (1, 1, 4, None),
+        ),
+    ],
+)
+def test_a_script_for_slurm_says_what_it_starts(
+    tmp_path: Path, text: str, has: tuple[int, int, int, float | None]
+) -> None:
+    path = tmp_path / "job.sh"
+    path.write_text(f"#!/bin/bash\n{text}")
+    cluster = read_cluster(path)
+    (node,) = cluster.worker_types
+    assert (node.max_workers, node.cpus, node.gpus, node.memory_gb) == has
+    assert cluster.cloud == "slurm"
+    assert node.spot, "it goes when its time is up"
+
+
+@pytest.mark.parametrize("slots", [None, Slots("s.yaml", workers=2, threads=4)])
+def test_the_shipped_script_for_slurm_has_no_fault(look: Checker, slots: Slots | None) -> None:
+    rows = look(filled("slurm"), slots)
+    assert rows == [], told(rows)
+
+
+def test_slots_that_do_not_fit_into_the_queue(look: Checker) -> None:
+    rows = look(filled("slurm"), Slots("s.yaml", threads=9))
+    assert "no slot of s.yaml fits" in rows[0].text()

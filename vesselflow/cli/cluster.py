@@ -47,12 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the file; 2 with any error, else 0."""
     from vesselflow.clusters.checks import check
-    from vesselflow.clusters.document import read_document
+    from vesselflow.clusters.files import read_any
     from vesselflow.clusters.surroundings import here
 
     path = Path(args.file)
     slots = slots_of(args.space, args.profile, args.overrides) if args.space else None
-    rows = check(read_document(path), here(), slots)
+    rows = check(read_any(path), here(), slots)
     if args.json:
         print(json.dumps(report(path, rows), indent=1))
     else:

@@ -15,10 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vesselflow.clusters.document import Document, read_document
 from vesselflow.clusters.machines import Machine, Price, load_machines
+from vesselflow.clusters.slurm_script import is_script, megabytes, read_script, whole
 from vesselflow.errors import UserError
 
 #: Clouds, and machines that somebody owns, by Ray's name of their provider.
 CLOUDS = ("aws", "gcp", "local")
+#: What stands for the provider of a script for Slurm.
+SLURM = "slurm"
 #: Where our own settings stand: Ray keeps this mapping and looks at nothing in it.
 SETTINGS = ("metadata", "vesselflow")
 
@@ -125,7 +128,16 @@ def read_cluster(path: str | Path) -> ClusterFile:
     Raises:
         UserError: The file cannot be read, is no YAML, or names no provider or no kinds of nodes.
     """
-    return cluster_of(read_document(path))
+    return cluster_of(read_any(path))
+
+
+def read_any(path: str | Path) -> Document:
+    """Read a cluster file or a script for Slurm.
+
+    Raises:
+        UserError: As `read_document`.
+    """
+    return read_script(path) if is_script(path) else read_document(path)
 
 
 def cluster_of(document: Document) -> ClusterFile:
@@ -145,6 +157,9 @@ def cluster_of(document: Document) -> ClusterFile:
     if cloud == "local":
         head, types = _own_machines(provider)
         most = len(provider.get("worker_ips") or [])
+    elif cloud == SLURM:
+        head, types = _queued(document)
+        most = types[-1].max_workers
     else:
         head, types = _rented(document, cloud, most)
     return ClusterFile(
@@ -247,6 +262,27 @@ def _own_machines(provider: dict[str, Any]) -> tuple[NodeType, tuple[NodeType, .
     count = len(addresses) if isinstance(addresses, list) else 0
     head = NodeType("head", "", False, 0, 0)
     return head, (head, NodeType("worker", "", False, count, count))
+
+
+def _queued(document: Document) -> tuple[NodeType, tuple[NodeType, ...]]:
+    """Nodes of one job: all alike, slots on the head's too. They go when the job's time is up."""
+    options = document.mapping("sbatch")
+    nodes, cpus = whole(options, "nodes", 1), whole(options, "cpus-per-task", 1)
+    memory = megabytes(str(options.get("mem", ""))) / 1024
+    memory = memory or megabytes(str(options.get("mem-per-cpu", ""))) * cpus / 1024
+    gpus = whole(options, "gpus-per-node", 0) or whole(options, "gres", 0)
+    node = NodeType(
+        "node",
+        "",
+        True,
+        nodes,
+        nodes,
+        float(cpus),
+        float(gpus),
+        memory or None,
+        {"CPU": float(cpus)},
+    )
+    return NodeType("head", "", True, 0, 0), (node,)
 
 
 def _whole(value: Any, otherwise: int) -> int:

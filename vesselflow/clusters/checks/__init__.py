@@ -13,10 +13,11 @@ from vesselflow.clusters.checks import (
     places,
     setup,
     shape,
+    slurm,
     starting,
 )
 from vesselflow.clusters.document import Document
-from vesselflow.clusters.files import cluster_of
+from vesselflow.clusters.files import SLURM, cluster_of
 from vesselflow.clusters.findings import Finding, Placed, error, placed
 from vesselflow.clusters.surroundings import Checked, Slots, Surroundings
 from vesselflow.errors import UserError
@@ -85,6 +86,7 @@ OF_CLOUD: dict[str, tuple[Check, ...]] = {
         gcp.check_stopped,
         gcp.check_user,
     ),
+    SLURM: (nodes.check_slots, slurm.check_notice, slurm.check_options, slurm.check_script),
     "local": (local.check_addresses, local.check_user, local.check_storage),
 }
 
@@ -97,13 +99,14 @@ def check(document: Document, around: Surroundings, slots: Slots | None = None) 
         around: Where `ray up` would be called.
         slots: What the slots of a space ask for; None without a space.
     """
-    findings = [found for one in OF_TEXT for found in one(document)]
+    in_queue = document.at("provider", "type") == SLURM
+    findings = [found for one in OF_TEXT if not in_queue for found in one(document)]
     try:
         cluster = cluster_of(document)
     except UserError as wrong:
         findings.append(error("shape", (), wrong.what, allowed=wrong.allowed, hint=wrong.hint))
         return placed(findings, document)
     checked = Checked(document, cluster, around, slots)
-    for one in (*OF_ALL, *OF_CLOUD.get(cluster.cloud, ())):
+    for one in (*(() if in_queue else OF_ALL), *OF_CLOUD.get(cluster.cloud, ())):
         findings += one(checked)
     return placed(findings, document)

@@ -108,6 +108,21 @@ def mounted(checked: Checked, there: str) -> Path | None:
     return None
 
 
+def script_text(checked: Checked) -> str:
+    """What a script for Slurm does, and every script that it sources; without its comments."""
+    lines = str(checked.document.at("script") or "").splitlines()
+    parts = [line for line in lines if not line.lstrip().startswith("#")]
+    for line in list(parts):
+        found = _SOURCED.match(line)
+        path = checked.around.local(found["path"]) if found else None
+        if path is not None and path.is_file():
+            parts.append(path.read_text(encoding="utf-8", errors="replace"))
+    return "\n".join(parts)
+
+
+_SOURCED = re.compile(r"\s*(?:\.|source)\s+[\"']?(?P<path>[^\s\"']+\.sh)")
+
+
 #: A path in a command that a copied script may stand at.
 _PATH = re.compile(r"[^\s;&|<>()\"']+\.sh\b")
 
