@@ -80,8 +80,9 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 2
 head=$(head -n 1 <<<"$nodes") count=$(wc -l <<<"$nodes")
 "${on[@]}" --nodes="$count" --ntasks="$count" mkdir -p "$RAY_TMPDIR"
-address=$("${on[@]}" --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address) || exit 2
-address=${address%% *}
+# Ray's own idea of it: what `hostname` says may be 127.0.1.1.
+address=$("${on[@]}" --nodes=1 --ntasks=1 --nodelist="$head" \
+  python -c 'import ray; print(ray.util.get_node_ip_address())') || exit 2
 
 "${on[@]}" --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --block --port="$port" \
   --node-ip-address="$address" --num-cpus="$cpus" \
@@ -90,7 +91,9 @@ steps+=($!)
 up=""
 for _ in {1..60}; do
   if [ -n "$asked" ]; then break; fi
-  if ray status --address="$address:$port" >/dev/null 2>&1; then up=yes && break; fi
+  # It answers long before the head's own node has joined, which the driver needs.
+  joined=$(ray status --address="$address:$port" 2>/dev/null | grep -A1 '^Active:')
+  case $joined in *[0-9]*) up=yes && break ;; esac
   sleep 2
 done
 if [ -n "$up" ] && [ "$count" -gt 1 ]; then

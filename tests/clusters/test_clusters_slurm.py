@@ -38,15 +38,22 @@ PLAYED = {
         echo " chain=$VESSELFLOW_CHAIN script=$VESSELFLOW_SCRIPT" >>calls
         touch queued
     """,
-    "hostname": 'echo "10.0.0.7 fe80::1"',
     "ray": """
         echo "ray $*" >>calls
         case "$1" in
         start) echo $$ >>living; exec sleep 120 ;;
-        status) [ ! -e no-answer ] ;;
+        status) if [ -e no-answer ]; then exit 1; fi
+            # First it only answers, then a node has joined.
+            if [ ! -e asked ]; then touch asked; echo "No cluster status."; exit; fi
+            printf 'Node status\\n----\\nActive:\\n 1 node_d0d6e3c5\\n' ;;
         esac
     """,
-    "python": 'echo "python $*" >>calls; echo $$ >>living; exec sleep 120',
+    "python": """
+        echo "python $*" >>calls
+        case "$*" in *get_node_ip_address*) echo 10.0.0.7; exit ;; esac
+        echo $$ >>living
+        exec sleep 120
+    """,
     # The driver: ends with the next code of `codes`; "wait" waits for a SIGTERM, as a sweep does.
     "vesselflow": """
         { printf 'vesselflow'; printf ' <%s>' "$@"; echo; } >>calls
