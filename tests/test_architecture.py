@@ -25,6 +25,7 @@ TIERS = (
     ("training", "inference"),
     ("evaluation",),
     ("sweeps",),
+    ("clusters",),
     ("orchestration",),
     ("reporting",),
     ("bench",),
