@@ -57,8 +57,12 @@ class TrainingJob:
         self._batches = ready.batches
         context.reports.phase("training", start // max(1, total // settings.epochs), start, total)
 
+        epoch_now = 0
+
         def progress(epoch: int, step: int) -> None:
+            nonlocal epoch_now
             ready.batches.stop()
+            epoch_now = epoch
             self.steps = step - start
             if self.first_step_s is None:
                 self.first_step_s = time.perf_counter() - self.began
@@ -72,9 +76,14 @@ class TrainingJob:
         def keep_weights(epoch: int, step: int, payload: bytes) -> None:
             context.gate.keep(lambda: context.record.keep_weights(epoch, payload))
 
+        def waiting() -> None:
+            # A large file on a slow storage is no step that hangs.
+            context.reports.phase("saving", epoch_now, start + self.steps, total)
+            context.troubles.repeat()
+
         hooks = Hooks(
             save=self._save,
-            waiting=context.troubles.repeat,
+            waiting=waiting,
             epoch=epoch_done,
             keep_weights=keep_weights,
             score=self.scoring.validate,
