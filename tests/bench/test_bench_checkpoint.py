@@ -101,14 +101,18 @@ def test_a_training_is_watched(saves: int | None, tmp_path: Path, monkeypatch) -
         return bench.load_experiment({**given, **small}, registries=bench.REGISTRIES)
 
     monkeypatch.setattr(bench, "_experiment", tiny)
+    monkeypatch.setattr(bench, "MORE_S", 0.5)
+    if saves is None:
+        monkeypatch.setattr(bench, "WARM_STEPS", 0)
     watched = bench._train(tmp_path / "a", bench.OURS, "cpu", steps=5, saves=saves)
-    assert len(watched.steps) == len(watched.written) == 5 * (saves or 1)
+    assert len(watched.steps) == len(watched.written)
     if saves:
+        assert len(watched.steps) == 10
         assert len(watched.stood) == len(watched.writes) == 2
         # The step after each save was beside its write; at least one other was not.
         assert [watched.written[0], watched.written[5]] == [True, True]
     else:
-        assert watched.stood
+        assert len(watched.stood) >= 1
     assert watched.size > 1000
     assert min(watched.steps) > 0
     none = bench._train(tmp_path / "b", bench.NONE, "cpu", steps=5, saves=2)

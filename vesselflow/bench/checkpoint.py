@@ -35,8 +35,9 @@ MOST_PERCENT = 1.0
 WARM_STEPS = 6
 #: Saves of a training, and seconds from one to the next: rarer ones would take hours to be seen.
 SAVES, BETWEEN_S = 2, 6.0
-#: Seconds of the training that saves when the shipped rule says so.
-SHIPPED_S = 80.0
+#: The training that saves when the shipped rule says so ends after so many saves and some seconds
+#: more; at the latest after `LONGEST_S`.
+SHIPPED_SAVES, MORE_S, LONGEST_S = 2, 10.0, 300.0
 SIDE_PX = 128
 
 
@@ -195,9 +196,8 @@ def checkpoint(rounds: int = 3, progress: Callable[[str], None] | None = None) -
                 say(f"round {number + 1} of {rounds}: {way}")
                 folder = Path(name) / f"{number}-{ways.index(way)}"
                 found[way].append(_train(folder, way, device, steps=between, saves=SAVES))
-        say(f"saving by the shipped rule, for {SHIPPED_S:.0f} s")
-        steps = round(SHIPPED_S / step_s)
-        shipped = _train(Path(name) / "shipped", OURS, device, steps=steps, saves=None)
+        say(f"saving by the shipped rule, until {SHIPPED_SAVES} saves were seen")
+        shipped = _train(Path(name) / "shipped", OURS, device, steps=1_000_000, saves=None)
     settings = {
         "training": f"unet, resnet34, AdamW, 4 x {SIDE_PX} px, {step_s:.2g} s a step",
         "on": torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads",
@@ -280,7 +280,7 @@ def _experiment(steps: int) -> Experiment:
 def _train(folder: Path, way: str, device: str, *, steps: int, saves: int | None) -> Seen:
     """One training, of `steps` counted steps after each save; saves None: by the shipped rule.
 
-    The save at the end of the epoch is not counted.
+    The save at its end is not counted.
     """
     folder.mkdir(parents=True)
     last = WARM_STEPS + steps * max(1, saves or 0) + 1
@@ -290,14 +290,14 @@ def _train(folder: Path, way: str, device: str, *, steps: int, saves: int | None
     saver: Timed | None = None
     # Of the shipped rule: True; else it goes by a clock that only says when a save is wanted.
     rule, now, done = saves is None, 0.0, 0
-    ended = time.perf_counter()
+    began = ended = saved = time.perf_counter()
 
     def save(step: int) -> Write:
         def write(payload: memoryview) -> None:
-            began = time.perf_counter()
+            begun = time.perf_counter()
             checkpoints.save(step, payload)
             if step < last:
-                seen.writes.append(time.perf_counter() - began)
+                seen.writes.append(time.perf_counter() - begun)
                 seen.size = len(payload)
 
         return write
@@ -308,12 +308,13 @@ def _train(folder: Path, way: str, device: str, *, steps: int, saves: int | None
         return saver
 
     def after(_: int, step: int) -> None:
-        nonlocal now, done, ended
+        nonlocal now, done, ended, saved
         if device == "cuda":
             torch.cuda.synchronize()
         assert saver is not None
         this = time.perf_counter()
         held = sum(seen.stood[done:])
+        saved = this if held else saved
         if WARM_STEPS < step < last:
             seen.steps.append(this - ended - held)
             seen.written.append(saver.busy or bool(held))
@@ -322,6 +323,13 @@ def _train(folder: Path, way: str, device: str, *, steps: int, saves: int | None
         if step + 1 in at:
             now += 1e6
 
+    def enough() -> bool:
+        """Of the shipped rule: whether enough saves were seen, and what came after."""
+        this = time.perf_counter()
+        return rule and (
+            this > began + LONGEST_S or (len(seen.stood) >= SHIPPED_SAVES and this > saved + MORE_S)
+        )
+
     train(
         experiment,
         _Patches(experiment.train.micro_batch_size),
@@ -329,7 +337,12 @@ def _train(folder: Path, way: str, device: str, *, steps: int, saves: int | None
         train_samples=1,
         seed=0,
         device=device,
-        hooks=Hooks(save=save, progress=after, clock=time.monotonic if rule else lambda: now),
+        hooks=Hooks(
+            save=save,
+            progress=after,
+            should_stop=enough,
+            clock=time.monotonic if rule else lambda: now,
+        ),
         saver=make,
     )
     del seen.stood[done:]
