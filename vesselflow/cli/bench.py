@@ -45,6 +45,12 @@ BENCHES = {
         3,
         "seconds from the death of a worker to the next step of its run",
     ),
+    "checkpoint": Bench(
+        "vesselflow.bench.checkpoint",
+        "checkpoint",
+        3,
+        "what checkpoints take from a training: in two phases, torch.save, DCP async_save",
+    ),
     "slots": Bench(
         "vesselflow.bench.slots",
         "slots",

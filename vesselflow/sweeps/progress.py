@@ -7,7 +7,9 @@ from dataclasses import dataclass
 #: Seconds of stepping before the pace says anything.
 PACE_S = 2.0
 #: What a slot can be doing.
-PHASES = ("starting", "training", "evaluating", "waiting", "idle", "silent", "restarting")
+PHASES = (
+    *("starting", "training", "saving", "evaluating", "waiting", "idle", "silent", "restarting"),
+)
 
 
 @dataclass(frozen=True)
