@@ -14,6 +14,7 @@ from vesselflow.orchestration import broker as module
 from vesselflow.orchestration.broker import Broker
 from vesselflow.sweeps.book import Entry, JobState, Place
 from vesselflow.sweeps.events import Message
+from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.policy import Event
 
 HERE = (Place("node", 1, "host"),)
@@ -101,7 +102,7 @@ async def _settled(broker: Broker) -> list[str]:
 def test_a_slot_on_a_machine_that_leaves_is_given_nothing(tmp_path):
     async def scene(broker: Broker, disk: Disk) -> None:
         arrival = await broker.arrive("s", HERE)
-        await broker.drain(["node"])
+        await broker.drain({"node": Leaving("host", 120.0, "spot notice")})
         assert (await broker.claim("s", arrival)).word == "close"
         assert disk.claimed == []
 
