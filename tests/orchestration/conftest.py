@@ -1,0 +1,17 @@
+"""The sweep with which those that are disturbed are compared."""
+
+from pathlib import Path
+
+import fault_cases as cases
+import pytest
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, bytes]]:
+    """The space, its results, and the tables of a sweep that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    space = cases.write_space(folder)
+    results = folder / "results"
+    output = cases.finish(cases.start(space, results))
+    assert "runs: 4 done now, 0 before" in output
+    return space, results, cases.tables(results)
