@@ -12,6 +12,7 @@ from vesselflow.sweeps.book import (
     HUNG_UNKNOWN_S,
     SILENT_S,
     SLOW_FLOOR_S,
+    SPARE_S,
     Book,
     Entry,
     Grant,
@@ -330,6 +331,18 @@ def test_slots_of_a_machine_that_goes_hand_back_and_get_nothing():
     book.draining = frozenset({"going"})
     assert book.leaves("s0")
     assert not _train(book, "s0", grant, 2, 2.0)
+
+
+def test_slots_that_have_waited_for_long_end_while_others_are_enough():
+    book = _book("a", "b")
+    for slot in ("s0", "s1", "s2"):
+        _arrive(book, slot)
+    _take(book, "s0"), _take(book, "s1")
+    assert not book.spare("s2", SPARE_S - 1)
+    assert book.spare("s2", SPARE_S + 1)
+    assert not book.spare("s0", SPARE_S + 1), "it has a run"
+    book.lose("s1", 0, 1.0, _lives)
+    assert not book.spare("s2", SPARE_S + 1), "it is the one for the run that s1 lost"
 
 
 def test_a_machine_that_leaves_is_told_once_and_with_what_it_holds():

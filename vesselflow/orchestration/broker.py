@@ -137,7 +137,7 @@ class Broker:
             now = self._clock()
             if book.closing or book.stopping or book.leaves(slot):
                 return Answer("close")
-            if not book.idle(slot, arrival, now):
+            if not book.idle(slot, arrival, now) or book.spare(slot, now):
                 return Answer("close")
             entry = book.pick(now)
             if entry is not None:

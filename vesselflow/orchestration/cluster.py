@@ -45,6 +45,7 @@ from vesselflow.sweeps.capacity import Node
 from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.machine import cpus_here
 from vesselflow.sweeps.outcome import ClusterLost, Stopped
+from vesselflow.sweeps.wishes import ON_DEMAND, SPOT
 
 _T = TypeVar("_T")
 
@@ -521,6 +522,7 @@ def as_node(entry: dict[str, Any]) -> Node:
         memory=int(resources.get("memory", 0)),
         object_store=int(resources.get("object_store_memory", 0)),
         name=entry["NodeID"],
+        market=next((market for market in (SPOT, ON_DEMAND) if resources.get(market)), ""),
     )
 
 

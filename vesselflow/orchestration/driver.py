@@ -16,6 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
 from vesselflow.feed.ray_stream import NodeRoom
+from vesselflow.orchestration.autoscaler import Asking, keeper
 from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
 from vesselflow.orchestration.machines import Machines
@@ -42,6 +44,7 @@ from vesselflow.sweeps.events import Failed, Finished, Message, Started
 from vesselflow.sweeps.outcome import Failure, Outcome, Stopped, Watch, conclude
 from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
+from vesselflow.sweeps.wishes import Wishes
 
 if TYPE_CHECKING:
     from vesselflow.orchestration.study import Study
@@ -66,13 +69,21 @@ DASHBOARD_S = 20.0
 MESSAGES = 50
 
 
-def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -> Outcome:
+def run_sweep(
+    prepared: Prepared,
+    watch: Watch,
+    *,
+    address: str | None = None,
+    on_demand_after_s: float | None = None,
+) -> Outcome:
     """Bring every run that is missing to its end, and write the tables.
 
     Args:
         prepared: The sweep.
         watch: Who looks on.
         address: Of a Ray cluster; None starts one on this machine.
+        on_demand_after_s: How long too few spot machines are borne before on-demand ones are asked
+            for; None where the cluster's machines are of no market.
 
     Raises:
         VesselflowError: The cluster was lost, or no slot could be started.
@@ -80,7 +91,9 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
     outcome = Outcome()
     missing = prepared.jobs()
     if missing:
-        _Driver(prepared, missing, watch, outcome).run(address)
+        driver = _Driver(prepared, missing, watch, outcome)
+        driver.on_demand_after_s = on_demand_after_s
+        driver.run(address)
         return outcome
     return conclude(prepared, outcome)
 
@@ -106,6 +119,7 @@ class _Driver:
         self.seen = 0
         self.failed: dict[str, Failed] = {}
         self.can_grow = False
+        self.on_demand_after_s: float | None = None
         self.scratch = Path()
         self.plan: SlotPlan | None = None
         self.reading = Reading(prepared, missing, watch.notify)
@@ -233,10 +247,13 @@ class _Driver:
         plan, slots, broker = self.plan, self.slots, self.broker
         assert plan is not None
         assert slots is not None
+        asks = self.can_grow
         return Machines(
             self.cluster.machines,
             plan,
             waits=self.can_grow,
+            wishes=Wishes(plan, self.on_demand_after_s) if asks else None,
+            asking=Asking(self.broker_name, partial(keeper, NAMESPACE, HEAD)) if asks else None,
             drain=lambda leaving: ray.get(broker.drain.remote(leaving)),
             came_or_went=slots.forgive,
             say=self.say,
@@ -488,6 +505,8 @@ class _Driver:
         """Let slots and trials end, give the leases back."""
         assert self.slots is not None
         self.trials_over.set()
+        if self.machines is not None:
+            self.machines.leave(CLOSE_S)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.broker.close.remote(), timeout=CLOSE_S)
             self._recall(ray.get(self.broker.look.remote(self.seen), timeout=CLOSE_S), 0)

@@ -13,9 +13,11 @@ from typing import Any
 
 from ray.experimental.internal_kv import _internal_kv_get
 
-from vesselflow.sweeps.capacity import Node, SlotPlan, wanted_slots
+from vesselflow.orchestration.autoscaler import Asking
+from vesselflow.sweeps.capacity import Node, SlotPlan, slots_that_fit, wanted_slots
 from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.waiting import Waiting
+from vesselflow.sweeps.wishes import ON_DEMAND, Wishes, bundles
 
 #: Where the watcher of `vesselflow.notices` leaves what was said of a node.
 NOTICES = "vesselflow-notices"
@@ -41,6 +43,8 @@ class Machines:
         look: The machines as they are now.
         plan: What a slot owns, and how many there may be.
         waits: Whether machines may come: else nothing is waited for.
+        wishes: Decides what machines are asked for; None where nobody can be asked.
+        asking: Asks for them.
         drain: Told of all that leave, whenever they change.
         came_or_went: Told when other machines are there than before.
         say: Tells the person.
@@ -53,6 +57,8 @@ class Machines:
         plan: SlotPlan,
         *,
         waits: bool,
+        wishes: Wishes | None = None,
+        asking: Asking | None = None,
         drain: Callable[[Mapping[str, Leaving]], None],
         came_or_went: Callable[[], None],
         say: Callable[[str], None],
@@ -60,7 +66,7 @@ class Machines:
     ) -> None:
         self._look, self._plan, self._waits = look, plan, waits
         self._drain, self._came_or_went, self._say = drain, came_or_went, say
-        self._clock = clock
+        self._clock, self._wishes, self._asking = clock, wishes, asking
         self._there: frozenset[str] | None = None
         self._left: dict[str, Leaving] = {}
         self._waiting = Waiting()
@@ -87,6 +93,7 @@ class Machines:
             self._came_or_went()
         self._there = there
         wanted = wanted_slots(self._plan, seen.nodes, outstanding)
+        self._wish(seen, outstanding)
         if self._waits:
             what = self._wanting(seen) if outstanding and not wanted else ""
             for line in self._waiting.look(what, self._clock(), time.strftime("%H:%M")):
@@ -97,10 +104,34 @@ class Machines:
         """What is waited for, and for how many seconds; None for nothing."""
         return self._waiting.shown(self._clock())
 
+    def leave(self, within_s: float) -> None:
+        """Ask for no machine any more."""
+        if self._asking is not None:
+            self._asking.leave(within_s)
+
+    def _wish(self, seen: Seen, outstanding: int) -> None:
+        wishes, asking = self._wishes, self._asking
+        if wishes is None or asking is None:
+            return
+        if not asking.begun and slots_that_fit(self._plan, seen.nodes) >= outstanding:
+            return  # There is nothing to be asked for: no actor is started for it.
+        ours = [node for node in seen.nodes if node.market != ON_DEMAND]
+        carried = slots_that_fit(self._plan, ours)
+        asked = wishes.turn(carried, outstanding, asking.answer.granted, self._clock())
+        asking.want(bundles(self._plan, asked))
+        for line in wishes.said:
+            self._say(line)
+        wishes.said.clear()
+
     def _wanting(self, seen: Seen) -> str:
         there = [node for node in seen.nodes if node.cpus]
         count = f"{len(there)} machine{'s' * (len(there) != 1)} with CPUs"
-        return f"no machine carries a slot of {self._plan.worker} ({count} there)"
+        parts = [f"no machine carries a slot of {self._plan.worker} ({count} there)"]
+        if self._wishes is not None and self._wishes.impossible:
+            parts.append("an autoscaler, if there is one, has no kind of machine that does")
+        if self._asking is not None and str(self._asking.answer):
+            parts.append(str(self._asking.answer))
+        return "; ".join(parts)
 
 
 def leaving_nodes(

@@ -40,6 +40,8 @@ SLOW_FLOOR_S = 15.0
 #: replaced.
 HUNG_FACTOR = 2.0
 HUNG_FLOOR_S = 60.0
+#: A slot that waited so long for a run, while there are more slots than runs, ends.
+SPARE_S = 30.0
 #: Work of which no median is known (a first step, an image to be scored) is given so long.
 HUNG_UNKNOWN_S = 1800.0
 #: Steps of which the median is taken.
@@ -340,6 +342,16 @@ class Book:
         if state.phase != "idle" and state.run_id is None:
             state.rest(now)
         return True
+
+    def spare(self, slot: str, now: float) -> bool:
+        """Whether a slot that waits may end: it has waited for a while, and others are enough.
+
+        Where it ends, a machine may become idle, and an autoscaler takes it away.
+        """
+        state = self.slots.get(slot)
+        if state is None or state.run_id is not None or now - state.since < SPARE_S:
+            return False
+        return sum(other.arrival != 0 for other in self.slots.values()) > self.outstanding
 
     def drain(self, leaving: Mapping[str, Leaving]) -> None:
         """Machines that are about to go, or went after a notice: their slots hand runs back.

@@ -24,6 +24,7 @@ class Node:
         memory: Bytes of memory; 0 where nobody asked.
         object_store: Bytes of it for shared data; 0 where nobody asked.
         name: Ray's id of the node; "" outside a cluster.
+        market: "spot" or "on_demand", where the cluster file says so.
     """
 
     cpus: float
@@ -31,6 +32,7 @@ class Node:
     memory: int = 0
     object_store: int = 0
     name: str = ""
+    market: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,12 @@ def make_plan(
         )
     count = max(1, min(max(room, least), most or runs, runs))
     relays = math.ceil(count / max(1, runs_per_point)) + 1
-    return SlotPlan(
-        count, workers, threads, gpu, relays, max(room, 1 if can_grow else 0), least, most
-    )
+    return SlotPlan(count, workers, threads, gpu, relays, room, least, most)
+
+
+def slots_that_fit(plan: SlotPlan, nodes: Sequence[Node]) -> int:
+    """Slots of a plan that machines carry."""
+    return workers_that_fit(nodes, plan.threads, plan.gpu) // plan.workers
 
 
 def wanted_slots(plan: SlotPlan, nodes: Sequence[Node], outstanding: int) -> int:
@@ -158,7 +163,7 @@ def wanted_slots(plan: SlotPlan, nodes: Sequence[Node], outstanding: int) -> int
         nodes: The machines that can take work now; there may be none.
         outstanding: Runs that have not ended: more slots than that have nothing to do.
     """
-    room = workers_that_fit(nodes, plan.threads, plan.gpu) // plan.workers
+    room = slots_that_fit(plan, nodes)
     return max(0, min(room, outstanding if plan.most is None else min(plan.most, outstanding)))
 
 
