@@ -12,6 +12,7 @@ from vesselflow.orchestration import machines as module
 from vesselflow.orchestration.machines import Machines, Seen, leaving_nodes
 from vesselflow.sweeps.capacity import Node, SlotPlan
 from vesselflow.sweeps.leaving import Leaving
+from vesselflow.sweeps.wishes import BACK_S, FIRST, MARK, Answer, Wishes
 
 
 def _node(name: str, cpus: float = 2.0) -> Node:
@@ -104,6 +105,96 @@ def test_where_no_machine_can_come_none_is_waited_for():
     stage.seen = Seen([], {})
     stage.machines.turn(10)
     assert stage.said == []
+
+
+class Asked:
+    """What is asked for; answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.answer, self.begun = Answer(), False
+        self.wanted: list[list[dict[str, float]]] = []
+        self.left = 0
+
+    def want(self, bundles: list[dict[str, float]]) -> None:
+        self.begun = True
+        self.wanted.append(bundles)
+
+    def leave(self, within_s: float) -> None:
+        self.left += 1
+
+
+class Growing(Stage):
+    """Machines that can be asked for, of two markets or of none."""
+
+    def __init__(self, after_s: float | None = None) -> None:
+        super().__init__()
+        self.asked, self.released = Asked(), []
+        plan = SlotPlan(2, 1, 1, 0.0, 2, 4)
+        self.wishes = Wishes(plan, after_s)
+        self.machines = Machines(
+            lambda: self.seen,
+            plan,
+            waits=True,
+            wishes=self.wishes,
+            asking=self.asked,  # type: ignore[arg-type]
+            release=self.released.append,
+            drain=lambda leaving: None,
+            came_or_went=self._changed,
+            say=self.said.append,
+            clock=lambda: self.now,
+        )
+
+    def turn(self, outstanding: int = 10, seconds: float = 1.0) -> int:
+        wanted = self.machines.turn(outstanding)
+        self.now += seconds
+        return wanted
+
+
+def test_no_machine_is_asked_for_while_those_that_are_there_are_enough():
+    stage = Growing()
+    assert stage.turn(4) == 4
+    assert stage.asked.wanted == []
+    stage.turn(5)
+    assert stage.asked.wanted[-1] == [{"CPU": 1.0}] * FIRST
+    stage.turn(3)
+    assert stage.asked.wanted[-1] == [{"CPU": 1.0}] * 3, "what was asked for is asked for still"
+    stage.machines.leave(1.0)
+    assert stage.asked.left == 1
+
+
+def test_what_is_asked_for_and_what_becomes_of_it_is_told_while_it_waits():
+    stage = Growing()
+    stage.seen = Seen([], {})
+    stage.asked.answer = Answer(True, {"cheap": 2}, {"dear": "no capacity"})
+    stage.turn()
+    assert stage.said[0].endswith("; 2 x cheap on the way, dear failed: no capacity")
+
+
+def test_a_cluster_without_any_machine_that_fits_says_so():
+    stage = Growing()
+    stage.seen = Seen([], {})
+    stage.asked.answer = Answer(False)
+    for _ in range(12):
+        stage.turn(seconds=30.0)
+    assert "an autoscaler, if there is one, has no kind of machine that does" in stage.said[-1]
+
+
+def test_on_demand_machines_come_for_the_fewest_and_go_when_spot_ones_are_back():
+    stage = Growing(after_s=60.0)
+    stage.seen = Seen([], {})
+    stage.asked.answer = Answer(True)
+    for _ in range(10):
+        stage.turn(seconds=10.0)
+    assert stage.asked.wanted[-1][-1] == {"CPU": 1.0, "on_demand": MARK}
+    dear = Node(1.0, name="dear", market="on_demand")
+    stage.seen = Seen([dear], {})
+    assert stage.turn() == 1
+    assert {"CPU": 1.0, "on_demand": MARK} in stage.asked.wanted[-1], "it is still wanted"
+    stage.seen = Seen([dear, Node(2.0, name="cheap", market="spot")], {})
+    for _ in range(int(BACK_S / 10) + 2):
+        stage.turn(seconds=10.0)
+    assert set(stage.released) == {"dear"}
+    assert {"CPU": 1.0, "on_demand": MARK} not in stage.asked.wanted[-1]
 
 
 # -- what is known of a node ---------------------------------------------------------------------

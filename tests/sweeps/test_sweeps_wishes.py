@@ -124,10 +124,12 @@ def test_on_demand_machines_are_let_go_when_spot_ones_are_back_to_stay():
     assert "on_demand" in cloud.turns(wishes, 1, 30, carried=0)
     assert "on_demand" in cloud.turns(wishes, turns, 30, carried=3)
     assert set(cloud.turns(wishes, 3, 30, carried=3)) == {"spot"}
-    assert wishes.said[-1] == "spot machines are back: on-demand ones are asked for no more"
+    assert wishes.said[-1] == "spot machines are back: on-demand ones are let go"
+    assert wishes.lets_go
     # And the time begins anew.
     assert set(cloud.turns(wishes, 10, 30)) == {"spot"}
     assert "on_demand" in cloud.turns(wishes, 10, 30)
+    assert not wishes.lets_go
 
 
 def test_a_moment_of_enough_machines_begins_the_time_anew():
@@ -154,9 +156,11 @@ def test_a_cluster_without_spot_machines_falls_back_all_the_same():
     assert cloud.turns(wishes, 20, 30) == {"on_demand": 3}
 
 
-def test_a_time_of_nothing_falls_back_at_once():
-    cloud, wishes = Cloud(spot=8, on_demand=4), Wishes(_plan(), 0.0)
-    assert cloud.turns(wishes, 1, 30) == {"on_demand": 1}
+def test_spot_machines_go_on_being_asked_for_however_early_others_are():
+    cloud, wishes = Cloud(spot=2, on_demand=4), Wishes(_plan(), 0.0)
+    cloud.turns(wishes, 5, 30)
+    assert cloud.asked[:3] == [{"spot": 4}, {"spot": 2}, {"spot": 2, "on_demand": 1}]
+    assert cloud.asked[-1] == cloud.asked[2]
 
 
 # -- words ---------------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ from ray.experimental.internal_kv import internal_kv_get_gcs_client
 from vesselflow import __version__
 from vesselflow.sweeps.wishes import Answer
 
-#: Seconds between two words of a sweep, and those after which one that is silent is forgotten.
-SAY_S, FORGET_S = 3.0, 60.0
+#: Seconds between two words of a sweep (while it waits for an answer), and those after which one
+#: that is silent is forgotten.
+SAY_S, ASK_S, FORGET_S = 3.0, 1.0, 60.0
 #: Resources and how many bundles of them: picklable, and shorter than a list of bundles.
 Wanted = tuple[tuple[tuple[tuple[str, float], ...], int], ...]
 
@@ -60,7 +61,7 @@ class Keeper:
             threading.Thread(target=self._watch, daemon=True, name="keeper").start()
 
     def ask(self, who: str, wanted: Wanted) -> Answer:
-        """What a sweep wants from now on, to be said again every `SAY_S`.
+        """What a sweep wants from now on, to be said again every so often.
 
         Returns:
             What the autoscaler says to all that is wanted; `granted` is None while it has not
@@ -144,7 +145,7 @@ class Asking:
             with contextlib.suppress(ray.exceptions.RayError, ValueError):
                 self._keeper = self._keeper or self._make()
                 self._said, self._said_of = self._keeper.ask.remote(self._who, wanted), wanted
-            self._next = self._clock() + SAY_S
+            self._next = self._clock() + (SAY_S if self.answer.granted is not None else ASK_S)
 
     def leave(self, within_s: float) -> None:
         """Want nothing any more."""

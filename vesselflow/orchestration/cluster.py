@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 import psutil
 import ray
 from ray._private import ray_constants
+from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
 from vesselflow.errors import VesselflowError
+from vesselflow.notices.ray_drain import drain
 from vesselflow.orchestration.chatter import Chatter
 from vesselflow.orchestration.environment import (
     ADDRESS,
@@ -414,6 +416,14 @@ class Cluster:
         # Such a call waits for a dead control service until Ray ends the process.
         alive, leaving = self.attend(lambda: _alive(self._leaving), stoppable=False)
         return Seen([as_node(entry) for entry in alive], leaving)
+
+    def release(self, node: str, why: str) -> None:
+        """Drain a machine: its work goes elsewhere, and then it ends.
+
+        Raises:
+            ClusterLost: The control service, which is asked, is gone.
+        """
+        self.attend(lambda: drain(internal_kv_get_gcs_client(), node, why, None), stoppable=False)
 
     # -- end -----------------------------------------------------------------------------------
 

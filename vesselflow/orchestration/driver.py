@@ -254,6 +254,7 @@ class _Driver:
             waits=self.can_grow,
             wishes=Wishes(plan, self.on_demand_after_s) if asks else None,
             asking=Asking(self.broker_name, partial(keeper, NAMESPACE, HEAD)) if asks else None,
+            release=lambda node: self.cluster.release(node, "spot machines are back"),
             drain=lambda leaving: ray.get(broker.drain.remote(leaving)),
             came_or_went=slots.forgive,
             say=self.say,

@@ -45,6 +45,7 @@ class Machines:
         waits: Whether machines may come: else nothing is waited for.
         wishes: Decides what machines are asked for; None where nobody can be asked.
         asking: Asks for them.
+        release: Drains a machine that is not wanted any more.
         drain: Told of all that leave, whenever they change.
         came_or_went: Told when other machines are there than before.
         say: Tells the person.
@@ -59,6 +60,7 @@ class Machines:
         waits: bool,
         wishes: Wishes | None = None,
         asking: Asking | None = None,
+        release: Callable[[str], None] = lambda node: None,
         drain: Callable[[Mapping[str, Leaving]], None],
         came_or_went: Callable[[], None],
         say: Callable[[str], None],
@@ -67,6 +69,7 @@ class Machines:
         self._look, self._plan, self._waits = look, plan, waits
         self._drain, self._came_or_went, self._say = drain, came_or_went, say
         self._clock, self._wishes, self._asking = clock, wishes, asking
+        self._release = release
         self._there: frozenset[str] | None = None
         self._left: dict[str, Leaving] = {}
         self._waiting = Waiting()
@@ -122,6 +125,11 @@ class Machines:
         for line in wishes.said:
             self._say(line)
         wishes.said.clear()
+        if wishes.lets_go:
+            for node in seen.nodes:
+                if node.market == ON_DEMAND:
+                    # Ray gives it nothing more, and it ends when its runs have moved.
+                    self._release(node.name)
 
     def _wanting(self, seen: Seen) -> str:
         there = [node for node in seen.nodes if node.cpus]

@@ -38,7 +38,7 @@ class Waiting:
         self.what = what
         if not what:
             since, self.since = self.since, None
-            return [] if since is None else [f"machines are there, after {_long(now - since)}"]
+            return [] if since is None else [f"machines are there, after {long(now - since)}"]
         if self.since is None:
             self.since, self._at = now, at
             self._due = itertools.chain(AGAIN_S, itertools.count(2 * AGAIN_S[-1], AGAIN_S[-1]))
@@ -49,14 +49,15 @@ class Waiting:
             return []
         while self._next <= waited:
             self._next = next(self._due)
-        return [f"waits for machines since {self._at} ({_long(waited)}): {what}"]
+        return [f"waits for machines since {self._at} ({long(waited)}): {what}"]
 
     def shown(self, now: float) -> tuple[str, float] | None:
         """What is waited for, and for how many seconds; None for nothing."""
         return None if self.since is None else (self.what, now - self.since)
 
 
-def _long(seconds: float) -> str:
+def long(seconds: float) -> str:
+    """A time in one unit: 90 s, 15 min, 5.5 h."""
     minutes = seconds / 60
     if minutes < 2:
         return f"{seconds:.0f} s"

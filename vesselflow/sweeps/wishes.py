@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from vesselflow.errors import UserError
 from vesselflow.sweeps.capacity import SlotPlan
+from vesselflow.sweeps.waiting import long
 
 #: Custom resources by which cluster files tell machines of the two markets apart.
 SPOT, ON_DEMAND = "spot", "on_demand"
@@ -21,8 +22,9 @@ MARK = 0.001
 FIRST = 4
 #: Seconds after which more is asked for again than was refused: a cluster file may have changed.
 AGAIN_S = 600.0
-#: Seconds for which enough spot machines must have been there before on-demand ones are let go.
-BACK_S = 60.0
+#: Seconds for which enough spot machines must have been there before on-demand ones are let go: to
+#: pay twice for so long costs less than to stand still for the whole time again.
+BACK_S = 300.0
 #: Where a cluster file says after how long on-demand machines are asked for.
 AFTER = "VESSELFLOW_ON_DEMAND_AFTER_S"
 #: Market ("" for none) -> slots.
@@ -123,6 +125,7 @@ class Wishes:
 
     Attributes:
         said: Lines for the person, to be taken away.
+        lets_go: Whether on-demand machines that are there are not wanted any more.
     """
 
     def __init__(self, plan: SlotPlan, on_demand_after_s: float | None) -> None:
@@ -133,6 +136,7 @@ class Wishes:
         self._enough_since: float | None = None
         self._fallen_back = False
         self._not_before = 0.0
+        self.lets_go = False
         self.said: list[str] = []
 
     @property
@@ -183,16 +187,19 @@ class Wishes:
             self._enough_since = now if self._enough_since is None else self._enough_since
             if self._fallen_back and now - self._enough_since >= BACK_S:
                 self._end_fallback()
-                self.said.append("spot machines are back: on-demand ones are asked for no more")
+                self.lets_go = True
+                self.said.append("spot machines are back: on-demand ones are let go")
             return
         self._enough_since = None
         self._short_since = now if self._short_since is None else self._short_since
         waited = now - self._short_since
-        if not self._fallen_back and waited >= self._after_s and now >= self._not_before:
-            self._fallen_back = True
+        # Only once it is known how many spot machines may be asked for beside them.
+        known = self._search.granted > 0 or self.impossible
+        if not self._fallen_back and known and waited >= self._after_s and now >= self._not_before:
+            self._fallen_back, self.lets_go = True, False
             self.said.append(
-                f"spot machines carried {carried} slots for {waited / 60:.0f} min: on-demand ones "
-                f"are asked for until there are {least}"
+                f"spot machines carried {carried} slot{'s' * (carried != 1)} for {long(waited)}: "
+                f"on-demand ones are asked for until there are {least}"
             )
 
     def _no_on_demand(self, now: float) -> None:
