@@ -1,13 +1,11 @@
-"""The sweep with which those that are disturbed are compared."""
-
-from pathlib import Path
+"""What the tests of whole sweeps share."""
 
 import fault_cases as cases
 import pytest
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, bytes]]:
+def undisturbed(tmp_path_factory):
     """The space, its results, and the tables of a sweep that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     space = cases.write_space(folder)

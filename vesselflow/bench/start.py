@@ -201,6 +201,7 @@ def fabricate(folder: Path, runs: int, *, sources: int = SOURCES, epochs: int = 
     )
     prepared = prepare(load(folder), folder / "results")
     results = prepared.results
+    assert isinstance(results, Path)
     facts = {
         name: [source.id for source in store.sources] for name, store in prepared.stores.items()
     }
@@ -262,7 +263,7 @@ def _make_evaluations(
             kind = files[evaluation.domain.digest][place % _KINDS]
             # Points that share an evaluation name it twice.
             with contextlib.suppress(FileExistsError):
-                os.link(kind, evaluation_path(results, evaluation))
+                os.link(kind, str(evaluation_path(results, evaluation)))
 
 
 # -- peers -----------------------------------------------------------------------------------------

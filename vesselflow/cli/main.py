@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from vesselflow import __version__
@@ -143,10 +142,11 @@ def _interruptible() -> Iterator[None]:
 def _told(error: OSError) -> UserError | None:
     """The one line for what a user can mend (permission, space, a file in the way), or None."""
     from vesselflow.records.atomic import explained
+    from vesselflow.records.paths import any_path
 
     if not isinstance(error.filename, str):
         return None
-    path = Path(error.filename)
+    path = any_path(error.filename)
     if isinstance(error, FileExistsError):
         return UserError(
             "a file stands where a folder is needed",

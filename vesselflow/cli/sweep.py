@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="override a key (dotted path); on an axis it fixes that axis",
     )
-    parser.add_argument("--results", metavar="DIR", default="results", help="default: results")
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        default="results",
+        help="a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX; default: results",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
         "--fresh", action="store_true", help="forget finished runs of this space and redo them"

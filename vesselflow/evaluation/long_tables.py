@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +24,10 @@ from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import nanmean_count
 from vesselflow.records.atomic import read_json_or_none, write_json, writing
-from vesselflow.records.index import stamp_of, stat_or_none
+from vesselflow.records.index import stamp_of
 from vesselflow.records.known import KnownRuns
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.paths import AnyPath, Looks
+from vesselflow.records.runs import RunState
 from vesselflow.runs.cells import Cell
 from vesselflow.runs.domains import ROLES, Domain
 from vesselflow.runs.objective import Objective
@@ -91,7 +90,7 @@ class Lookup:
         keep: Whether the index is written; without, nothing in the folder changes.
     """
 
-    def __init__(self, results: Path, *, keep: bool = True) -> None:
+    def __init__(self, results: AnyPath, *, keep: bool = True) -> None:
         self._runs = KnownRuns(results, keep=keep)
         self._evaluations = KeptEvaluations(results, keep=keep)
 
@@ -118,13 +117,18 @@ class Lookup:
         self._runs.index.flush()
         self._evaluations.index.flush()
 
+    def refresh(self) -> None:
+        """Look anew at what may have changed; in a folder each file is looked at each time."""
+        self._runs.refresh()
+        self._evaluations.refresh()
+
     def keep(self) -> None:
         """From now on the index is written, what was read before included."""
         self._runs.index.keep()
         self._evaluations.index.keep()
 
 
-def score_cell(cell: Cell, results: Path, objective: Objective) -> Scored:
+def score_cell(cell: Cell, results: AnyPath, objective: Objective) -> Scored:
     """Read what there is of one cell; nothing in the folder changes."""
     return Lookup(results, keep=False).score(cell, objective)
 
@@ -163,7 +167,7 @@ def selected_point(scored: Sequence[Scored], objective: Objective) -> str | None
     return choose_point(point_scores(scored, objective), objective)
 
 
-def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
+def lost_records(scored: Sequence[Scored], results: AnyPath) -> list[str]:
     """What the records of these runs lost, and what comes of it, a line each."""
     lines = [
         f"{row.cell.point} (fold {row.cell.run.fold} seed {row.cell.run.seed}): {row.message}"
@@ -171,12 +175,13 @@ def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
         # Nobody writes a message for a run that waits or runs: it tells of a damaged record.
         if row.message and row.state in (RunState.QUEUED.value, RunState.RUNNING.value)
     ]
-    bare = 0
+    bare, looks = 0, Looks(results / "runs")
     for row in scored:
         if row.complete:
-            record = RunRecord(results, row.cell.run.run_id)
+            run_id = row.cell.run.run_id
             epochs = {epoch for epoch, _ in row.evaluated}
-            bare += not all(os.path.isfile(record.weights_path(epoch)) for epoch in epochs)
+            files = (f"{run_id}/weights/{epoch}.pt" for epoch in epochs)
+            bare += not all(looks.mark(file) for file in files)
     if bare:
         lines.append(
             f"the weights of {bare} finished {'run are' if bare == 1 else 'runs are'} gone: "
@@ -200,8 +205,8 @@ class _Table(NamedTuple):
 
 
 def write_tables(
-    folder: Path, scored: Sequence[Scored], results: Path, objective: Objective
-) -> dict[str, Path]:
+    folder: AnyPath, scored: Sequence[Scored], results: AnyPath, objective: Objective
+) -> dict[str, AnyPath]:
     """Write all tables of a sweep; return their paths by name.
 
     Beside them stands `SCORING`: the objective, and each point's protocol.
@@ -243,12 +248,12 @@ def write_tables(
     return paths
 
 
-def _made(path: Path, inputs: str) -> list[str]:
+def _made(path: AnyPath, inputs: str) -> list[str]:
     """What a table is made of, and the file that it is."""
-    return [inputs, stamp_of([stat_or_none(path)]).digest.hex()]
+    return [inputs, stamp_of([Looks(path.parent).mark(path.name)]).digest.hex()]
 
 
-def _write(path: Path, table: _Table) -> None:
+def _write(path: AnyPath, table: _Table) -> None:
     """Write a table whole; of at most one row group it has the bytes of `pq.write_table`."""
     with writing(path) as sink, pq.ParquetWriter(sink, table.schema) as writer:
         some = False

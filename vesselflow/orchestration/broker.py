@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +23,7 @@ import ray
 from vesselflow.records.atomic import create_exclusive
 from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
+from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.records.runs import RunRecord
 from vesselflow.sweeps.book import Book, Entry, Grant, JobState, Place, PointState, Verdict
 from vesselflow.sweeps.events import Happening
@@ -90,7 +90,7 @@ class Broker:
 
     def __init__(
         self,
-        results: str,
+        results: str | AnyPath,
         driver: Driver | None,
         retries: int,
         curve: str,
@@ -99,7 +99,7 @@ class Broker:
         alive: Callable[[], frozenset[str]] | None = None,
         claim: Callable[[str], Lease | None] | None = None,
     ) -> None:
-        self._results, self._driver, self._clock = Path(results), driver, clock
+        self._results, self._driver, self._clock = any_path(results), driver, clock
         self._alive = alive or _nodes_alive
         self._claim = claim or self._claim_lease
         self.book = Book(retries, curve)
@@ -332,9 +332,7 @@ class Broker:
 
     def _claim_lease(self, run_id: str) -> Lease | None:
         assert self._driver is not None
-        return Lease.claim(
-            RunRecord(self._results, run_id).folder, self._driver.owner, driver=self._driver
-        )
+        return Lease.claim(RunRecord(self._results, run_id).folder, self._driver)
 
     async def _release(self, run_id: str) -> None:
         lease = self._leases.pop(run_id, None)

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
+from vesselflow.feed.ray_shared import SharedStore, StoreDesk
 from vesselflow.feed.ray_stream import NodeRoom
 from vesselflow.orchestration.autoscaler import Asking, keeper
 from vesselflow.orchestration.broker import Broker, Snapshot
@@ -35,8 +37,10 @@ from vesselflow.orchestration.reading import Beside, Reading
 from vesselflow.orchestration.serving import SlotConfig
 from vesselflow.orchestration.slots import Slots, kill_processes, starter
 from vesselflow.records.atomic import remove_abandoned
+from vesselflow.records.cache import cache_folder
 from vesselflow.records.drivers import Driver
-from vesselflow.records.runs import RunRecord
+from vesselflow.records.paths import AnyPath, BucketPath
+from vesselflow.records.runs import RunRecord, tidy
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.book import Entry, JobState
 from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, workers_that_fit
@@ -124,6 +128,8 @@ class _Driver:
         self.plan: SlotPlan | None = None
         self.reading = Reading(prepared, missing, watch.notify)
         self.broker: Any = None
+        self.desk: Any = None
+        self.shared: dict[str, SharedStore] = {}
         self.slots: Slots | None = None
         self.machines: Machines | None = None
         self.study: Study | None = None
@@ -141,7 +147,7 @@ class _Driver:
                 address,
                 notify=self.watch.notify,
                 stop=self.watch.stop,
-                log=self.prepared.folder / LOG,
+                log=_log_file(self.prepared.folder),
                 dashboard=_dashboard_wanted(),
             ) as self.cluster:
                 try:
@@ -156,6 +162,7 @@ class _Driver:
                 except ray.exceptions.RayError as error:
                     raise self.cluster.explained(error) from error
         finally:
+            _keep_log(self.prepared.folder)
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -168,6 +175,7 @@ class _Driver:
         self.plan = self._plan()
         self.watch.notify(f"plan: {self.plan.describe()}")
         self._start_broker()
+        self._share_stores()
         self.slots = self._make_slots()
         self.machines = self._make_machines()
         # The slots' processes import what they need while the data are read.
@@ -222,6 +230,27 @@ class _Driver:
             )
         )
 
+    def _share_stores(self) -> None:
+        """Let every machine of the cluster find what is read in place."""
+        names = self.reading.in_place()
+        stores = {name: self.prepared.stores[name] for name in names}
+        desk = None
+        if self.can_grow and stores:
+            desk = (f"{self.broker_name}-stores", NAMESPACE)
+            here = NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            )
+            paths = {facts.digest: str(facts.path.resolve()) for facts in stores.values()}
+            self.desk = (
+                ray.remote(StoreDesk)
+                .options(name=desk[0], num_cpus=0, max_concurrency=8, scheduling_strategy=here)
+                .remote(paths)
+            )
+        self.shared = {
+            name: SharedStore(str(facts.path.resolve()), facts.digest, facts.origin, desk)
+            for name, facts in stores.items()
+        }
+
     def _make_slots(self) -> Slots:
         prepared, plan, broker = self.prepared, self.plan, self.broker
         assert plan is not None
@@ -233,7 +262,7 @@ class _Driver:
             threads=plan.threads,
             gpu=plan.gpu,
             token=self.entry.token,
-            stores={str(facts.path.resolve()): facts.digest for facts in prepared.stores.values()},
+            stores=tuple(self.shared.values()),
             memory_gb=prepared.space.resources.memory_gb,
         )
         return Slots(
@@ -301,7 +330,8 @@ class _Driver:
         while not (training := self._training_nodes(plan)):
             if self.watch.stop.wait(MACHINES_S):
                 raise Stopped("stopped while it waited for machines")
-        return self.reading.handles([NodeRoom(node.object_store, node.memory) for node in training])
+        rooms = [NodeRoom(node.object_store, node.memory) for node in training]
+        return self.reading.handles(rooms, self.shared)
 
     def _training_nodes(self, plan: SlotPlan) -> list[Node]:
         nodes = self.cluster.nodes()
@@ -497,8 +527,7 @@ class _Driver:
         results = self.prepared.results
         with contextlib.suppress(OSError, VesselflowError):
             remove_abandoned(results / "evaluations")
-            for run_id in {row.cell.run.run_id for row in self.prepared.scored if row.complete}:
-                RunRecord(results, run_id).tidy()
+            tidy(results, {row.cell.run.run_id for row in self.prepared.scored if row.complete})
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -541,6 +570,22 @@ def owner() -> Mapping[str, Any]:
         "pid": process.pid,
         "started": process.create_time(),
     }
+
+
+def _log_file(folder: AnyPath) -> Path:
+    """Where Ray's words go while the sweep runs: of a bucket, first to this machine's cache."""
+    if isinstance(folder, Path):
+        return folder / LOG
+    logs = cache_folder() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    return logs / f"{folder.name}.log"
+
+
+def _keep_log(folder: AnyPath) -> None:
+    """Put the log of a sweep whose results are in a bucket beside them, if the bucket is there."""
+    if isinstance(folder, BucketPath):
+        with contextlib.suppress(OSError):
+            folder.bucket.put((folder / LOG).key, _log_file(folder).read_bytes())
 
 
 def _dashboard_wanted() -> bool:

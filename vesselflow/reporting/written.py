@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from vesselflow.records.atomic import write_bytes
+from vesselflow.records.paths import AnyPath
 from vesselflow.reporting.figure_files import remove_outdated
 from vesselflow.reporting.sweep_tables import SweepTables
 from vesselflow.reporting.terminal import summary_markdown
@@ -25,9 +25,9 @@ class Report:
         boards: Folder for ``tensorboard --logdir``, or None where none was written.
     """
 
-    summary: Path
-    figures: tuple[Path, ...]
-    boards: Path | None
+    summary: AnyPath
+    figures: tuple[AnyPath, ...]
+    boards: AnyPath | None
 
 
 def write_report(tables: SweepTables, *, pictures: bool = True, told: Told | None = None) -> Report:
