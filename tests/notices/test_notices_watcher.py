@@ -162,6 +162,15 @@ def test_sigterm_is_a_notice_and_the_watcher_ends_when_the_node_is_drained(watch
     assert watcher.log[-1] == "ended"
 
 
+def test_sigterm_where_no_ray_runs_any_more_ends_the_watcher_at_once(watch, tmp_path):
+    (tmp_path / "code").write_text("3")
+    watcher = watch("--cloud", "none", "--grace", "1000")
+    watcher.until_said("watching")
+    watcher.process.terminate()
+    assert watcher.process.wait(PATIENCE_S) == 0
+    assert watcher.log[-1] == "ended; the node is not drained"
+
+
 def test_a_queue_tells_its_limit_by_the_environment(watch):
     watcher = watch("--cloud", "none", SLURM_JOB_END_TIME=str(int(time.time()) + 100))
     watcher.until_said("drained in")

@@ -156,6 +156,13 @@ def test_a_cluster_without_spot_machines_falls_back_all_the_same():
     assert cloud.turns(wishes, 20, 30) == {"on_demand": 3}
 
 
+def test_a_file_that_marks_on_demand_machines_alone_is_asked_without_a_mark():
+    cloud, wishes = Cloud(**{"": 6, "on_demand": 2}), Wishes(_plan(), 120.0)
+    assert cloud.turns(wishes, 20, 30) == {"": 6}
+    assert not wishes.impossible
+    assert cloud.turns(wishes, 20, 30) == {"": 6, "on_demand": 1}
+
+
 def test_spot_machines_go_on_being_asked_for_however_early_others_are():
     cloud, wishes = Cloud(spot=2, on_demand=4), Wishes(_plan(), 0.0)
     cloud.turns(wishes, 5, 30)

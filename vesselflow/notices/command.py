@@ -168,7 +168,8 @@ def _loop(watcher: Watcher, draining: Draining, grace_s: float) -> int:
     ends: float | None = None
     while True:
         wait = watcher.turn()
-        if ends is not None and (draining.done or time.monotonic() > ends):
+        over = draining.done or draining.absent
+        if ends is not None and (over or time.monotonic() > ends):
             break
         news.wait(min(wait, 0.2) if ends is not None else wait)
         news.clear()

@@ -85,6 +85,7 @@ class Draining:
 
     Attributes:
         done: Whether the node was drained since the latest notice came.
+        absent: Whether there was no node to be drained, as far as the latest try knows.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Draining:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._start, self._say, self._clock = start, say, clock
-        self.done = False
+        self.done = self.absent = False
         self._notice: Notice | None = None
         self._ends: float | None = None
         self._try: Try | None = None
@@ -144,6 +145,7 @@ class Draining:
             self._try = None
 
     def _take_end(self, code: int, line: str, now: float) -> None:
+        self.absent = code == NO_NODE
         if code == 0:
             if not self.done:
                 took = f"{now - self._tried_at:.1f} s"

@@ -16,7 +16,6 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,12 +281,16 @@ class _Driver:
             plan,
             waits=self.can_grow,
             wishes=Wishes(plan, self.on_demand_after_s) if asks else None,
-            asking=Asking(self.broker_name, partial(keeper, NAMESPACE, HEAD)) if asks else None,
+            asking=Asking(self.broker_name, self._keeper) if asks else None,
             release=lambda node: self.cluster.release(node, "spot machines are back"),
             drain=lambda leaving: ray.get(broker.drain.remote(leaving)),
             came_or_went=slots.forgive,
             say=self.say,
         )
+
+    def _keeper(self) -> Any:
+        """Who keeps what sweeps ask for; such a call waits for a dead control service."""
+        return self.cluster.attend(lambda: keeper(NAMESPACE, HEAD), stoppable=False)
 
     def _submit(self) -> None:
         """Queue all runs that are missing."""

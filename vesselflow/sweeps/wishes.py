@@ -131,6 +131,7 @@ class Wishes:
     def __init__(self, plan: SlotPlan, on_demand_after_s: float | None) -> None:
         self._plan, self._after_s = plan, on_demand_after_s
         self._search = Search()
+        self._market = "" if on_demand_after_s is None else SPOT
         self._asked = 0
         self._short_since: float | None = None
         self._enough_since: float | None = None
@@ -170,15 +171,19 @@ class Wishes:
                 self._search.take(self._asked, granted, now)
             if granted is not None or not 0 < self._asked <= want:
                 self._asked = self._search.ask(want, now)
+        if self._market and self.impossible:
+            # A file that marks on-demand machines alone, as those that Ray takes last.
+            self._market, self._search = "", Search()
+            self._asked = self._search.ask(want, now)
         if self._after_s is None:
             return {"": self._asked}
         least = min(want, self._plan.least)
         self._fall_back(carried, least, now)
         if not self._fallen_back:
-            return {SPOT: self._asked}
+            return {self._market: self._asked}
         # All or nothing: no more spot machines than are granted, or the others do not come either.
         spot = min(want, self._search.granted)
-        return {**({SPOT: spot} if spot else {}), ON_DEMAND: max(1, least - carried)}
+        return {**({self._market: spot} if spot else {}), ON_DEMAND: max(1, least - carried)}
 
     def _fall_back(self, carried: int, least: int, now: float) -> None:
         assert self._after_s is not None
