@@ -34,6 +34,7 @@ class MetadataServer:
         spot: The JSON object of ``spot/instance-action``; None for 404. A text is sent as it is.
         rebalance: That of the rebalance recommendation.
         preempted, maintenance: What Google says.
+        proves_itself: Whether answers have the header that Google's have.
         fault: One of `FAULTS`; None when it works.
         ttl_s: Tokens live no longer than so, whatever was asked.
         asked: (method, path, status) of every request.
@@ -43,6 +44,7 @@ class MetadataServer:
         self.spot: Any = None
         self.rebalance: Any = None
         self.preempted, self.maintenance = "FALSE", "NONE"
+        self.proves_itself = True
         self.fault: str | None = None
         self.ttl_s: float = LONGEST_TTL_S
         self.asked: list[tuple[str, str, int]] = []
@@ -137,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, "no such thing")
 
     def _google(self, path: str) -> None:
-        flavor = {"Metadata-Flavor": "Google"}
+        flavor = {"Metadata-Flavor": "Google"} if self.service.proves_itself else {}
         values = {
             "instance/preempted": self.service.preempted,
             "instance/maintenance-event": self.service.maintenance,

@@ -194,6 +194,12 @@ def test_maintenance_that_ends_a_google_machine_is_a_notice(server):
     assert (notice.kind, notice.left_s) == ("maintenance", 3600.0)
 
 
+def test_somebody_who_says_what_google_says_is_not_believed(server):
+    server.preempted, server.proves_itself = "TRUE", False
+    with pytest.raises(Trouble, match="no metadata service of Google Cloud"):
+        _gcp(server).look()
+
+
 @pytest.mark.parametrize("word", ["true", "", "YES", "TRUE\nFALSE", "0"])
 def test_an_unknown_word_of_google_is_trouble(server, word):
     server.preempted = word
