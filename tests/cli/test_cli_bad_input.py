@@ -1003,6 +1003,19 @@ def test_more_workers_than_the_machine_has(here: Path) -> None:
     )
 
 
+def test_a_time_after_which_on_demand_machines_are_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = ("--address", "auto", "--dry-run")
+    none = "'soon' is no time; allowed: 900, 90s, 15m, 2h"
+    assert sweep(here, "--on-demand-after", "soon", *cluster) == f"--on-demand-after: {none}"
+    assert sweep(here, "--on-demand-after", "15m") == (
+        "--on-demand-after: only a cluster can be asked for machines; name one with --address"
+    )
+    monkeypatch.setenv("VESSELFLOW_ON_DEMAND_AFTER_S", "soon")
+    assert sweep(here, *cluster) == f"VESSELFLOW_ON_DEMAND_AFTER_S: {none}"
+
+
 @pytest.mark.parametrize("address", ["hdfs://n/x", "file:///tmp/x"])
 def test_results_on_another_kind_of_store(here: Path, address: str) -> None:
     scheme = address.partition("/")[0]

@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--address", metavar="ADDR", help="a running Ray cluster ('auto'); default: this machine"
     )
     parser.add_argument(
+        "--on-demand-after",
+        metavar="TIME",
+        help="on a cluster with spot machines: ask for on-demand ones when for so long (15m, 2h) "
+        "too few came; default: what the cluster file says",
+    )
+    parser.add_argument(
         "--no-figures", action="store_true", help="tables only, no figures and no TensorBoard"
     )
     parser.epilog = (
@@ -65,12 +71,20 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.config.loading import load_space
     from vesselflow.runs.registries import REGISTRIES
     from vesselflow.sweeps.planning import plan_sweep
+    from vesselflow.sweeps.wishes import on_demand_after
 
     console = Output(highlight=False)
     space = load_space(
         args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
     )
     results, here = check_results(args.results), args.address is None
+    after = on_demand_after(args.on_demand_after, {} if here else os.environ)
+    if here and after is not None:
+        raise UserError(
+            "only a cluster can be asked for machines",
+            where="--on-demand-after",
+            hint="name one with --address",
+        )
     fetched: list[str] = []
 
     def notify(text: str) -> None:
@@ -182,6 +196,7 @@ def _run(
 ) -> Outcome:
     from vesselflow.reporting.live import LiveView
     from vesselflow.sweeps.outcome import Watch
+    from vesselflow.sweeps.wishes import on_demand_after
 
     boards = _Boards(prepared) if not args.no_figures else None
     with LiveView(console) as view, _interrupts(console, asked):
@@ -195,7 +210,8 @@ def _run(
             notify=notify,
             stop=asked.stop,
         )
-        outcome = run_sweep(prepared, watch, address=args.address)
+        after = on_demand_after(args.on_demand_after, os.environ)
+        outcome = run_sweep(prepared, watch, address=args.address, on_demand_after_s=after)
     if boards:
         boards.close()
     return outcome

@@ -27,6 +27,7 @@ from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.records.runs import RunRecord
 from vesselflow.sweeps.book import Book, Entry, Grant, JobState, Place, PointState, Verdict
 from vesselflow.sweeps.events import Happening
+from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.policy import Event
 from vesselflow.sweeps.progress import SlotView
 
@@ -136,7 +137,7 @@ class Broker:
             now = self._clock()
             if book.closing or book.stopping or book.leaves(slot):
                 return Answer("close")
-            if not book.idle(slot, arrival, now):
+            if not book.idle(slot, arrival, now) or book.spare(slot, now):
                 return Answer("close")
             entry = book.pick(now)
             if entry is not None:
@@ -279,9 +280,9 @@ class Broker:
         self.book.lose(slot, 0, self._clock(), alive.__contains__, gone=gone)
         self._wake()
 
-    async def drain(self, nodes: Sequence[str]) -> None:
+    async def drain(self, leaving: Mapping[str, Leaving]) -> None:
         """Machines that are about to go: their slots hand back what they hold."""
-        self.book.draining = frozenset(nodes)
+        self.book.drain(leaving)
         self._wake(len(self._idle))
 
     async def memory(self) -> int:

@@ -28,8 +28,10 @@ from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
 from vesselflow.feed.ray_shared import SharedStore, StoreDesk
 from vesselflow.feed.ray_stream import NodeRoom
+from vesselflow.orchestration.autoscaler import Asking, keeper
 from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
+from vesselflow.orchestration.machines import Machines
 from vesselflow.orchestration.reading import Beside, Reading
 from vesselflow.orchestration.serving import SlotConfig
 from vesselflow.orchestration.slots import Slots, kill_processes, starter
@@ -40,11 +42,12 @@ from vesselflow.records.paths import AnyPath, BucketPath
 from vesselflow.records.runs import RunRecord, tidy
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.book import Entry, JobState
-from vesselflow.sweeps.capacity import SlotPlan, make_plan, wanted_slots, workers_that_fit
+from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, workers_that_fit
 from vesselflow.sweeps.events import Failed, Finished, Message, Started
-from vesselflow.sweeps.outcome import Failure, Outcome, Watch, conclude
+from vesselflow.sweeps.outcome import Failure, Outcome, Stopped, Watch, conclude
 from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
+from vesselflow.sweeps.wishes import Wishes
 
 if TYPE_CHECKING:
     from vesselflow.orchestration.study import Study
@@ -53,8 +56,9 @@ if TYPE_CHECKING:
 _END_NEEDS = ("optuna", "pandas")
 #: In a sweep's folder: what Ray said.
 LOG = "driver.log"
-#: Seconds between two looks at the broker, and between two looks at the machines.
-LOOK_S, MACHINES_S = 0.5, 2.0
+#: Seconds between two looks at the broker, and between two looks at the machines: a notice may be
+#: all of 30 s long.
+LOOK_S, MACHINES_S = 0.5, 0.9
 #: Runs that are handed to the broker in one call.
 SUBMIT = 500
 #: Seconds that the end of a sweep waits for slots, and for the last trials.
@@ -68,13 +72,21 @@ DASHBOARD_S = 20.0
 MESSAGES = 50
 
 
-def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -> Outcome:
+def run_sweep(
+    prepared: Prepared,
+    watch: Watch,
+    *,
+    address: str | None = None,
+    on_demand_after_s: float | None = None,
+) -> Outcome:
     """Bring every run that is missing to its end, and write the tables.
 
     Args:
         prepared: The sweep.
         watch: Who looks on.
         address: Of a Ray cluster; None starts one on this machine.
+        on_demand_after_s: How long too few spot machines are borne before on-demand ones are asked
+            for; None where the cluster's machines are of no market.
 
     Raises:
         VesselflowError: The cluster was lost, or no slot could be started.
@@ -82,7 +94,9 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
     outcome = Outcome()
     missing = prepared.jobs()
     if missing:
-        _Driver(prepared, missing, watch, outcome).run(address)
+        driver = _Driver(prepared, missing, watch, outcome)
+        driver.on_demand_after_s = on_demand_after_s
+        driver.run(address)
         return outcome
     return conclude(prepared, outcome)
 
@@ -108,6 +122,7 @@ class _Driver:
         self.seen = 0
         self.failed: dict[str, Failed] = {}
         self.can_grow = False
+        self.on_demand_after_s: float | None = None
         self.scratch = Path()
         self.plan: SlotPlan | None = None
         self.reading = Reading(prepared, missing, watch.notify)
@@ -115,6 +130,7 @@ class _Driver:
         self.desk: Any = None
         self.shared: dict[str, SharedStore] = {}
         self.slots: Slots | None = None
+        self.machines: Machines | None = None
         self.study: Study | None = None
         self.trials: threading.Thread | None = None
         self.trials_over = threading.Event()
@@ -160,8 +176,9 @@ class _Driver:
         self._start_broker()
         self._share_stores()
         self.slots = self._make_slots()
+        self.machines = self._make_machines()
         # The slots' processes import what they need while the data are read.
-        self.slots.reconcile(self.plan.slots)
+        self.slots.reconcile(self.machines.turn(len(self.missing)))
         self._submit()
         reader = Beside(self._handles)
         threading.Thread(target=self._tidy, daemon=True, name="tidy").start()
@@ -254,6 +271,27 @@ class _Driver:
             say=lambda text: ray.get(broker.note.remote(text)),
         )
 
+    def _make_machines(self) -> Machines:
+        plan, slots, broker = self.plan, self.slots, self.broker
+        assert plan is not None
+        assert slots is not None
+        asks = self.can_grow
+        return Machines(
+            self.cluster.machines,
+            plan,
+            waits=self.can_grow,
+            wishes=Wishes(plan, self.on_demand_after_s) if asks else None,
+            asking=Asking(self.broker_name, self._keeper) if asks else None,
+            release=lambda node: self.cluster.release(node, "spot machines are back"),
+            drain=lambda leaving: ray.get(broker.drain.remote(leaving)),
+            came_or_went=slots.forgive,
+            say=self.say,
+        )
+
+    def _keeper(self) -> Any:
+        """Who keeps what sweeps ask for; such a call waits for a dead control service."""
+        return self.cluster.attend(lambda: keeper(NAMESPACE, HEAD), stoppable=False)
+
     def _submit(self) -> None:
         """Queue all runs that are missing."""
         entries = self._entries()
@@ -292,13 +330,15 @@ class _Driver:
         plan = self.plan
         assert plan is not None
         # A head that only leads holds no data.
-        training = [
-            node
-            for node in self.cluster.nodes()
-            if workers_that_fit([node], plan.threads, plan.gpu)
-        ]
+        while not (training := self._training_nodes(plan)):
+            if self.watch.stop.wait(MACHINES_S):
+                raise Stopped("stopped while it waited for machines")
         rooms = [NodeRoom(node.object_store, node.memory) for node in training]
         return self.reading.handles(rooms, self.shared)
+
+    def _training_nodes(self, plan: SlotPlan) -> list[Node]:
+        nodes = self.cluster.nodes()
+        return [node for node in nodes if workers_that_fit([node], plan.threads, plan.gpu)]
 
     # -- trials --------------------------------------------------------------------------------
 
@@ -346,7 +386,7 @@ class _Driver:
     def _watch(self, reader: Beside) -> None:
         asked, looked_at_machines, wanted = False, -math.inf, 0
         assert self.slots is not None
-        assert self.plan is not None
+        assert self.machines is not None
         while True:
             self.cluster.check()
             look: Snapshot = ray.get(self.broker.look.remote(self.seen))
@@ -360,8 +400,8 @@ class _Driver:
                 self._start_aside(now)
             if now - looked_at_machines > MACHINES_S:
                 looked_at_machines = now
-                machines = self.cluster.nodes()
-                wanted = wanted_slots(self.plan, machines, look.outstanding, can_grow=self.can_grow)
+                wanted = self.machines.turn(look.outstanding)
+                self._recall(look, wanted)
             self.slots.reconcile(wanted, ending=asked)
             self.watch.progress(self._progress(look))
             if reader.ready():
@@ -370,9 +410,7 @@ class _Driver:
                 asked = True
                 self.trials_over.set()
                 ray.get(self.broker.stop.remote())
-                for view in look.slots:
-                    if view.phase in ("starting", "restarting"):
-                        self.slots.kill(view.name)
+                self._recall(look, 0)
             if not look.outstanding:
                 return
             if asked:
@@ -385,6 +423,15 @@ class _Driver:
                 time.sleep(LOOK_S)
             else:
                 self.watch.stop.wait(LOOK_S)
+
+    def _recall(self, look: Snapshot, wanted: int) -> None:
+        """End slots beyond those that are wanted which have not come up yet: they may never."""
+        assert self.slots is not None
+        leaving = sum(view.phase == "leaving" for view in look.slots)
+        unborn = [view for view in look.slots if view.phase in ("starting", "restarting")]
+        beyond = max(0, self.slots.alive - leaving - wanted)
+        for view in unborn[max(0, len(unborn) - beyond) :]:
+            self.slots.kill(view.name)
 
     def _start_aside(self, now: float) -> None:
         """Start what only looks on, once runs have trained for a while."""
@@ -448,6 +495,7 @@ class _Driver:
         if look.steps_done and self.first_step_at is None:
             self.first_step_at = now
         stepping = now - (self.first_step_at or now)
+        waiting = self.machines.waiting() if self.machines is not None else None
         return Progress(
             sweep=prepared.folder.name,
             points_total=len(prepared.expansion.points),
@@ -460,12 +508,13 @@ class _Driver:
             steps_done=look.steps_done,
             steps_total=look.steps_total,
             elapsed_s=now - self.began,
-            eta_s=eta(look.steps_done, look.steps_total, stepping),
+            eta_s=None if waiting else eta(look.steps_done, look.steps_total, stepping),
             best=self._best(),
             slots=look.slots,
             messages=tuple(self.messages[-5:]),
             stopping=look.stopping,
             trouble=look.trouble,
+            waiting=waiting,
         )
 
     def _best(self) -> Best | None:
@@ -489,8 +538,11 @@ class _Driver:
         """Let slots and trials end, give the leases back."""
         assert self.slots is not None
         self.trials_over.set()
+        if self.machines is not None:
+            self.machines.leave(CLOSE_S)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.broker.close.remote(), timeout=CLOSE_S)
+            self._recall(ray.get(self.broker.look.remote(self.seen), timeout=CLOSE_S), 0)
             deadline = time.monotonic() + CLOSE_S
             while self.slots.alive and time.monotonic() < deadline:
                 self.slots.reconcile(0, ending=True)
