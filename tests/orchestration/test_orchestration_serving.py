@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 import zlib
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ from vesselflow.stores.store import Store
 from vesselflow.stores.synth import make_synth
 from vesselflow.sweeps.book import Grant
 from vesselflow.sweeps.context import Result
+from vesselflow.sweeps.cost_machine import MachineKind, Seat
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.policy import Event
 from vesselflow.training.group import Solo
@@ -45,7 +48,7 @@ class Broker:
             return Answer("close")
         number = self.left.pop(0)
         payload = zlib.compress(pickle.dumps(f"job {number}"))
-        return Answer("run", Grant(number, f"run {number}", payload, Survival(60.0, 1)))
+        return Answer("run", Grant(number, f"run {number}", payload, survival=Survival(60.0, 1)))
 
     def finish(self, grant: int, run_id: str, result: Result) -> None:
         self.told.append(("finish", grant, run_id, result.values))
@@ -96,7 +99,7 @@ def _serve(results: list[Result], group: Any = None, grown: bool = False) -> tup
     answers = list(results)
     done = []
 
-    def do(job: Any, reports: Any, survival: Survival) -> Result:
+    def do(job: Any, reports: Any, taken: Any, survival: Survival) -> Result:
         assert survival == Survival(60.0, 1)
         done.append(job)
         return answers.pop(0)
@@ -117,6 +120,30 @@ def test_runs_are_done_one_after_another_until_the_broker_says_close():
         ("finish", 1, "run 1", {"p": 0.5}),
         ("finish", 2, "run 2", {"p": 0.6}),
     ]
+
+
+def test_a_run_is_told_how_its_slot_came_to_it():
+    seat = Seat(MachineKind("aws:m5.large", "spot"), 0.5)
+    payload = zlib.compress(pickle.dumps("job"))
+    orders = [Answer("run", Grant(n, f"run {n}", payload, reached=10 * n)) for n in (1, 2)]
+    into: list[Taken] = []
+
+    class Slow(Broker):
+        def claim(self) -> Answer:
+            time.sleep(0.02)
+            return orders.pop(0) if orders else Answer("close")
+
+    def do(job: Any, reports: Any, taken: Taken, survival: Any) -> Result:
+        into.append(taken)
+        return Result("finished")
+
+    Server(
+        SETTINGS, Slow(0), Solo(), Beacon(), do, lambda: False, seat=seat, slot_start_s=5.0
+    ).run()
+    assert [one.reached for one in into] == [10, 20]
+    assert [one.seat for one in into] == [seat, seat]
+    assert [one.slot_start_s for one in into] == [5.0, 0.0], "a start is charged once"
+    assert all(one.idle_s >= 0.02 for one in into)
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -165,7 +192,7 @@ def test_other_ranks_tell_nothing_and_end_with_the_group():
         broker,
         Pair(1, [order]),
         None,
-        lambda job, reports, survival: Result("handed back", fault=Fault.PEER_LOST),
+        lambda job, reports, **_: Result("handed back", fault=Fault.PEER_LOST),
         lambda: False,
     )
     with pytest.raises(GroupLost):

@@ -640,3 +640,17 @@ def test_an_event_of_every_kind_is_told_where_a_run_ends():
     kinds = [type(event) for event in book.events.since(0)[0]]
     assert kinds == [Started, HandedBack, Message, Started, Message, Failed]
     assert book.failures["b"] == Failed("b", "ValueError: x", "s0, a.py:3", "", True)
+
+
+def test_while_the_storage_is_in_trouble_nobody_waits_for_a_run_that_is_due():
+    """A broker that was told "in 0 s" asked again and again, for as long as the trouble lasted."""
+    book = _book("a")
+    entry = book.pick(0.0)
+    assert entry is not None
+    book.put_back(entry, 0.0)
+    book.storage("broker", "no answer", 0.0)
+    assert book.pick(60.0) is None
+    assert book.wakes(60.0) is None
+    book.storage("broker", "", 61.0)
+    assert book.wakes(61.0) == 0.0
+    assert book.pick(61.0) is entry

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from vesselflow.feed.local import LocalData
 from vesselflow.records import atomic
 from vesselflow.records.checkpoints import FORMAT
 from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.sweeps import cost_notes
 from vesselflow.sweeps.context import Reports, Result
+from vesselflow.sweeps.cost_machine import MachineKind, Seat
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.faults import Fault
 
@@ -235,6 +239,43 @@ def test_a_kill_while_it_is_scored_repeats_no_step_and_costs_what_it_cost(
     assert (again.state, again.steps) == ("finished", 6 - step)
     assert [cost["steps"] for cost in record.costs()] == [step, 6 - step]
     _assert_undisturbed(tmp_path, alone_folder)
+
+
+def test_steps_beyond_the_checkpoint_are_repeated_and_counted(stores, job, tmp_path, alone_folder):
+    _killed_at(job, tmp_path, LocalData(stores), "training", 5)
+    heard = Taken(Seat(MachineKind("aws:m5.large", "spot"), 0.5), reached=5, idle_s=2.0)
+    assert execute(job, tmp_path, LocalData(stores), taken=heard).state == "finished"
+    first, second = RunRecord(tmp_path, "bbbb").costs()
+    assert (first["from_step"], first["steps"], first["reached"]) == (0, 3, 0)
+    assert (second["from_step"], second["steps"], second["reached"]) == (3, 3, 5)
+    assert (second["machine"], second["market"], second["share"]) == ("aws:m5.large", "spot", 0.5)
+    assert second["idle_s"] == 2.0
+    parts = ("start_s", "train_s", "evaluate_s", "save_s")
+    assert all(second[part] > 0 for part in parts)
+    for cost in (first, second):
+        assert sum(cost[part] for part in parts) <= cost["wall_s"]
+    _assert_undisturbed(tmp_path, alone_folder)
+
+
+def test_a_kill_of_the_driver_too_leaves_what_the_attempt_noted(stores, job, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost_notes, "NOTE_S", 0.01)
+    record = RunRecord(tmp_path, "bbbb")
+
+    def killing(name: str, epoch: int, done: int, steps: int) -> None:
+        if (name, done) == ("training", 5):
+            # The thread beside the training writes in its own time.
+            for _ in range(1000):
+                if record.costs()[0]["steps"] == 5:
+                    raise _Killed
+                time.sleep(0.01)
+
+    with pytest.raises(_Killed):
+        execute(job, tmp_path, LocalData(stores), reports=Reports(phase=killing))
+    assert execute(job, tmp_path, LocalData(stores)).state == "finished"
+    assert [cost["reached"] for cost in record.costs()] == [0, 5]
+    last = (record.attempt_folder(2) / "cost.json").read_bytes()
+    time.sleep(0.1)
+    assert (record.attempt_folder(2) / "cost.json").read_bytes() == last, "it writes no more"
 
 
 def test_the_checkpoints_of_a_scored_run_go(stores, job, tmp_path, monkeypatch):

@@ -182,9 +182,10 @@ def _forget(prepared: Prepared) -> None:
 
 def _nothing(prepared: Prepared) -> Outcome:
     """A finished sweep: the tables again, without torch or ray."""
+    from vesselflow.clusters.prices import PriceList
     from vesselflow.sweeps.outcome import Outcome, conclude
 
-    return conclude(prepared, Outcome())
+    return conclude(prepared, Outcome(), PriceList(prepared.space.prices))
 
 
 def _run(
@@ -331,6 +332,7 @@ def _report(
     console: Console, prepared: Prepared, outcome: Outcome, before: int, *, figures: bool
 ) -> int:
     """Print the answer as far as it goes; 0 when every run of it is there, else 1."""
+    from vesselflow.reporting.cost_lines import cost_lines
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_table
     from vesselflow.reporting.written import write_report
@@ -340,6 +342,8 @@ def _report(
     if any(row.complete for row in prepared.scored):
         tables = load_tables(prepared.folder)
         console.print(answer_table(tables))
+        for line in cost_lines(tables):
+            console.print(line, style="dim", markup=False, soft_wrap=True)
         with console.status("writing the report"):
             report = write_report(tables, pictures=figures)
         console.print(f"tables:  {prepared.folder / 'tables'}", markup=False, soft_wrap=True)

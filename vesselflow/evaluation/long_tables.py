@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vesselflow.evaluation.cost_table import COLUMNS as COST_COLUMNS
+from vesselflow.evaluation.cost_table import Pricing, attempt_cost, no_prices
 from vesselflow.evaluation.evaluated import POOLED, Scores
 from vesselflow.evaluation.kept import KeptEvaluations
 from vesselflow.evaluation.selection import choose_epoch, choose_point
@@ -210,12 +212,24 @@ class _Table(NamedTuple):
 
 
 def write_tables(
-    folder: AnyPath, scored: Sequence[Scored], results: AnyPath, objective: Objective
+    folder: AnyPath,
+    scored: Sequence[Scored],
+    results: AnyPath,
+    objective: Objective,
+    *,
+    pricing: Pricing = no_prices,
 ) -> dict[str, AnyPath]:
     """Write all tables of a sweep; return their paths by name.
 
     Beside them stands `SCORING`: the objective, and each point's protocol.
     Those that are large are written only when what they are made of has changed.
+
+    Args:
+        folder: Where to.
+        scored: What is known of each cell.
+        results: The results folder.
+        objective: By which validation chose.
+        pricing: What machines cost.
 
     Raises:
         UserError: The folder cannot be written.
@@ -229,7 +243,7 @@ def write_tables(
         "runs": _runs(scored, axes),
         "epochs": _epochs(scored, runs),
         "images": _images(scored),
-        "cost": _cost(scored, runs),
+        "cost": _cost(scored, runs, pricing),
     }
     folder.mkdir(parents=True, exist_ok=True)
     noted = read_json_or_none(folder / _MADE)
@@ -543,22 +557,10 @@ def _images(scored: Sequence[Scored]) -> _Table:
     return _Table(schema, pieces, _inputs("images", inputs))
 
 
-def _cost(scored: Sequence[Scored], runs: KnownRuns) -> _Table:
-    texts = ("slot", "host")
-    numbers = ("wall_s", "train_s", "evaluate_s", "start_s", "steps", "steps_per_s")
+def _cost(scored: Sequence[Scored], runs: KnownRuns, pricing: Pricing) -> _Table:
     rows = [
-        {**_head(row), "attempt": cost["attempt"]}
-        | {name: cost[name] for name in texts if isinstance(cost.get(name), str)}
-        | {name: float(cost[name]) for name in numbers if isinstance(cost.get(name), int | float)}
+        {**_head(row), **attempt_cost(noted, pricing)}
         for row in scored
-        for cost in runs.get(row.cell.run.run_id).costs()
+        for noted in runs.get(row.cell.run.run_id).costs()
     ]
-    return _table(
-        rows,
-        [
-            *_HEAD,
-            ("attempt", pa.int64()),
-            *((name, pa.string()) for name in texts),
-            *((name, pa.float64()) for name in numbers),
-        ],
-    )
+    return _table(rows, [*_HEAD, *COST_COLUMNS])

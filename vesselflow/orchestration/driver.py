@@ -23,6 +23,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vesselflow.clusters.prices import PriceList
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
@@ -98,7 +99,7 @@ def run_sweep(
         driver.on_demand_after_s = on_demand_after_s
         driver.run(address)
         return outcome
-    return conclude(prepared, outcome)
+    return conclude(prepared, outcome, PriceList(prepared.space.prices))
 
 
 class _Driver:
@@ -554,7 +555,7 @@ class _Driver:
     def _conclude(self) -> None:
         self.prepared.rescore()
         self.outcome.failures = self._failures()
-        conclude(self.prepared, self.outcome)
+        conclude(self.prepared, self.outcome, PriceList(self.prepared.space.prices))
         if self.trials is None or not self.trials.is_alive():
             self._leave_study()
 

@@ -23,8 +23,11 @@ from vesselflow.feed.ray_shared import SharedStore
 from vesselflow.orchestration.broker import Answer
 from vesselflow.records.drivers import sees
 from vesselflow.records.paths import any_path
-from vesselflow.sweeps.book import Place
+from vesselflow.sweeps.book import Grant, Place
+from vesselflow.sweeps.cost_machine import Seat, machine_kind, share_of
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
+from vesselflow.sweeps.machine import cpus_here, gpus_here
 from vesselflow.sweeps.policy import Event
 
 if TYPE_CHECKING:
@@ -227,6 +230,7 @@ def serve(settings: SlotConfig) -> str:
     from vesselflow.training.group import current_group
     from vesselflow.training.process import settle_process
 
+    began = time.monotonic()
     settle_process(settings.threads)
     check_fit(settings)
     group = current_group()
@@ -250,7 +254,15 @@ def serve(settings: SlotConfig) -> str:
         device=device,
         slot=settings.slot,
     )
-    return Server(settings, broker, group, beacon, do).run()
+    return Server(
+        settings,
+        broker,
+        group,
+        beacon,
+        do,
+        seat=_seat(settings, group),
+        slot_start_s=time.monotonic() - began,
+    ).run()
 
 
 class Server:
@@ -261,8 +273,11 @@ class Server:
         broker: Whom to ask.
         group: The ranks.
         beacon: On rank 0.
-        do: ``execute`` with everything but the run, what was seen of failures, and the reports.
+        do: ``execute`` with everything but the run, the reports, how the run was taken, and what
+            was seen of failures.
         grown: Whether the process holds too much memory.
+        seat: Where the slot sits.
+        slot_start_s: Seconds that its processes took to start.
     """
 
     def __init__(
@@ -273,10 +288,15 @@ class Server:
         beacon: Any,
         do: Callable[..., Result],
         grown: Callable[[], bool] | None = None,
+        *,
+        seat: Seat | None = None,
+        slot_start_s: float = 0.0,
     ) -> None:
         self._settings, self._broker, self._group = settings, broker, group
         self._beacon, self._do = beacon, do
         self._grown = grown or partial(_grown, settings.memory_gb)
+        self._seat, self._slot_start_s = seat or Seat(), slot_start_s
+        self._free_since = time.monotonic()
 
     def run(self) -> str:
         """Serve until the broker says close."""
@@ -288,14 +308,12 @@ class Server:
             if order.word == "wait":
                 continue
             assert order.grant is not None
-            grant = order.grant
-            job = pickle.loads(zlib.decompress(grant.payload))
-            do = partial(self._do, job, survival=grant.survival)
-            worn = self._work(grant.number, grant.run_id, do)
+            worn = self._work(order.grant)
+            self._free_since = time.monotonic()
             if self._group.share(worn or self._grown()):
                 return "grown"
 
-    def _work(self, grant: int, run_id: str, do: Callable[..., Result]) -> bool:
+    def _work(self, given: Grant) -> bool:
         """Do one run and tell the broker how it ended.
 
         Returns:
@@ -304,11 +322,17 @@ class Server:
         Raises:
             GroupLost: The ranks can talk no more: the group must end.
         """
-        broker = self._broker
+        broker, grant, run_id = self._broker, given.number, given.run_id
+        job = pickle.loads(zlib.decompress(given.payload))
         if self._beacon is not None:
             self._beacon.take(grant)
         try:
-            result = do(reports=self._reports(grant, run_id))
+            result = self._do(
+                job,
+                reports=self._reports(grant, run_id),
+                taken=self._taken(given),
+                survival=given.survival,
+            )
         finally:
             if self._beacon is not None:
                 self._beacon.rest()
@@ -332,6 +356,12 @@ class Server:
             raise GroupLost("one of its workers lost another")
         return result.fault is Fault.OUT_OF_MEMORY
 
+    def _taken(self, given: Grant) -> Taken:
+        """What the run's cost is to know of how the slot came to it."""
+        idle_s = time.monotonic() - self._free_since
+        slot_start_s, self._slot_start_s = self._slot_start_s, 0.0
+        return Taken(self._seat, given.reached, idle_s, slot_start_s)
+
     def _reports(self, grant: int, run_id: str) -> Reports:
         from vesselflow.sweeps.context import Reports
 
@@ -348,6 +378,18 @@ class Server:
     def _where(self) -> str:
         rank = f" rank {self._group.rank}" if self._group.size > 1 else ""
         return f"{self._settings.slot}{rank} on {socket.gethostname()}"
+
+
+def _seat(settings: SlotConfig, group: Group) -> Seat:
+    """Which part of which machine the slot holds."""
+    share = share_of(
+        group.size,
+        settings.threads,
+        settings.gpu,
+        machine_cpus=cpus_here(),
+        machine_gpus=gpus_here() if settings.gpu else 0,
+    )
+    return Seat(machine_kind(), share)
 
 
 def _places(group: Group) -> tuple[Place, ...]:

@@ -45,6 +45,7 @@ _COLUMNS = {
         *("run_id", "point", "fold", "seed", "epoch"),
         *("domain", "role", "source_id", "metric", "value"),
     ),
+    "cost": ("run_id", "attempt"),
 }
 
 
@@ -428,7 +429,7 @@ def read_table(
 
     Args:
         path: The file.
-        table: "points", "runs", "epochs" or "images".
+        table: "points", "runs", "epochs", "images" or "cost".
         required: Whether a missing file is an error; otherwise it reads as an empty table.
         where: Column -> value: other rows are left out, and never in memory all at once; a column
             that the table does not have asks for nothing.

@@ -19,6 +19,7 @@ from rich.text import Text
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import Summary
 from vesselflow.records.paths import AnyPath
+from vesselflow.reporting.cost_lines import cost_json, cost_lines
 from vesselflow.reporting.run_list import GONE, RunRow, has_records, lost_runs, results_of
 from vesselflow.reporting.sweep_tables import BLIND, DomainKey, SweepTables, load_tables
 from vesselflow.reporting.wording import (
@@ -330,7 +331,7 @@ def _some(words: Sequence[str], most: int = 3) -> str:
 
 
 def answer_json(tables: SweepTables) -> dict[str, Any]:
-    """The answer as plain data: the chosen point, how complete it is, warnings, points."""
+    """The answer as plain data: chosen point, how complete it is, warnings, points, cost."""
     done = tables.progress
     return {
         "sweep": tables.name,
@@ -345,6 +346,7 @@ def answer_json(tables: SweepTables) -> dict[str, Any]:
         "gone": [asdict(run) for run in lost_runs(tables)],
         "no_signal": [asdict(run) for run in tables.blind],
         "points": points_json(tables),
+        "cost": cost_json(tables),
     }
 
 
@@ -415,7 +417,7 @@ def summary_markdown(tables: SweepTables) -> str:
         rows.append([_CHOSEN if chosen else "", *cells])
     rule = [":-:", *["---"] * len(axes), *["--:"] * (len(header) - 1 - len(axes))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-    notes = "\n".join(f"- {note}" for note in footnotes(tables))
+    notes = "\n".join(f"- {note}" for note in [*footnotes(tables), *cost_lines(tables)])
     head = [f"# {printable(tables.name)}", chosen_sentence(tables)]
     head += [f"**{warning}**" for warning in warnings(tables)]
     return "\n\n".join([*head, table, notes, provenance_line(tables)]) + "\n"

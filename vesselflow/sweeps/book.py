@@ -152,11 +152,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Grant:
-    """A run, given to an arrival of a slot, with what was seen of failures so far."""
+    """A run, given to an arrival of a slot.
+
+    Attributes:
+        number: Its own.
+        run_id: The run.
+        payload: What the slot needs to do it.
+        reached: Step that the run was last heard at, under whatever grant.
+        survival: What was seen of failures so far.
+    """
 
     number: int
     run_id: str
     payload: Any
+    reached: int = 0
     survival: Survival = NOTHING_SEEN
 
 
@@ -290,7 +299,7 @@ class Book:
         self.events.add(Started(entry.run_id, slot))
         survival = self.exposure.survival(now)
         self.exposure.begin(entry.run_id, now)
-        return Grant(entry.grant, entry.run_id, entry.payload, survival)
+        return Grant(entry.grant, entry.run_id, entry.payload, entry.step, survival)
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -572,8 +581,10 @@ class Book:
         return self._steps_done, self._steps_total
 
     def wakes(self, now: float) -> float | None:
-        """Seconds until a run that is to be tried later may be picked; None when there is none."""
-        return max(0.0, self._later[0][0] - now) if self._later else None
+        """Seconds until a run that is to be tried later may be picked; None when none may."""
+        if self.stopping or self.trouble or not self._later:
+            return None
+        return max(0.0, self._later[0][0] - now)
 
     def views(self, now: float) -> tuple[SlotView, ...]:
         """The slots as a person sees them, by name."""

@@ -23,7 +23,7 @@ from vesselflow.sweeps.stores_made import store_path, used_stores
 
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
-    *("name", "question", "description", "hypotheses", "resources", "estimate"),
+    *("name", "question", "description", "hypotheses", "resources", "estimate", "prices"),
     "train.checkpoint_every_s",
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.

@@ -18,6 +18,7 @@ from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.statistics import intensities, pooled_centre_scale
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.gate import Troubles
 from vesselflow.training.group import Group
@@ -84,6 +85,7 @@ class Context:
         reports: Who is told.
         device: Where the model lives.
         slot: Name of the slot, for the cost.
+        taken: How the slot came to the run, for the cost.
         survival: What was seen of failures, for the time between two checkpoints.
     """
 
@@ -96,11 +98,13 @@ class Context:
         reports: Reports,
         device: str,
         slot: str,
+        taken: Taken | None = None,
         survival: Survival = NOTHING_SEEN,
     ) -> None:
         self.job, self.spec = job, job.run
         self.results, self.data = results, data
         self.group, self.reports, self.device, self.slot = group, reports, device, slot
+        self.taken = taken or Taken()
         self.record = RunRecord(results, job.run.run_id)
         self.survival = survival
         self.troubles = Troubles(reports.storage)

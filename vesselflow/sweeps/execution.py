@@ -13,6 +13,7 @@ from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import Attempt
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.context import Context, Reports, Result
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault, classify
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.sweeps.training_job import TrainingJob
@@ -30,6 +31,7 @@ def execute(
     reports: Reports | None = None,
     device: str = "cpu",
     slot: str = "local",
+    taken: Taken | None = None,
     survival: Survival = NOTHING_SEEN,
 ) -> Result:
     """Bring one job to its end: train unless it is trained, score what is not scored.
@@ -41,13 +43,23 @@ def execute(
     `survival` is what was seen of failures: it sets the time between two checkpoints, no number.
     """
     context = Context(
-        job, results, data, group or Solo(), reports or Reports(), device, slot, survival
+        job,
+        results,
+        data,
+        group or Solo(),
+        reports or Reports(),
+        device,
+        slot,
+        taken,
+        survival,
     )
     work = _Work(context)
     try:
         return work.run()
     except Exception as error:
         return work.failed(error)
+    finally:
+        work.training.end_notes()
 
 
 class _Work:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from vesselflow.errors import VesselflowError
+from vesselflow.evaluation.cost_table import Pricing, no_prices
 from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.records.atomic import read_json_or_none, write_json
 from vesselflow.records.paths import AnyPath
@@ -110,20 +111,21 @@ def unfinished(prepared: Prepared, told: Sequence[Failure] = ()) -> list[Failure
     ]
 
 
-def conclude(prepared: Prepared, outcome: Outcome) -> Outcome:
+def conclude(prepared: Prepared, outcome: Outcome, pricing: Pricing = no_prices) -> Outcome:
     """End a sweep, however far it came: its tables, and what has no result and why.
 
     Args:
         prepared: The sweep, as it was read last.
         outcome: Its `failures` are what is known already; they are completed. What was stopped has
             not failed: nothing of it is written.
+        pricing: What machines cost.
 
     Raises:
         UserError: A file of results is damaged beyond repair.
         OSError: The folder cannot be written.
     """
     tables = prepared.folder / "tables"
-    write_tables(tables, prepared.scored, prepared.results, prepared.objective)
+    write_tables(tables, prepared.scored, prepared.results, prepared.objective, pricing=pricing)
     outcome.failures = unfinished(prepared, outcome.failures)
     if not outcome.stopped:
         write_failures(prepared.folder, outcome.failures)
