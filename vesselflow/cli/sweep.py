@@ -335,7 +335,7 @@ def _report(
     from vesselflow.reporting.cost_lines import cost_lines
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_table
-    from vesselflow.reporting.written import write_report
+    from vesselflow.reporting.written import boards_command, write_report
     from vesselflow.sweeps.outcome import FAILURES
 
     failures = outcome.failures
@@ -349,7 +349,7 @@ def _report(
         console.print(f"tables:  {prepared.folder / 'tables'}", markup=False, soft_wrap=True)
         console.print(f"report:  {report.summary.parent}", markup=False, soft_wrap=True)
         if report.boards:
-            boards = f"boards:  tensorboard --logdir {report.boards}"
+            boards = f"boards:  {boards_command(report.boards)}"
             console.print(boards, markup=False, soft_wrap=True)
     for failure in failures:
         line = f"failed: {failure.line()}"
