@@ -250,3 +250,21 @@ def test_lines_are_found_through_anchors() -> None:
     )
     assert line is not None
     assert "vesselflow-worker" in lines[line - 1]
+
+
+def test_the_page_fills_in_the_file_of_google_cloud(look: Checker, tmp_path: Path) -> None:
+    """The line of clusters/README.md, in a real shell."""
+    page = (ROOT / "clusters" / "README.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("sed -i"))
+    (tmp_path / "clusters").mkdir()
+    copy_of = tmp_path / "clusters" / "gcp.yaml"
+    copy_of.write_text((ROOT / "clusters" / "gcp.yaml").read_text(encoding="utf-8"))
+    subprocess.run(
+        ["bash", "-euc", f"PROJECT=my-project BUCKET=my-results\n{line}"],
+        cwd=tmp_path,
+        check=True,
+        timeout=60,
+    )
+    rows = look(copy_of.read_text(encoding="utf-8"))
+    assert rows == [], told(rows)
+    assert "gs://my-results/vesselflow" in copy_of.read_text(encoding="utf-8")
