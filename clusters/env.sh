@@ -12,13 +12,20 @@ export RAY_health_check_failure_threshold=3
 export RAY_grpc_client_keepalive_time_ms=5000
 export RAY_grpc_client_keepalive_timeout_ms=5000
 
-# A slot of several workers waits for machines that are still being set up: 5 to 10 minutes each.
+# A slot of several workers waits for machines that are still being set up, some minutes each.
 export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=1800
 # How often a slot asks whether its machine was given notice.
 export RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S=1
 
 # Whoever has no token (~/.ray/auth_token) gets no answer.
 export RAY_AUTH_MODE=token
+
+# After how long without enough spot machines the driver asks for others: what the cluster file
+# says, which `ray up` copies to the head.
+if [ -f "$HOME/ray_bootstrap_config.yaml" ]; then
+  minutes=$(sed -n 's/.*"on_demand_after_minutes": *\([0-9.]*\).*/\1/p' "$HOME/ray_bootstrap_config.yaml")
+  if [ -n "$minutes" ]; then export VESSELFLOW_ON_DEMAND_AFTER_S="${minutes}m"; fi
+fi
 
 # What the set-up of this cluster adds: the region of its bucket, for instance.
 if [ -f "$HOME/.vesselflow-env" ]; then . "$HOME/.vesselflow-env"; fi

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from cluster_cases import Checker, filled, told
+from cluster_file_cases import Checker, filled, told
 
 TABLE = Path(__file__).with_name("faults.yaml")
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster_cases import ROOT, Checker, filled, told
+from cluster_file_cases import ROOT, Checker, filled, told
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +51,7 @@ def test_a_machine_that_nobody_knows_is_not_judged(look: Checker) -> None:
     text = filled(
         "gcp",
         ("machineType: c3-highmem-22", "machineType: z9-highmem-22"),
-        ("{CPU: 22, spot_highmem: 1}", "{spot_highmem: 1}"),
+        ("{CPU: 22, spot: 1000, spot_highmem", "{spot: 1000, spot_highmem"),
     )
     rows = [row for row in look(text, Slots("s.yaml")) if row.finding.rule == "slot"]
     assert "whether it can hold a slot is not known" in rows[0].text()

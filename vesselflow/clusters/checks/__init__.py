@@ -52,6 +52,7 @@ OF_RENTED: tuple[Check, ...] = (
     nodes.check_numbers,
     nodes.check_head,
     nodes.check_markets,
+    nodes.check_resources_of_markets,
     nodes.check_machines,
     nodes.check_slots,
     places.check_region,

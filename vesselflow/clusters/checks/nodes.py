@@ -13,6 +13,8 @@ from vesselflow.clusters.surroundings import Checked
 from vesselflow.errors import closest
 from vesselflow.sweeps.capacity import Node, workers_that_fit
 
+#: Resources by which the driver asks for machines of one market or the other.
+SPOT, ON_DEMAND = "spot", "on_demand"
 #: Of a machine's memory, what Ray leaves to workers: the rest is its store of shared objects.
 WORKERS_SHARE = 0.7
 
@@ -149,7 +151,7 @@ def check_markets(checked: Checked) -> Iterator[Finding]:
             "fallback",
             ("available_node_types",),
             "no kind of worker is on demand: without spot machines the sweep stands",
-            hint="add one with a resource of its own, as `steady` in clusters/aws.yaml",
+            hint="add one, as `steady` in clusters/aws.yaml",
         )
     elif checked.cluster.settings.on_demand_after_minutes is None:
         yield warning(
@@ -162,17 +164,52 @@ def check_markets(checked: Checked) -> Iterator[Finding]:
         if _before_spot(kind, spot):
             yield warning(
                 "fallback",
-                (*kind.keys, "resources"),
-                "offers no more kinds of resources than the spot workers: Ray may take it first",
-                hint="give it one more of its own, as {..., on_demand: 1}, which makes it the last",
+                kind.keys,
+                "offers what the spot workers do, at no lower priority: Ray may take it first",
+                hint="give the spot workers a priority above it",
+            )
+
+
+def check_resources_of_markets(checked: Checked) -> Iterator[Finding]:
+    """The resources by which the driver asks for one market or the other."""
+    if checked.cluster.settings.on_demand_after_minutes is None:
+        return
+    for kind in kinds(checked):
+        if not kind.is_worker or kind.is_head:
+            continue
+        mine, other = (SPOT, ON_DEMAND) if kind.node.spot else (ON_DEMAND, SPOT)
+        place = (*kind.keys, "resources")
+        if other in kind.node.resources:
+            yield error(
+                "market",
+                (*place, other),
+                f"the machine is {mine.replace('_', ' ')}, and offers the resource '{other}': the "
+                "driver would ask for the wrong one",
+                allowed=f"{mine}: 1000",
+            )
+        elif kind.node.resources.get(mine, 0) < 1:
+            yield error(
+                "market",
+                place,
+                f"offers no resource '{mine}', by which the driver asks: it never starts",
+                allowed=f"{mine}: 1000",
             )
 
 
 def _before_spot(kind: Kind, spot: list[Kind]) -> bool:
-    """Whether Ray could prefer it to a spot kind that offers the same CPUs and GPUs."""
+    """Whether Ray could prefer it to a spot kind for work that asks for neither market.
+
+    Ray first takes the kind with the fewest resources that lie idle, then that of the highest
+    priority.
+    """
+    mine = (-len(kind.node.resources), _priority(kind))
     alike = [k for k in spot if bool(k.node.gpus) == bool(kind.node.gpus)]
-    mine = len(kind.node.resources)
-    return any(mine <= len(other.node.resources) for other in alike)
+    return any(mine >= (-len(other.node.resources), _priority(other)) for other in alike)
+
+
+def _priority(kind: Kind) -> int:
+    given = kind.given.get("priority", 0)
+    return given if isinstance(given, int) else 0
 
 
 def check_machines(checked: Checked) -> Iterator[Finding]:
