@@ -26,6 +26,7 @@ TIERS = (
     ("training", "inference"),
     ("evaluation",),
     ("sweeps",),
+    ("clusters",),
     ("orchestration",),
     ("reporting",),
     ("bench",),

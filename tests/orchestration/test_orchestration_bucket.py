@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import fault_cases as cases
 import pytest
 
+from vesselflow.bench.bucket_proxy import BucketProxy
 from vesselflow.records.paths import AnyPath, BucketPath, any_path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bucket_proxy import BucketProxy
 
 pytestmark = pytest.mark.ray
 

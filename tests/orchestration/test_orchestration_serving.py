@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vesselflow.feed.ray_shared import SharedStore
+from vesselflow.orchestration import serving
 from vesselflow.orchestration.broker import Answer
 from vesselflow.orchestration.serving import (
     EVENTS,
@@ -27,6 +28,7 @@ from vesselflow.sweeps.context import Result
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.policy import Event
 from vesselflow.training.group import Solo
+from vesselflow.training.interval import Survival
 
 SETTINGS = SlotConfig("s0", "b", "n", "results", 1, 0.0, "token")
 
@@ -43,7 +45,7 @@ class Broker:
             return Answer("close")
         number = self.left.pop(0)
         payload = zlib.compress(pickle.dumps(f"job {number}"))
-        return Answer("run", Grant(number, f"run {number}", payload))
+        return Answer("run", Grant(number, f"run {number}", payload, Survival(60.0, 1)))
 
     def finish(self, grant: int, run_id: str, result: Result) -> None:
         self.told.append(("finish", grant, run_id, result.values))
@@ -94,7 +96,8 @@ def _serve(results: list[Result], group: Any = None, grown: bool = False) -> tup
     answers = list(results)
     done = []
 
-    def do(job: Any, reports: Any) -> Result:
+    def do(job: Any, reports: Any, survival: Survival) -> Result:
+        assert survival == Survival(60.0, 1)
         done.append(job)
         return answers.pop(0)
 
@@ -162,12 +165,40 @@ def test_other_ranks_tell_nothing_and_end_with_the_group():
         broker,
         Pair(1, [order]),
         None,
-        lambda job, reports: Result("handed back", fault=Fault.PEER_LOST),
+        lambda job, reports, survival: Result("handed back", fault=Fault.PEER_LOST),
         lambda: False,
     )
     with pytest.raises(GroupLost):
         server.run()
     assert broker.told == []
+
+
+def test_the_place_is_told_right_while_another_thread_waits_for_the_storage():
+    told: list[str] = []
+
+    class Silent:
+        storage = staticmethod(told.append)
+
+        def beat(self, *_: Any) -> tuple[bool, float]:
+            return True, 3600.0
+
+    beacon = serving.Beacon(Silent())
+    beacon.phase("training", 1, 4, 9)
+    beacon.storage("full")
+    assert beacon._place == ("waiting", 1, 4, 9)
+    # It was the checkpoint's thread: the training goes on.
+    beacon.phase("training", 1, 5, 9)
+    assert beacon._place == ("training", 1, 5, 9)
+    beacon.phase("evaluating", 1, 5, 0)
+    beacon.storage("")
+    assert beacon._place == ("evaluating", 1, 5, 0)
+    # Then the steps wait for it, too: told again, and over.
+    beacon.storage("full")
+    beacon.storage("full")
+    assert beacon._place[0] == "waiting"
+    beacon.storage("")
+    assert beacon._place == ("evaluating", 1, 5, 0)
+    assert told == ["full", "", "full", "full", ""]
 
 
 # -- is this machine fit? --------------------------------------------------------------------

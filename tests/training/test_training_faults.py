@@ -87,9 +87,10 @@ def test_a_full_disk_is_waited_for_and_costs_nothing(
     reports = Reports(phase=phase, storage=storage)
     result = execute(job, results, LocalData(stores), reports=reports)
     assert (result.state, result.steps) == ("finished", 6)
-    assert len(told) == 2
-    assert "no space is left on this disk" in told[0]
-    assert told[1] == ""
+    # The checkpoint and what the epoch writes may meet it at the same time.
+    assert all("no space is left on this disk" in text for text in told[:-1])
+    assert 2 <= len(told) <= 4
+    assert told[-1] == ""
     _assert_undisturbed(results, alone_folder)
     assert RunRecord(results, "bbbb").status().attempts == 1
 
@@ -254,7 +255,7 @@ def test_what_a_checkpoint_holds_has_its_format_number():
     # Another state needs another number, or old checkpoints are read as if they were new ones.
     state = cases.run_tiny(cases.tiny_experiment(), stop_after=1).last
     known = "ema in_a_row means means_counts model optimizer pending skipped step"
-    assert (FORMAT, " ".join(sorted(state))) == (3, known)
+    assert (FORMAT, " ".join(sorted(state))) == (4, known)
 
 
 # -- errors ------------------------------------------------------------------------------------

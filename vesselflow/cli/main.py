@@ -23,6 +23,8 @@ COMMANDS = {
     "keys": ("vesselflow.cli.keys", "every key that a search space may hold, with its default"),
     "runs": ("vesselflow.cli.runs", "list the runs of a results folder"),
     "report": ("vesselflow.cli.report", "tables and figures of a sweep"),
+    "gc": ("vesselflow.cli.gc", "remove what no answer in a results folder needs"),
+    "cluster": ("vesselflow.cli.cluster", "check a cluster file before it costs anything"),
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 

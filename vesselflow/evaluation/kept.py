@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from vesselflow.errors import VesselflowError
-from vesselflow.evaluation.evaluated import POOLED, ordered, read_scores, sigmoid
+from vesselflow.evaluation.evaluated import POOLED, Columns, ordered, read_scores, sigmoid
 from vesselflow.metrics import METRICS
 from vesselflow.records.bucket import BucketTrouble
 from vesselflow.records.index import Index, Stamp, stamp_of
-from vesselflow.records.paths import AnyPath, Looks
+from vesselflow.records.paths import AnyPath, BucketPath, Looks, at_once
 from vesselflow.runs.evaluations import Evaluation
 
 #: Of the entries' content.
@@ -165,6 +166,21 @@ class KeptEvaluations:
         self.index = Index(results, "evaluations", _VERSION, exists=self._exists, keep=keep)
         self._layouts: dict[bytes, Layout] = {}
 
+    def fetch(self, names: Iterable[str]) -> None:
+        """Read what the index lacks of some evaluations of a bucket, many at once."""
+        if not isinstance(self._folder, BucketPath):
+            return
+        stamps = {name: self._stamp(name) for name in dict.fromkeys(names)}
+        missing = {
+            name: stamp
+            for name, stamp in stamps.items()
+            if stamp is not None and self.index.get(name, stamp) is None
+        }
+        found = at_once(lambda name: read_scores(self._folder / _file(name)), missing)
+        for (name, stamp), scores in zip(missing.items(), found, strict=True):
+            if scores is not None:
+                self.index.put(name, stamp, self._packed(scores))
+
     def get(self, evaluation: Evaluation) -> Kept | None:
         """What an evaluation came to; None when nothing is there, or it is not whole."""
         name = evaluation.name
@@ -227,9 +243,10 @@ class KeptEvaluations:
 
     def _read(self, name: str) -> bytes | None:
         found = read_scores(self._folder / _file(name))
-        if found is None:
-            return None
-        threshold_logit, columns = found
+        return None if found is None else self._packed(found)
+
+    def _packed(self, scores: tuple[float, Columns]) -> bytes:
+        threshold_logit, columns = scores
         sources, metrics, versions, values = columns
         content = json.dumps([sources, metrics, versions]).encode("ascii")
         layout = hashlib.blake2b(content, digest_size=_LAYOUT_DIGITS // 2).hexdigest().encode()

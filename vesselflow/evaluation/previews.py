@@ -64,8 +64,8 @@ def write_previews(
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}
     stem = f"{domain.role}_{_safe(domain.name)}"
-    for kind in ("best", "worst"):
-        for old in folder.glob(f"{stem}_{kind}_*.npz"):
+    for old in folder.glob(f"{stem}_*.npz"):
+        if old.name.startswith((f"{stem}_best_", f"{stem}_worst_")):
             old.unlink()
     written = []
     threshold = evaluated.threshold_logit

@@ -141,6 +141,8 @@ class Beacon:
         self._grant = 0
         self._place: tuple[str, int, int, int] = ("idle", 0, 0, 0)
         self._phase = "idle"
+        #: The storage's trouble comes from the thread that writes checkpoints, too.
+        self._lock = threading.Lock()
         self.stop = False
         threading.Thread(target=self._run, daemon=True, name="beacon").start()
 
@@ -156,14 +158,19 @@ class Beacon:
 
     def phase(self, phase: str, epoch: int, step: int, steps: int) -> None:
         """Where it is."""
-        self._place = (phase, epoch, step, steps)
+        with self._lock:
+            self._place = (phase, epoch, step, steps)
 
     def storage(self, text: str) -> None:
-        """Files cannot be written, or can again: then the slot waits, and does not hang."""
-        phase, epoch, step, steps = self._place
-        if text and phase != "waiting":
-            self._phase = phase
-        self._place = ("waiting" if text else self._phase, epoch, step, steps)
+        """Files cannot be written, or can again: the slot waits, and does not hang.
+
+        It waits until it says where it is: it may go on while a checkpoint waits to be written.
+        """
+        with self._lock:
+            phase, epoch, step, steps = self._place
+            if phase != "waiting":
+                self._phase = phase
+            self._place = ("waiting" if text else self._phase, epoch, step, steps)
         self._broker.storage(text)
 
     def stopped(self) -> bool:
@@ -254,7 +261,7 @@ class Server:
         broker: Whom to ask.
         group: The ranks.
         beacon: On rank 0.
-        do: ``execute`` with everything but the run and the reports.
+        do: ``execute`` with everything but the run, what was seen of failures, and the reports.
         grown: Whether the process holds too much memory.
     """
 
@@ -283,11 +290,12 @@ class Server:
             assert order.grant is not None
             grant = order.grant
             job = pickle.loads(zlib.decompress(grant.payload))
-            worn = self._work(grant.number, grant.run_id, job)
+            do = partial(self._do, job, survival=grant.survival)
+            worn = self._work(grant.number, grant.run_id, do)
             if self._group.share(worn or self._grown()):
                 return "grown"
 
-    def _work(self, grant: int, run_id: str, job: Any) -> bool:
+    def _work(self, grant: int, run_id: str, do: Callable[..., Result]) -> bool:
         """Do one run and tell the broker how it ended.
 
         Returns:
@@ -300,7 +308,7 @@ class Server:
         if self._beacon is not None:
             self._beacon.take(grant)
         try:
-            result = self._do(job, reports=self._reports(grant, run_id))
+            result = do(reports=self._reports(grant, run_id))
         finally:
             if self._beacon is not None:
                 self._beacon.rest()

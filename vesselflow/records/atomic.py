@@ -239,7 +239,7 @@ def create_exclusive(path: str | AnyPath, data: bytes, *, flush: bool = True) ->
     return True
 
 
-def write_sealed(path: str | AnyPath, *pieces: bytes) -> None:
+def write_sealed(path: str | AnyPath, *pieces: bytes | memoryview) -> None:
     """`write_bytes` of the pieces, with a header that holds their length and SHA-256."""
     checksum = hashlib.sha256()
     for piece in pieces:
@@ -271,7 +271,7 @@ def read_sealed(path: str | AnyPath) -> bytes:
     return data
 
 
-def _replace(path: AnyPath, pieces: tuple[bytes, ...], *, flush: bool = True) -> None:
+def _replace(path: AnyPath, pieces: tuple[bytes | memoryview, ...], *, flush: bool = True) -> None:
     if isinstance(path, BucketPath):
         with explained(path):
             path.bucket.put(path.key, b"".join(pieces))
@@ -283,7 +283,9 @@ def _replace(path: AnyPath, pieces: tuple[bytes, ...], *, flush: bool = True) ->
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, pieces: tuple[bytes, ...], *, flush: bool = True) -> Iterator[Path]:
+def _temporary(
+    path: Path, pieces: tuple[bytes | memoryview, ...], *, flush: bool = True
+) -> Iterator[Path]:
     """A finished, flushed file beside `path`, removed at the end if it is still there."""
     # The target's name is left out: with it, a long but valid name would grow too long.
     temporary = path.parent / f".{os.getpid()}-{_here()}-{secrets.token_hex(8)}.tmp"
@@ -329,6 +331,15 @@ def remove_abandoned(folder: str | AnyPath) -> int:
                     os.unlink(entry.path)
                     removed += 1
     return removed
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file is a temporary one that a killed writer left (see `remove_abandoned`)."""
+    if _TEMPORARY.fullmatch(path.name) is None:
+        return False
+    with contextlib.suppress(OSError):
+        return _is_abandoned(path.name, _clock_of(path.parent) - path.lstat().st_mtime)
+    return False
 
 
 def _is_abandoned(name: str, age_s: float) -> bool:

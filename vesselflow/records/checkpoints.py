@@ -11,8 +11,8 @@ from vesselflow.records.paths import AnyPath, any_path, names_in
 
 _SUFFIX = ".ckpt"
 #: Format of the payload, raised whenever what the training loop puts into it changes: 1 had no
-#: number; 2 holds what is still to be told of an epoch; 3 is packed.
-FORMAT = 3
+#: number; 2 holds what is still to be told of an epoch; 3 was packed, 4 is one buffer of values.
+FORMAT = 4
 _HEADER = b"vesselflow checkpoint "
 
 
@@ -37,7 +37,7 @@ class Checkpoints:
         self.folder, self.keep = any_path(folder), keep
         self.messages: list[str] = []
 
-    def save(self, step: int, payload: bytes) -> None:
+    def save(self, step: int, payload: bytes | memoryview) -> None:
         """Keep a checkpoint; older ones go only when it is safely on the disk.
 
         Raises:

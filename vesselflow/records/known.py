@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from vesselflow.records.index import Index, Stamp, stamp_of
-from vesselflow.records.paths import AnyPath, Looks, Mark, any_path
+from vesselflow.records.paths import AnyPath, BucketPath, Looks, Mark, any_path, at_once
 from vesselflow.records.runs import RunRecord, RunState, Status, read_rows
 
 #: Of the entries' content: raised whenever `RunRecord` reads something else from the same files.
@@ -62,6 +62,25 @@ class KnownRuns:
         self._results = any_path(results)
         self._looks = Looks(self._results / "runs")
         self.index = Index(results, "runs", _VERSION, exists=self._exists, keep=keep)
+
+    def fetch(self, run_ids: Iterable[str]) -> None:
+        """Read what the index lacks of some runs of a bucket, many at once."""
+        if isinstance(self._results, BucketPath):
+            missing = self._missing(run_ids)
+            records = [RunRecord(self._results, run_id) for run_id in missing]
+            for (run_id, stamp), content in zip(
+                missing.items(), at_once(_read, records), strict=True
+            ):
+                if content is not None:
+                    self.index.put(run_id, stamp, content)
+
+    def _missing(self, run_ids: Iterable[str]) -> dict[str, Stamp]:
+        stamps = {run_id: _stamp(self._looks, run_id) for run_id in run_ids}
+        return {
+            run_id: stamp
+            for run_id, stamp in stamps.items()
+            if stamp is not None and self.index.get(run_id, stamp) is None
+        }
 
     def get(self, run_id: str) -> KnownRun:
         """What is known of a run now; of one that has no record, that it is queued."""

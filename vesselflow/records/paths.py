@@ -10,9 +10,11 @@ import contextlib
 import fnmatch
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from vesselflow.records.bucket import SCHEMES, Bucket, Entry
 
@@ -136,6 +138,11 @@ class BucketPath:
         return target
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: Requests that are under way at once.
+ASKED_AT_ONCE = 32
 #: Where results are.
 AnyPath: TypeAlias = Path | BucketPath
 
@@ -181,8 +188,14 @@ def folders_in(folder: AnyPath) -> list[str]:
 
 
 def there(path: AnyPath) -> bool:
-    """Whether there is anything of this name, a dangling link included."""
-    return path.exists() if isinstance(path, BucketPath) else os.path.lexists(path)
+    """Whether there is a file of this name, or a folder or a dangling link where one should be."""
+    return path.is_file() if isinstance(path, BucketPath) else os.path.lexists(path)
+
+
+def at_once(ask: Callable[[T], R], about: Iterable[T]) -> list[R]:
+    """The answers to many questions that a bucket answers in the time of a few, in their order."""
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return list(pool.map(ask, about))
 
 
 def remove_tree(folder: AnyPath) -> None:
@@ -207,11 +220,23 @@ class Mark(NamedTuple):
     changed_ns: int
 
 
+def mark_of(path: AnyPath) -> Mark | None:
+    """What one file looks like now; None without one.
+
+    Raises:
+        OSError: The storage is in trouble.
+    """
+    if isinstance(path, Path):
+        return _mark(str(path))
+    return _entry_mark(path.bucket.look(path.key))
+
+
 class Looks:
     """What the files below a folder look like.
 
     A folder is asked about each file at each call. A bucket is listed once, because a request for
-    each of many thousand objects takes minutes; `refresh` lists it anew.
+    each of many thousand objects takes minutes; the listing serves all that look below the same
+    root within `LISTED_S` seconds, until `refresh` is called.
 
     Args:
         root: The folder; only what is below it is asked for.
@@ -219,8 +244,7 @@ class Looks:
 
     def __init__(self, root: AnyPath) -> None:
         self.root = root
-        self._entries: dict[str, Entry] | None = None
-        self._children: dict[str, set[str]] = {}
+        self._listing: _Listing | None = None
 
     def mark(self, path: str) -> Mark | None:
         """What the file or folder of a path relative to the root looks like; None without one.
@@ -232,33 +256,58 @@ class Looks:
         """
         if isinstance(self.root, Path):
             return _mark(f"{self.root}/{path}")
-        entries = self._listed()
-        entry = entries.get(f"{self.root.key}/{path}".lstrip("/"))
+        listing = self._listed(self.root)
+        entry = listing.entries.get(path)
         if entry is not None:
-            return Mark(f"{entry.size} {entry.mark}".encode(), 0)
-        names = self._children.get(path)
+            return _entry_mark(entry)
+        names = listing.children.get(path)
         return None if names is None else Mark("\n".join(sorted(names)).encode(), 0)
 
     def names(self, path: str) -> list[str]:
         """Names of what is in the folder of a relative path, sorted; empty without a folder."""
         if isinstance(self.root, Path):
             return sorted(names_in(self.root / path))
-        self._listed()
-        return sorted(self._children.get(path, ()))
+        return sorted(self._listed(self.root).children.get(path, ()))
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """Relative path and size of every object; of a bucket only."""
+        assert isinstance(self.root, BucketPath)
+        return [(path, entry.size) for path, entry in self._listed(self.root).entries.items()]
 
     def refresh(self) -> None:
         """Look anew from now on."""
-        self._entries = None
-        self._children = {}
+        self._listing = None
+        _LISTINGS.pop(str(self.root), None)
 
-    def _listed(self) -> dict[str, Entry]:
-        if self._entries is None:
-            assert isinstance(self.root, BucketPath)
-            root = self.root
-            self._entries = {entry.key: entry for entry in root.bucket.below(root.key)}
-            cut = len(root.key) + 1 if root.key else 0
-            self._children = _children(key[cut:] for key in self._entries)
-        return self._entries
+    def _listed(self, root: BucketPath) -> _Listing:
+        if self._listing is None:
+            known = _LISTINGS.get(str(root))
+            if known is None or time.monotonic() - known.made_s > LISTED_S:
+                known = _LISTINGS[str(root)] = _list(root)
+            self._listing = known
+        return self._listing
+
+
+#: Seconds for which a listing serves others than who made it.
+LISTED_S = 20.0
+
+
+class _Listing(NamedTuple):
+    """All objects below a root, by keys relative to it, as they were when it was made."""
+
+    entries: dict[str, Entry]
+    children: dict[str, set[str]]
+    made_s: float
+
+
+_LISTINGS: dict[str, _Listing] = {}
+
+
+def _list(root: BucketPath) -> _Listing:
+    cut = len(root.key) + 1 if root.key else 0
+    began = time.monotonic()
+    entries = {entry.key[cut:]: entry for entry in root.bucket.below(root.key)}
+    return _Listing(entries, _children(entries), began)
 
 
 def _children(keys: Iterable[str]) -> dict[str, set[str]]:
@@ -272,6 +321,10 @@ def _children(keys: Iterable[str]) -> dict[str, set[str]]:
                 break
             folder, _, name = folder.rpartition("/")
     return found
+
+
+def _entry_mark(entry: Entry | None) -> Mark | None:
+    return None if entry is None else Mark(f"{entry.size} {entry.mark}".encode(), 0)
 
 
 def _mark(path: str) -> Mark | None:

@@ -25,7 +25,6 @@ import secrets
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
@@ -49,14 +48,13 @@ from vesselflow.records.paths import (
     AnyPath,
     BucketPath,
     any_path,
+    at_once,
     folders_in,
     names_in,
     remove_tree,
     there,
 )
 
-#: Requests that a bucket is asked at once.
-_ASKED_AT_ONCE = 32
 _NOT_FINISHED = "the run does not count as finished, its attempts are kept"
 
 
@@ -141,9 +139,9 @@ class RunRecord:
         """
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.config_path.exists():
+        if not there(self.config_path):
             create_exclusive(self.config_path, config_text.encode("utf-8"))
-        if not (identity_path := self.folder / "identity.json").exists():
+        if not there(identity_path := self.folder / "identity.json"):
             create_exclusive(identity_path, json_bytes(identity))
 
     def status(self) -> Status:
@@ -700,11 +698,9 @@ def read_index(results: str | AnyPath) -> list[tuple[str, Status]]:
     """All runs of some results by name, each with its status; empty without a folder."""
     results = any_path(results)
     names = sorted(name for name in folders_in(results / "runs") if name[0] != ".")
-    # A bucket answers many questions in the time of one.
-    threads = _ASKED_AT_ONCE if isinstance(results, BucketPath) else 1
-    with ThreadPoolExecutor(threads) as pool:
-        status = pool.map(lambda name: RunRecord(results, name).status(), names)
-        return list(zip(names, status, strict=True))
+    ask = at_once if isinstance(results, BucketPath) else map
+    status = ask(lambda name: RunRecord(results, name).status(), names)
+    return list(zip(names, status, strict=True))
 
 
 def _part_path(attempt_folder: AnyPath, step: int) -> AnyPath:

@@ -26,6 +26,7 @@ _WIDE = 96
 _PHASE_STYLE = {
     "starting": "yellow",
     "training": "cyan",
+    "saving": "cyan",
     "evaluating": "magenta",
     "idle": "bright_black",
     "restarting": "yellow",

@@ -9,7 +9,7 @@ import pandas as pd
 
 from vesselflow.errors import UserError, closest
 from vesselflow.records.known import KnownRuns
-from vesselflow.records.paths import AnyPath, any_path
+from vesselflow.records.paths import AnyPath, BucketPath, Looks, any_path
 from vesselflow.records.runs import RunRecord, RunState, read_index
 from vesselflow.reporting.sweep_tables import SweepTables, is_sweep, read_table, sweeps_of
 from vesselflow.reporting.wording import printable
@@ -107,7 +107,15 @@ def results_of(sweep: AnyPath) -> AnyPath:
 
 def has_records(results: AnyPath) -> bool:
     """Whether a results folder holds records of runs, and not copied tables alone."""
+    if isinstance(results, BucketPath):
+        return bool(Looks(results / "runs").names(""))
     return (results / "runs").is_dir()
+
+
+def results_at(folder: str | AnyPath) -> AnyPath:
+    """The results folder that ``results`` or ``results/<sweep>`` means."""
+    path = any_path(folder)
+    return results_of(path) if is_sweep(path) else path
 
 
 def load_runs(folder: str | AnyPath) -> list[RunRow]:

@@ -26,9 +26,19 @@ from vesselflow.sweeps.events import (
     Ring,
     Started,
 )
+from vesselflow.sweeps.exposure import Exposure
 from vesselflow.sweeps.leaving import Leaving
-from vesselflow.sweeps.policy import Action, Event, Tally, decide, last_words, on_leaving_machine
+from vesselflow.sweeps.policy import (
+    Action,
+    Event,
+    Tally,
+    decide,
+    last_words,
+    loses_steps,
+    on_leaving_machine,
+)
 from vesselflow.sweeps.progress import SlotView
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 #: A slot that has not been heard of for so long has lost its run to another.
 SILENT_S = 10.0
@@ -142,11 +152,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Grant:
-    """A run, given to an arrival of a slot."""
+    """A run, given to an arrival of a slot, with what was seen of failures so far."""
 
     number: int
     run_id: str
     payload: Any
+    survival: Survival = NOTHING_SEEN
 
 
 @dataclass
@@ -208,6 +219,7 @@ class Book:
         self.draining: frozenset[str] = frozenset()
         self.closing = self.stopping = False
         self.failures: dict[str, Failed] = {}
+        self.exposure = Exposure()
         #: Who is in trouble with the storage -> (what, since when).
         self.trouble: dict[str, tuple[str, float]] = {}
         self._counts = dict.fromkeys(JobState, 0)
@@ -276,7 +288,9 @@ class Book:
         state.heard = state.moved = now
         state.steps = entry.steps
         self.events.add(Started(entry.run_id, slot))
-        return Grant(entry.grant, entry.run_id, entry.payload)
+        survival = self.exposure.survival(now)
+        self.exposure.begin(entry.run_id, now)
+        return Grant(entry.grant, entry.run_id, entry.payload, survival)
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -443,6 +457,7 @@ class Book:
             return False
         self._steps_done += entry.steps - entry.step
         entry.step = entry.steps
+        self.exposure.end(run_id, now)
         self._change(entry, JobState.FINISHED)
         for point in entry.points:
             state = self.points[point]
@@ -611,6 +626,7 @@ class Book:
         log: str,
         recorded: bool,
     ) -> None:
+        self.exposure.end(entry.run_id, now, failed=loses_steps(event))
         entry.tally = entry.tally.with_event(event)
         if decide(event, entry.tally, self.retries) is Action.FAIL:
             text = message or last_words(event, entry.tally)

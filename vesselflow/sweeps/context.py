@@ -19,8 +19,9 @@ from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.statistics import intensities, pooled_centre_scale
 from vesselflow.sweeps.faults import Fault
-from vesselflow.sweeps.gate import Gate
+from vesselflow.sweeps.gate import Troubles
 from vesselflow.training.group import Group
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 T = TypeVar("T")
 
@@ -34,7 +35,8 @@ class Reports:
         epoch: ``(epoch, step, values)`` of the curve.
         should_stop: True when the run is to be handed back at the next step.
         message: A line that the person should see.
-        storage: What is wrong with the storage that the run waits for; "" when that is over.
+        storage: What is wrong with the storage; "" when that is over. The run waits for it, or goes
+            on (`phase` says so) while a thread, which tells it then, waits to write a checkpoint.
     """
 
     phase: Callable[[str, int, int, int], None] = lambda phase, epoch, step, steps: None
@@ -82,6 +84,7 @@ class Context:
         reports: Who is told.
         device: Where the model lives.
         slot: Name of the slot, for the cost.
+        survival: What was seen of failures, for the time between two checkpoints.
     """
 
     def __init__(
@@ -93,13 +96,18 @@ class Context:
         reports: Reports,
         device: str,
         slot: str,
+        survival: Survival = NOTHING_SEEN,
     ) -> None:
         self.job, self.spec = job, job.run
         self.results, self.data = results, data
         self.group, self.reports, self.device, self.slot = group, reports, device, slot
         self.record = RunRecord(results, job.run.run_id)
-        #: Everything that is written for the run goes through it.
-        self.gate = Gate(reports.storage, lambda: reports.storage(""), reports.should_stop)
+        self.survival = survival
+        self.troubles = Troubles(reports.storage)
+        #: Everything that is written for the run goes through it, or through the one beside it
+        #: where it is written in a thread while the training goes on.
+        self.gate = self.troubles.gate(reports.should_stop)
+        self.gate_beside = self.troubles.gate(reports.should_stop)
 
     def unless_stopped(self, items: Iterable[T]) -> Iterator[T]:
         """The items, one by one; between two of them a stop is heard.

@@ -18,6 +18,7 @@ from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.sweeps.training_job import TrainingJob
 from vesselflow.training.failures import tell
 from vesselflow.training.group import Group, Solo, lead
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 
 def execute(
@@ -29,6 +30,7 @@ def execute(
     reports: Reports | None = None,
     device: str = "cpu",
     slot: str = "local",
+    survival: Survival = NOTHING_SEEN,
 ) -> Result:
     """Bring one job to its end: train unless it is trained, score what is not scored.
 
@@ -36,8 +38,11 @@ def execute(
     rank meets is told to all, and ends the run on all of them. The run is marked as failed where
     another try would meet the error again; else it is handed back, to be resumed from its last
     checkpoint. After a fault `Fault.PEER_LOST` the group can talk no more: its processes must end.
+    `survival` is what was seen of failures: it sets the time between two checkpoints, no number.
     """
-    context = Context(job, results, data, group or Solo(), reports or Reports(), device, slot)
+    context = Context(
+        job, results, data, group or Solo(), reports or Reports(), device, slot, survival
+    )
     work = _Work(context)
     try:
         return work.run()

@@ -97,6 +97,7 @@ class SweepPlan:
     def rescore(self) -> None:
         """Read again what is known of each cell that was not complete."""
         self.lookup.refresh()
+        self.lookup.fetch([row.cell for row in self.scored if not row.complete])
         self.scored = [
             row if row.complete else self.lookup.score(row.cell, self.objective)
             for row in self.scored
@@ -225,6 +226,7 @@ def look_up_runs(
     if not all(facts.digest for facts in stores.values()):
         return [], []
     cells, objective = make_cells(space, folds, stores), Objective.of(space.objective)
+    lookup.fetch(cells)
     return cells, [lookup.score(cell, objective) for cell in cells]
 
 

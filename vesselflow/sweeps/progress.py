@@ -10,6 +10,7 @@ PACE_S = 2.0
 PHASES = (
     "starting",
     "training",
+    "saving",
     "evaluating",
     "waiting",
     "leaving",

@@ -18,7 +18,7 @@ from vesselflow.evaluation.evaluated import (
 from vesselflow.evaluation.long_tables import chosen_epoch, validation_curve
 from vesselflow.evaluation.previews import write_previews
 from vesselflow.evaluation.scoring import evaluate, select
-from vesselflow.records.paths import AnyPath
+from vesselflow.records.paths import AnyPath, there
 from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
@@ -178,7 +178,7 @@ class ScoringJob:
             # Named as the evaluation is: other images or settings under the same name are new.
             what = digest([evaluation.name, objective.metric, objective.direction])
             done = folder / f".{what}"
-            if done.exists():
+            if there(done):
                 continue
             if not self.context.record.weights_path(epoch).is_file():
                 # Pictures are no reason to train a run again whose scores are all there.

@@ -15,9 +15,11 @@ from vesselflow.feed.batches import Samples
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.runs import Attempt
 from vesselflow.sweeps.context import Context
+from vesselflow.sweeps.gate import Gate
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.training.group import lead, together
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
+from vesselflow.training.saving import Write
 
 
 class TrainingJob:
@@ -55,8 +57,12 @@ class TrainingJob:
         self._batches = ready.batches
         context.reports.phase("training", start // max(1, total // settings.epochs), start, total)
 
+        epoch_now = 0
+
         def progress(epoch: int, step: int) -> None:
+            nonlocal epoch_now
             ready.batches.stop()
+            epoch_now = epoch
             self.steps = step - start
             if self.first_step_s is None:
                 self.first_step_s = time.perf_counter() - self.began
@@ -70,8 +76,14 @@ class TrainingJob:
         def keep_weights(epoch: int, step: int, payload: bytes) -> None:
             context.gate.keep(lambda: context.record.keep_weights(epoch, payload))
 
+        def waiting() -> None:
+            # A large file on a slow storage is no step that hangs.
+            context.reports.phase("saving", epoch_now, start + self.steps, total)
+            context.troubles.repeat()
+
         hooks = Hooks(
             save=self._save,
+            waiting=waiting,
             epoch=epoch_done,
             keep_weights=keep_weights,
             score=self.scoring.validate,
@@ -89,6 +101,7 @@ class TrainingJob:
             resume=resume,
             device=context.device,
             dataset_statistics=context.statistics,
+            survival=context.survival,
         )
         if outcome.finished:
             summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
@@ -134,11 +147,15 @@ class TrainingJob:
         ready.batches = StepClock(context.data.batches(samples, rows, order))
         _ = context.statistics  # read here, where a rank that cannot is not waited for
 
-    def _save(self, step: int, payload: bytes) -> None:
-        """Write a checkpoint, and what the attempt has cost until it."""
-        attempt = self._attempt()
-        self.context.gate.keep(lambda: attempt.checkpoints.save(step, payload))
-        self._write_cost(self.cost())
+    def _save(self, step: int) -> Write:
+        """What writes a checkpoint, and what the attempt has cost until its step."""
+        attempt, gate, cost = self._attempt(), self.context.gate_beside, self.cost()
+
+        def write(payload: memoryview) -> None:
+            gate.keep(lambda: attempt.checkpoints.save(step, payload))
+            self._write_cost(cost, gate)
+
+        return write
 
     def _finish(self, summary: dict[str, int]) -> None:
         self.context.gate.keep(lambda: self.context.record.finish(self._attempt(), summary))
@@ -167,14 +184,14 @@ class TrainingJob:
         """Keep the cost with the attempt, if there is one on this rank, and return it."""
         cost = self.cost()
         with contextlib.suppress(Interrupted):
-            self._write_cost(cost)
+            self._write_cost(cost, self.context.gate)
         return cost
 
-    def _write_cost(self, cost: dict[str, float]) -> None:
+    def _write_cost(self, cost: dict[str, float], gate: Gate) -> None:
         attempt = self.attempt
         if attempt is not None:
             machine = {"slot": self.context.slot, "host": socket.gethostname()}
-            self.context.gate.keep(lambda: attempt.write_cost({**cost, **machine}))
+            gate.keep(lambda: attempt.write_cost({**cost, **machine}))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A bucket's service that is slow, away and back again: a proxy on loopback in front of it."""
+"""A bucket whose service is slow, or away for a while: a proxy on loopback in front of it."""
 
 from __future__ import annotations
 
