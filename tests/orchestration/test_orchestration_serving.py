@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vesselflow.feed.ray_shared import SharedStore
 from vesselflow.orchestration import serving
 from vesselflow.orchestration.broker import Answer
 from vesselflow.orchestration.serving import (
@@ -238,9 +239,8 @@ def place(tmp_path):
     make_synth(store, kind="fundus", sources=2, size_px=64, seed=0, domain="a")
     with Store.open(store) as opened:
         digest = opened.digest
-    return SlotConfig(
-        "s0", "b", "n", str(tmp_path / "results"), 1, 0.0, driver.token, {str(store): digest}
-    )
+    shared = SharedStore(str(store), digest)
+    return SlotConfig("s0", "b", "n", str(tmp_path / "results"), 1, 0.0, driver.token, (shared,))
 
 
 def test_a_machine_that_sees_what_the_driver_sees_is_fit(place):
@@ -254,13 +254,15 @@ def test_a_machine_with_another_results_folder_is_not(place, tmp_path):
 
 
 def test_a_machine_without_the_store_is_not(place, tmp_path):
-    with pytest.raises(Unfit, match=r"cannot read the store .*gone\.h5"):
-        check_fit(replace(place, stores={str(tmp_path / "gone.h5"): "0"}))
+    gone = SharedStore(str(tmp_path / "gone.h5"), "0")
+    with pytest.raises(Unfit, match=r"cannot read the store .*gone\.h5.*nobody to ask"):
+        check_fit(replace(place, stores=(gone,)))
 
 
 def test_a_machine_whose_store_has_another_content_is_not(place):
-    with pytest.raises(Unfit, match="has another content"):
-        check_fit(replace(place, stores=dict.fromkeys(place.stores, "0" * 64)))
+    other = replace(place.stores[0], digest="0" * 64)
+    with pytest.raises(Unfit, match=r"cannot read the store .*cannot be fetched"):
+        check_fit(replace(place, stores=(other,)))
 
 
 def test_a_machine_without_cuda_is_not_when_a_gpu_is_asked_for(place, monkeypatch):

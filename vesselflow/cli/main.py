@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from vesselflow import __version__
@@ -25,6 +24,8 @@ COMMANDS = {
     "keys": ("vesselflow.cli.keys", "every key that a search space may hold, with its default"),
     "runs": ("vesselflow.cli.runs", "list the runs of a results folder"),
     "report": ("vesselflow.cli.report", "tables and figures of a sweep"),
+    "gc": ("vesselflow.cli.gc", "remove what no answer in a results folder needs"),
+    "cluster": ("vesselflow.cli.cluster", "check a cluster file before it costs anything"),
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 
@@ -144,10 +145,11 @@ def _interruptible() -> Iterator[None]:
 def _told(error: OSError) -> UserError | None:
     """The one line for what a user can mend (permission, space, a file in the way), or None."""
     from vesselflow.records.atomic import explained
+    from vesselflow.records.paths import any_path
 
     if not isinstance(error.filename, str):
         return None
-    path = Path(error.filename)
+    path = any_path(error.filename)
     if isinstance(error, FileExistsError):
         return UserError(
             "a file stands where a folder is needed",

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.reporting.run_list import sweep_runs
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_json, answer_table, failures_table
-    from vesselflow.reporting.written import write_report
+    from vesselflow.reporting.written import boards_command, write_report
 
     tables = load_tables(args.folder)
     runs = sweep_runs(tables)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     for path in (report.summary, *report.figures):
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     if report.boards is not None:
-        line = f"tensorboard --logdir {report.boards}"
+        line = boards_command(report.boards)
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 

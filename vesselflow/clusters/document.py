@@ -145,7 +145,11 @@ def _lines(node: yaml.Node, keys: Keys, above: list[yaml.Node]) -> Iterator[tupl
         for key_node, value_node in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
                 place = (*keys, str(key_node.value))
-                yield place, key_node.start_mark.line + 1
+                # What an alias stands for was written further up.
+                alias = isinstance(value_node, yaml.ScalarNode) and (
+                    value_node.start_mark.index < key_node.start_mark.index
+                )
+                yield place, (value_node if alias else key_node).start_mark.line + 1
                 yield from _lines(value_node, place, above)
     elif isinstance(node, yaml.SequenceNode):
         for index, part in enumerate(node.value):

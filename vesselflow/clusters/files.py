@@ -15,10 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vesselflow.clusters.document import Document, read_document
 from vesselflow.clusters.machines import Machine, Price, load_machines
+from vesselflow.clusters.slurm_script import is_script, megabytes, read_script, whole
 from vesselflow.errors import UserError
 
 #: Clouds, and machines that somebody owns, by Ray's name of their provider.
 CLOUDS = ("aws", "gcp", "local")
+#: What stands for the provider of a script for Slurm.
+SLURM = "slurm"
 #: Where our own settings stand: Ray keeps this mapping and looks at nothing in it.
 SETTINGS = ("metadata", "vesselflow")
 
@@ -77,8 +80,8 @@ class ClusterFile:
         region: Of the cloud; "" when the file names none.
         zones: In which machines may be, in the order of the file.
         head: The head's type.
-        worker_types: All other types, in the order of the file; without those that may have no
-            worker at all.
+        worker_types: Types that workers may be of, in the order of the file.
+        types: All types, the head's and those that may have no worker too.
         max_workers: Workers that there are at most, of all types together.
         settings: What the file says to vesselflow.
         document: The file, with the lines of its keys.
@@ -91,6 +94,7 @@ class ClusterFile:
     zones: tuple[str, ...]
     head: NodeType
     worker_types: tuple[NodeType, ...]
+    types: tuple[NodeType, ...]
     max_workers: int
     settings: Settings
     document: Document = field(repr=False)
@@ -124,7 +128,16 @@ def read_cluster(path: str | Path) -> ClusterFile:
     Raises:
         UserError: The file cannot be read, is no YAML, or names no provider or no kinds of nodes.
     """
-    return cluster_of(read_document(path))
+    return cluster_of(read_any(path))
+
+
+def read_any(path: str | Path) -> Document:
+    """Read a cluster file or a script for Slurm.
+
+    Raises:
+        UserError: As `read_document`.
+    """
+    return read_script(path) if is_script(path) else read_document(path)
 
 
 def cluster_of(document: Document) -> ClusterFile:
@@ -142,10 +155,13 @@ def cluster_of(document: Document) -> ClusterFile:
     provider = document.mapping("provider")
     most = _whole(document.at("max_workers"), 0)
     if cloud == "local":
-        head, workers = _own_machines(provider)
+        head, types = _own_machines(provider)
         most = len(provider.get("worker_ips") or [])
+    elif cloud == SLURM:
+        head, types = _queued(document)
+        most = types[-1].max_workers
     else:
-        head, workers = _rented(document, cloud, most)
+        head, types = _rented(document, cloud, most)
     return ClusterFile(
         path=document.path,
         name=str(document.at("cluster_name") or ""),
@@ -153,7 +169,8 @@ def cluster_of(document: Document) -> ClusterFile:
         region=str(provider.get("region") or ""),
         zones=zones_of(provider.get("availability_zone")),
         head=head,
-        worker_types=workers,
+        worker_types=tuple(node for node in types if node.max_workers > 0),
+        types=types,
         max_workers=most,
         settings=settings_of(document),
         document=document,
@@ -210,8 +227,7 @@ def _rented(document: Document, cloud: str, most: int) -> tuple[NodeType, tuple[
         for name, value in named.items()
     }
     head = nodes.get(first) or next(iter(nodes.values()))
-    workers = tuple(node for node in nodes.values() if node.max_workers > 0)
-    return head, workers
+    return head, tuple(nodes.values())
 
 
 def _node_type(name: str, value: dict[str, Any], cloud: str, most: int) -> NodeType:
@@ -245,7 +261,28 @@ def _own_machines(provider: dict[str, Any]) -> tuple[NodeType, tuple[NodeType, .
     addresses = provider.get("worker_ips")
     count = len(addresses) if isinstance(addresses, list) else 0
     head = NodeType("head", "", False, 0, 0)
-    return head, (NodeType("worker", "", False, count, count),) if count else ()
+    return head, (head, NodeType("worker", "", False, count, count))
+
+
+def _queued(document: Document) -> tuple[NodeType, tuple[NodeType, ...]]:
+    """Nodes of one job: all alike, slots on the head's too. They go when the job's time is up."""
+    options = document.mapping("sbatch")
+    nodes, cpus = whole(options, "nodes", 1), whole(options, "cpus-per-task", 1)
+    memory = megabytes(str(options.get("mem", ""))) / 1024
+    memory = memory or megabytes(str(options.get("mem-per-cpu", ""))) * cpus / 1024
+    gpus = whole(options, "gpus-per-node", 0) or whole(options, "gres", 0)
+    node = NodeType(
+        "node",
+        "",
+        True,
+        nodes,
+        nodes,
+        float(cpus),
+        float(gpus),
+        memory or None,
+        {"CPU": float(cpus)},
+    )
+    return NodeType("head", "", True, 0, 0), (node,)
 
 
 def _whole(value: Any, otherwise: int) -> int:

@@ -11,16 +11,18 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
 
+from vesselflow.errors import UserError
+from vesselflow.feed.ray_shared import SharedStore
 from vesselflow.orchestration.broker import Answer
 from vesselflow.records.drivers import sees
+from vesselflow.records.paths import any_path
 from vesselflow.sweeps.book import Grant, Place
 from vesselflow.sweeps.cost_machine import Seat, machine_kind, share_of
 from vesselflow.sweeps.cost_notes import Taken
@@ -61,7 +63,7 @@ class SlotConfig:
         threads: CPU threads of each worker.
         gpu: Share of a GPU of each worker.
         token: The driver's in the results folder: who finds it there sees the same folder.
-        stores: Path -> digest of the stores that are read in place.
+        stores: Those that it may have to open.
         memory_gb: A worker that holds more after a run is replaced; None never.
     """
 
@@ -72,7 +74,7 @@ class SlotConfig:
     threads: int
     gpu: float
     token: str
-    stores: Mapping[str, str] = field(default_factory=dict)
+    stores: tuple[SharedStore, ...] = ()
     memory_gb: float | None = None
 
 
@@ -207,17 +209,11 @@ def check_fit(settings: SlotConfig) -> None:
         raise Unfit(f"{here} has no GPU that CUDA can use")
     if not sees(settings.results, settings.token):
         raise Unfit(f"{here} does not see the results folder {settings.results}")
-    for path, digest in settings.stores.items():
-        from vesselflow.errors import UserError
-        from vesselflow.stores.store import Store
-
+    for store in settings.stores:
         try:
-            with Store.open(path) as store:
-                same = store.digest == digest
+            os.fspath(store)
         except (UserError, OSError) as error:
-            raise Unfit(f"{here} cannot read the store {path} ({error})") from None
-        if not same:
-            raise Unfit(f"the store {path} has another content on {here}")
+            raise Unfit(f"{here} cannot read the store {store} ({error})") from None
 
 
 def serve(settings: SlotConfig) -> str:
@@ -252,7 +248,7 @@ def serve(settings: SlotConfig) -> str:
     device = "cuda" if settings.gpu else "cpu"
     do = partial(
         execute,
-        results=Path(settings.results),
+        results=any_path(settings.results),
         data=data,
         group=group,
         device=device,

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import Summary
+from vesselflow.records.paths import AnyPath
 from vesselflow.reporting.cost_lines import cost_json, cost_lines
 from vesselflow.reporting.run_list import GONE, RunRow, has_records, lost_runs, results_of
 from vesselflow.reporting.sweep_tables import BLIND, DomainKey, SweepTables, load_tables
@@ -75,7 +75,7 @@ class Column:
         return spread(score.mean, score.std, score.n, self.digits) + mark
 
 
-def answer_table(tables: SweepTables | str | Path) -> RenderableType:
+def answer_table(tables: SweepTables | str | AnyPath) -> RenderableType:
     """The answer of a sweep: one row per point in grid order, and a sentence on the chosen one.
 
     Columns: the axes, the objective's metric (pooled over a domain, inside the fov) on val, test

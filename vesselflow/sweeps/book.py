@@ -27,7 +27,16 @@ from vesselflow.sweeps.events import (
     Started,
 )
 from vesselflow.sweeps.exposure import Exposure
-from vesselflow.sweeps.policy import Action, Event, Tally, decide, last_words, loses_steps
+from vesselflow.sweeps.leaving import Leaving
+from vesselflow.sweeps.policy import (
+    Action,
+    Event,
+    Tally,
+    decide,
+    last_words,
+    loses_steps,
+    on_leaving_machine,
+)
 from vesselflow.sweeps.progress import SlotView
 from vesselflow.training.interval import NOTHING_SEEN, Survival
 
@@ -41,6 +50,8 @@ SLOW_FLOOR_S = 15.0
 #: replaced.
 HUNG_FACTOR = 2.0
 HUNG_FLOOR_S = 60.0
+#: A slot that waited so long for a run, while there are more slots than runs, ends.
+SPARE_S = 30.0
 #: Work of which no median is known (a first step, an image to be scored) is given so long.
 HUNG_UNKNOWN_S = 1800.0
 #: Steps of which the median is taken.
@@ -273,9 +284,9 @@ class Book:
         self._waiting.appendleft(entry.run_id)
 
     def grant(self, slot: str, arrival: int, entry: Entry, now: float) -> Grant | None:
-        """Give a picked run to an arrival of a slot; None when that arrival is gone meanwhile."""
+        """Give a picked run to an arrival of a slot; None when that is gone, or leaves."""
         state = self.slots.get(slot)
-        if state is None or state.arrival != arrival or self.stopping:
+        if state is None or state.arrival != arrival or self.stopping or self._leaves(state):
             self.return_unused(entry)
             return None
         self._numbers += 1
@@ -330,7 +341,8 @@ class Book:
         if state is None or arrival not in (0, state.arrival):
             return
         lives = all(node_lives(place.node) for place in state.places)
-        self._take_away(state, Event.WORKER_DIED if lives else Event.NODE_GONE, now)
+        event = Event.WORKER_DIED if lives else Event.NODE_GONE
+        self._take_away(state, self._seen_there(state, event), now)
         state.arrival, state.phase, state.since = 0, "restarting", now
         self.trouble.pop(slot, None)
         if gone:
@@ -354,10 +366,39 @@ class Book:
             state.rest(now)
         return True
 
+    def spare(self, slot: str, now: float) -> bool:
+        """Whether a slot that waits may end: it has waited for a while, and others are enough.
+
+        Where it ends, a machine may become idle, and an autoscaler takes it away.
+        """
+        state = self.slots.get(slot)
+        if state is None or state.run_id is not None or now - state.since < SPARE_S:
+            return False
+        return sum(other.arrival != 0 for other in self.slots.values()) > self.outstanding
+
+    def drain(self, leaving: Mapping[str, Leaving]) -> None:
+        """Machines that are about to go, or went after a notice: their slots hand runs back.
+
+        Args:
+            leaving: All of them, by Ray's id.
+        """
+        for node, facts in leaving.items():
+            if node not in self.draining:
+                there = [s for s in self.slots.values() if any(p.node == node for p in s.places)]
+                self.say(facts.line(sum(state.run_id is not None for state in there)))
+        self.draining = frozenset(leaving)
+
     def leaves(self, slot: str) -> bool:
         """Whether a slot is on a machine that is about to go."""
         state = self.slots.get(slot)
-        return state is not None and any(p.node in self.draining for p in state.places)
+        return state is not None and self._leaves(state)
+
+    def _leaves(self, state: SlotState) -> bool:
+        return any(place.node in self.draining for place in state.places)
+
+    def _seen_there(self, state: SlotState | None, event: Event) -> Event:
+        """What an event is where it happened: on a leaving machine things end by themselves."""
+        return on_leaving_machine(event) if state is not None and self._leaves(state) else event
 
     def beat(
         self, slot: str, arrival: int, grant: int, place: tuple[str, int, int, int], now: float
@@ -466,6 +507,7 @@ class Book:
         entry = self._ended(slot, grant, run_id, now)
         if entry is None:
             return False
+        event = self._seen_there(self.slots.get(slot), event)
         self._decide(entry, event, now, message, place, log, recorded)
         return True
 
@@ -477,11 +519,11 @@ class Book:
                 continue
             if now - state.heard > self.silent_s:
                 reason = f"was not heard of for {now - state.heard:.0f} s"
-                self._take_away(state, Event.SILENT, now)
+                self._take_away(state, self._seen_there(state, Event.SILENT), now)
                 state.phase, state.since = "silent", now
             elif state.run_id is not None and self._hangs(state, now):
                 reason = f"made no progress for {now - state.moved:.0f} s"
-                self._take_away(state, Event.HUNG, now)
+                self._take_away(state, self._seen_there(state, Event.HUNG), now)
                 state.phase, state.since = "restarting", now
             else:
                 continue
@@ -554,7 +596,7 @@ class Book:
                 SlotView(
                     name=name,
                     run=entry.label if entry else state.note,
-                    phase=state.phase,
+                    phase="leaving" if state.arrival and self._leaves(state) else state.phase,
                     epoch=state.epoch,
                     epochs=entry.epochs if entry else 0,
                     step=state.step,

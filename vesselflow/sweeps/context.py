@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.errors import Interrupted
 from vesselflow.feed.sources import Data
 from vesselflow.feed.view import View
+from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
@@ -92,7 +92,7 @@ class Context:
     def __init__(
         self,
         job: Job,
-        results: Path,
+        results: AnyPath,
         data: Data,
         group: Group,
         reports: Reports,

@@ -6,10 +6,10 @@ Imports no Ray: a slot calls it, and so do tests and notebooks.
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 from vesselflow.errors import Interrupted
 from vesselflow.feed.sources import Data
+from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import Attempt
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.context import Context, Reports, Result
@@ -24,7 +24,7 @@ from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 def execute(
     job: Job,
-    results: Path,
+    results: AnyPath,
     data: Data,
     *,
     group: Group | None = None,

@@ -1,7 +1,7 @@
 """A sweep as a discrete-event simulation: the book, the policy and the leases of a real one. Pure.
 
 Slots claim, train, checkpoint and die on a simulated clock; what is done about it is decided by
-`Book`, `policy`, `capacity` and `leases.who_holds`, as in a sweep. What a slot does between two
+`Book`, `policy`, `capacity` and `leases.holds`, as in a sweep. What a slot does between two
 events is computed (`simulation_model.Timeline`), and it beats only when somebody looks, so that a
 thousand runs on a hundred machines take less than a second.
 """
@@ -13,12 +13,12 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vesselflow.records.drivers import TIMEOUT_S
-from vesselflow.records.leases import Claim, who_holds
+from vesselflow.records.leases import Claim, holds
 from vesselflow.sweeps.book import Book, Entry, Place
 from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, wanted_slots, workers_that_fit
 from vesselflow.sweeps.policy import Event
@@ -510,19 +510,23 @@ class _Driver:
         """Take the lease of a run, by the rule of all drivers."""
         if record.claim is not None and record.claim[1] is self and not record.released:
             return True
-        claims = [] if record.claim is None else [self._read(record, *record.claim)]
-        if who_holds(claims, self.world.now, _is_alive) is not None:
+        last = None if record.claim is None else self._read(record, *record.claim)
+        if holds(last, lambda token: self._silent_s(record), _may_live):
             return False
-        record.claim = (1 + (claims[0].number if claims else 0), self)
+        record.claim = (1 + (last.number if last else 0), self)
         record.released = False
         return True
 
     def _read(self, record: _Record, number: int, driver: _Driver) -> Claim:
-        """A claim as another driver reads it: its driver beats until it dies."""
-        beat_s = self.world.now if driver.died_s is None else driver.died_s
+        """A claim as another driver reads it."""
         owner = {"dead": driver.known_dead}
-        # Given back, its time is that of the beginning of all time.
-        return Claim(number, -math.inf if record.released else beat_s, TIMEOUT_S, owner)
+        return Claim(number, timeout_s=TIMEOUT_S, owner=owner, released=record.released)
+
+    def _silent_s(self, record: _Record) -> float:
+        """Seconds for which the driver of a claim has shown nothing: it beats until it dies."""
+        assert record.claim is not None
+        died_s = record.claim[1].died_s
+        return 0.0 if died_s is None else self.world.now - died_s
 
     def _release(self, record: _Record) -> None:
         if record.claim is not None and record.claim[1] is self:
@@ -710,6 +714,6 @@ class _Driver:
             self._wake()
 
 
-def _is_alive(claim: Claim) -> bool:
+def _may_live(owner: Mapping[str, Any]) -> bool:
     """Whether a claim's holder may live, as far as who reads it can tell."""
-    return not claim.owner["dead"]
+    return not owner["dead"]

@@ -62,8 +62,12 @@ class TrainingJob:
         self._batches = ready.batches
         context.reports.phase("training", start // max(1, total // settings.epochs), start, total)
 
+        epoch_now = 0
+
         def progress(epoch: int, step: int) -> None:
+            nonlocal epoch_now
             ready.batches.stop()
+            epoch_now = epoch
             self.steps, self._stepped = step - start, time.perf_counter()
             if self.start_s is None:
                 self.start_s = self._rest_s()
@@ -78,9 +82,14 @@ class TrainingJob:
             with self._saving():
                 context.gate.keep(lambda: context.record.keep_weights(epoch, payload))
 
+        def waiting() -> None:
+            # A large file on a slow storage is no step that hangs.
+            context.reports.phase("saving", epoch_now, start + self.steps, total)
+            context.troubles.repeat()
+
         hooks = Hooks(
             save=self._save,
-            waiting=context.troubles.repeat,
+            waiting=waiting,
             epoch=epoch_done,
             keep_weights=keep_weights,
             score=self.scoring.validate,

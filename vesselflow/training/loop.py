@@ -143,6 +143,7 @@ def train(
     device: torch.device | str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
     survival: Survival = NOTHING_SEEN,
+    saver: Callable[[Callable[[int], Write], Callable[[], None]], Saver] = Saver,
 ) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
@@ -162,6 +163,7 @@ def train(
         device: Where to train.
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
         survival: What was seen of failures, for the time between two checkpoints.
+        saver: Makes what keeps the state, of `Hooks.save` and `Hooks.waiting`.
 
     Raises:
         Diverged: Too many gradients in a row were not finite.
@@ -216,7 +218,7 @@ def train(
             "means_counts": means.counts,
             "pending": pending,
         }
-        saver.save(step, state)
+        saving.save(step, state)
         due.saved(began)
 
     def close_epoch() -> None:
@@ -245,28 +247,28 @@ def train(
 
         return all(together(group, act))
 
-    saver = Saver(hooks.save, hooks.waiting)
+    saving = saver(hooks.save, hooks.waiting)
     if pending is not None:
         if not edge(close_epoch):
             return Trained(False, step, steps, skipped)
         pending = None
     due = Due(settings.checkpoint_every_s, survival, hooks.clock)
     model.train()
-    with saver:
+    with saving:
         while step < steps:
             progress = step / max(1, steps - 1)
             lr = experiment.optimizer["lr"] * schedule(step, steps)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = lr
-            began, writing = hooks.clock(), saver.busy
+            began, writing = hooks.clock(), saving.busy
             result = stepper.run(
                 step,
                 progress,
                 partial(batches.batch, step),
                 stop=hooks.should_stop(),
-                save=saver.failed or (not writing and group.rank == 0 and due.now(saver.write_s)),
+                save=saving.failed or (not writing and group.rank == 0 and due.now(saving.write_s)),
             )
-            due.step(hooks.clock() - began, writing or saver.busy)
+            due.step(hooks.clock() - began, writing or saving.busy)
             step += 1
             if result.applied:
                 in_a_row = 0
@@ -291,13 +293,13 @@ def train(
             if ends_epoch or result.save or result.stop:
                 # Before the epoch is scored: whoever is stopped while it is repeats no step.
                 if result.stop:
-                    done = edge(save, saver.wait)
+                    done = edge(save, saving.wait)
                 elif not ends_epoch:
                     done = edge(save)
                 elif step < steps:
                     done = edge(save, close_epoch)
                 else:
-                    done = edge(save, close_epoch, saver.wait)
+                    done = edge(save, close_epoch, saving.wait)
                 if result.stop or not done:
                     return Trained(False, step, steps, skipped)
                 pending = None
