@@ -96,7 +96,7 @@ def open_stores(
 
 
 def borrowed_stores(
-    space: Space, file: Path, results: Path, scratch: Path, notify: Callable[[str], None]
+    space: Space, file: Path, results: AnyPath, scratch: Path, notify: Callable[[str], None]
 ) -> dict[str, StoreFacts]:
     """Open every store that the space uses; those that are missing are made in a scratch folder.
 
@@ -114,7 +114,7 @@ def borrowed_stores(
                 if error.where.startswith(where):
                     raise
                 raise UserError(str(error), where=where) from None
-        facts[name] = _opened(name, path, where)
+        facts[name] = _opened(name, path, where, origin_of(space.stores[name]))
     return facts
 
 
