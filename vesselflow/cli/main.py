@@ -19,6 +19,7 @@ from vesselflow.errors import UserError
 #: name -> (module, one line of help). A module is imported only when its command is called.
 COMMANDS = {
     "sweep": ("vesselflow.cli.sweep", "run every training of a search space that is not done yet"),
+    "plan": ("vesselflow.cli.plan_command", "how long a sweep will take, and what it will cost"),
     "data": ("vesselflow.cli.data", "import, inspect, verify and synthesise HDF5 stores"),
     "keys": ("vesselflow.cli.keys", "every key that a search space may hold, with its default"),
     "runs": ("vesselflow.cli.runs", "list the runs of a results folder"),

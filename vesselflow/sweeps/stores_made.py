@@ -95,6 +95,29 @@ def open_stores(
     return facts
 
 
+def borrowed_stores(
+    space: Space, file: Path, results: AnyPath, scratch: Path, notify: Callable[[str], None]
+) -> dict[str, StoreFacts]:
+    """Open every store that the space uses; those that are missing are made in a scratch folder.
+
+    Raises:
+        UserError: A store can neither be opened nor made.
+    """
+    facts = {}
+    for name in used_stores(space):
+        path, where = store_path(space, name, results), f"{file.name}: stores.{name}"
+        if not path.exists():
+            path = scratch / f"{name}.h5"
+            try:
+                make_store(space.stores[name], name, path, where, notify)
+            except UserError as error:
+                if error.where.startswith(where):
+                    raise
+                raise UserError(str(error), where=where) from None
+        facts[name] = _opened(name, path, where, origin_of(space.stores[name]))
+    return facts
+
+
 def used_stores(space: Space) -> list[str]:
     """Names of the stores that some point trains or scores on, in order of first use."""
     names: dict[str, None] = {}
