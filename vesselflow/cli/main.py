@@ -26,6 +26,7 @@ COMMANDS = {
     "report": ("vesselflow.cli.report", "tables and figures of a sweep"),
     "gc": ("vesselflow.cli.gc", "remove what no answer in a results folder needs"),
     "cluster": ("vesselflow.cli.cluster", "check a cluster file before it costs anything"),
+    "submit": ("vesselflow.cli.submit", "run a sweep on a cluster, from a laptop"),
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 

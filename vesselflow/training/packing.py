@@ -76,7 +76,7 @@ class Snapshot:
             target = buffer[start : start + group.count * group.dtype.itemsize].view(group.dtype)
             _copy(group.parts, target)
         if packing.from_gpu:
-            torch.cuda.synchronize()
+            _settle()
         view: memoryview = buffer.numpy().data
         view[:_LENGTH_BYTES] = len(text).to_bytes(_LENGTH_BYTES, "little")
         view[ends : ends + len(text)] = text
@@ -87,6 +87,7 @@ class Snapshot:
             # The description grows by some digits from one time to the next.
             size += size // 64 + 4096
             self._buffer = torch.empty(0, dtype=torch.uint8)  # let go before the next one is made
+            locked = locked and torch.cuda.is_available()
             self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=locked)
         return self._buffer
 
@@ -136,7 +137,7 @@ class _Packing:
             flat = tensor.permute(order)
         kind = str(tensor.dtype).removeprefix("torch.")
         key = f"{kind} {tensor.device}"
-        if tensor.device.type == "cuda":
+        if _on_gpu(tensor):
             self.from_gpu = True
             if tensor.numel() > SMALL:
                 key += f" {len(self.groups)}"
@@ -148,11 +149,20 @@ class _Packing:
 
 
 def _copy(parts: list[torch.Tensor], target: torch.Tensor) -> None:
-    if parts[0].device.type == "cpu":
+    if not _on_gpu(parts[0]):
         torch.cat(parts, out=target)
     else:
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         target.copy_(joined, non_blocking=True)
+
+
+def _on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cuda"
+
+
+def _settle() -> None:
+    """Wait for the copies that the GPU was asked for."""
+    torch.cuda.synchronize()
 
 
 def _unpacked(node: Any, groups: dict[str, int], view: memoryview) -> Any:
