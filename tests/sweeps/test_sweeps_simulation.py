@@ -186,6 +186,33 @@ def test_a_blocked_storage_stops_who_has_to_write() -> None:
     assert told.losses == 0
 
 
+def test_a_pause_is_a_pause() -> None:
+    pause = Disturbance(20.0, Blow.PAUSE_SLOT, seconds=7.0)
+    told = simulate(_runs(1), [MachineModel()], Settings(look_s=0.0), disturbances=[pause])
+    assert told.wall_s == pytest.approx(102 + 7)
+    assert (told.losses, told.repeated_steps) == (0, 0)
+
+
+def test_blows_by_share_come_one_after_another() -> None:
+    """Half of the steps are kept at 52 s (a checkpoint at each 30 steps, and at 50)."""
+    kills = [Disturbance(1.0, Blow.KILL_SLOT, after=0.5), Disturbance(0.0, Blow.KILL_SLOT, after=0)]
+    told = simulate(_runs(1), [MachineModel()], Settings(look_s=0.0, retries=9), disturbances=kills)
+    assert told.attempts == 3
+    # The first kill costs one step and a start, the second, at once after it, no step.
+    assert told.repeated_steps == 1
+    assert told.wall_s == pytest.approx(2 + 51 + 2 + 50, abs=0.3)
+
+
+def test_a_machine_that_was_given_notice_may_go_when_nothing_is_on_it() -> None:
+    notice = Disturbance(0.0, Blow.NOTICE, seconds=60.0, after=0.3, leaves=4.0)
+    told = simulate(
+        _runs(1), [MachineModel()], Settings(look_s=0.0, machines_s=0.0), disturbances=[notice]
+    )
+    # At 32 s, handed back a second later, gone after another, the next is there after four more.
+    assert told.wall_s == pytest.approx(32 + 1 + 1 + 4 + 2 + 69, abs=0.5)
+    assert (told.repeated_steps, told.machines_lost) == (0, 1)
+
+
 def test_a_run_that_kills_its_worker_again_and_again_is_given_up() -> None:
     kills = [Disturbance(10.0 + 20 * n, Blow.KILL_SLOT) for n in range(10)]
     told = simulate(_runs(2), [MachineModel()], Settings(retries=1), disturbances=kills)
@@ -209,6 +236,8 @@ disturbances = st.lists(
         blow=st.sampled_from(list(Blow)),
         which=st.integers(0, 50),
         seconds=st.floats(0, 150),
+        after=st.one_of(st.none(), st.none(), st.floats(0, 1)),
+        leaves=st.one_of(st.none(), st.floats(0, 30)),
     ),
     max_size=40,
 )

@@ -156,7 +156,7 @@ class SimulatedDriver:
             if attempt is None:
                 self._let_go(slot)
                 continue
-            run, place = attempt.record.run, attempt.line.at(attempt.elapsed(world.now))
+            run, place = attempt.record.run, attempt.place(world.now)
             last = place.step >= run.steps or place.step == place.checkpoint
             # Between two images, or at the end of the step in work.
             wait = 0.0 if last else run.step_s + run.save_s
@@ -320,9 +320,14 @@ class SimulatedDriver:
 
     # -- ends of attempts ----------------------------------------------------------------------
 
-    def strike(self, slot: Slot, blow: Blow) -> None:
+    def strike(self, slot: Slot, blow: Blow, seconds: float = 0.0) -> None:
         """A worker of a slot is killed, or stopped."""
         world, attempt = self.world, slot.attempt
+        if blow is Blow.PAUSE_SLOT:
+            if attempt is not None and not attempt.found_done:
+                since = max([world.now, *(upto for _, upto in attempt.holds)])
+                attempt.holds.append((since, since + seconds))
+            return
         self._stop(slot, torn=blow is Blow.TEAR)
         if blow is Blow.FREEZE_SLOT:
             silent_s = self.book.silent_s + world.settings.look_s
@@ -392,7 +397,7 @@ class SimulatedDriver:
         if attempt is None or attempt.found_done:
             return
         record, told, now = attempt.record, self.world.told, self.world.now
-        place = attempt.line.at(attempt.elapsed(now))
+        place = attempt.place(now)
         kept = place.step if agreed else place.before if torn else place.checkpoint
         lost = place.step - kept
         record.checkpoint = kept
@@ -411,7 +416,7 @@ class SimulatedDriver:
         if attempt is None:
             return self.book.beat(slot.name, slot.arrival, 0, ("idle", 0, 0, 0), now)
         run = attempt.record.run
-        place = attempt.line.at(attempt.elapsed(now))
+        place = attempt.place(now)
         scoring = place.step in (place.checkpoint, run.steps)
         phase = "evaluating" if scoring else "training"
         if any(since <= now < upto for since, upto in attempt.holds):
@@ -434,7 +439,7 @@ class SimulatedDriver:
 
     def _wait_for_storage(self, attempt: Attempt) -> None:
         now = self.world.now
-        saves_s = now + attempt.line.at(attempt.elapsed(now)).next_save_s
+        saves_s = now + attempt.place(now).next_save_s
         since = max([saves_s, *(upto for _, upto in attempt.holds)])
         if since < self._blocked_s:
             attempt.holds.append((since, self._blocked_s))

@@ -10,6 +10,7 @@ from vesselflow.sweeps.book import Place
 from vesselflow.sweeps.capacity import SlotPlan
 from vesselflow.sweeps.simulation_model import (
     MachineModel,
+    Position,
     RunModel,
     Settings,
     Simulated,
@@ -51,7 +52,7 @@ class Stage(Protocol):
     machines: dict[str, Machine]
     told: Simulated
 
-    def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
+    def at(self, when: float, call: Callable[..., Any], *args: Any) -> None:
         """Do something at a moment."""
 
     def lives(self, node: str) -> bool:
@@ -93,6 +94,8 @@ class Machine:
         free: Those of them that are not taken.
         alive: Whether it is there.
         draining: Whether it was given notice.
+        leaves: Seconds until another one takes its place, where it goes as soon as nothing is on
+            it; None where it stays to its end.
     """
 
     kind: MachineModel
@@ -103,6 +106,7 @@ class Machine:
     free: int
     alive: bool = True
     draining: bool = False
+    leaves: float | None = None
 
 
 @dataclass(eq=False)
@@ -150,6 +154,10 @@ class Attempt:
         """Seconds of its own at a moment, without those for which it waited."""
         held = sum(max(0.0, min(now, upto) - since) for since, upto in self.holds)
         return now - self.began_s - held
+
+    def place(self, now: float) -> Position:
+        """Where it is at a moment."""
+        return self.line.at(self.elapsed(now))
 
     @property
     def end_s(self) -> float:

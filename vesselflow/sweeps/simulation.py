@@ -30,6 +30,10 @@ from vesselflow.sweeps.simulation_model import (
 
 #: Seconds after which an autoscaler gives a machine back on which nothing runs.
 IDLE_S = 300.0
+#: Seconds until a machine that was given notice, and on which nothing runs any more, is gone.
+GOES_S = 1.0
+#: Seconds between two looks at the share of the steps that is kept.
+_SHARE_S = 0.1
 #: What is simulated at most: a year, and so many events for each run.
 _LONGEST_S, _EVENTS = 366 * 86400.0, 5_000
 
@@ -58,7 +62,9 @@ def simulate(
     """
     world = _World(runs, machines, settings or Settings(), random.Random(seed))
     for blow in disturbances:
-        world.at(blow.at_s, world.strike, blow)
+        if blow.after is None:
+            world.at(blow.at_s, world.strike, blow)
+    world.follow([blow for blow in disturbances if blow.after is not None])
     return world.run(watch)
 
 
@@ -78,7 +84,7 @@ class _World:
         self.machines: dict[str, Machine] = {}
         self.told = Simulated()
         self.drivers: list[SimulatedDriver] = []
-        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._events: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
         self._paid: list[tuple[MachineModel, float]] = []
         self.plan = self._plan(max(1, len(runs)))
@@ -98,7 +104,7 @@ class _World:
             micro_batches_per_step=wanted.workers,
         )
 
-    def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
+    def at(self, when: float, call: Callable[..., Any], *args: Any) -> None:
         """Do something at a moment; what is due together is done in the order of its asking."""
         heapq.heappush(self._events, (max(when, self.now), next(self._numbers), call, args))
 
@@ -172,7 +178,9 @@ class _World:
 
     def unused(self, machine: Machine) -> None:
         """No slot is on a machine now: a rented one is given back after a while."""
-        if machine.kind.boot_s > 0:
+        if machine.draining and machine.leaves is not None:
+            self.at(self.now + GOES_S, self.lose, machine, machine.leaves)
+        elif machine.kind.boot_s > 0:
             self.at(self.now + IDLE_S, self._give_back, machine)
 
     def _give_back(self, machine: Machine) -> None:
@@ -229,12 +237,54 @@ class _World:
 
     # -- blows ---------------------------------------------------------------------------------
 
-    def strike(self, blow: Disturbance) -> None:
+    def follow(self, blows: Sequence[Disturbance]) -> None:
+        """Strike one after another, each when checkpoints hold its share of the steps."""
+        if not blows:
+            return
+        first, *others = blows
+        if self._share() < (first.after or 0.0):
+            self.at(self.now + _SHARE_S, self.follow, blows)
+            return
+        self.at(self.now + first.at_s, self._strike_then, first, others)
+
+    def _strike_then(self, blow: Disturbance, others: Sequence[Disturbance]) -> None:
+        machine = self.strike(blow)
+        self.at(self.now, self._once_over, blow, machine, self.now, others)
+
+    def _once_over(
+        self,
+        blow: Disturbance,
+        machine: Machine | None,
+        since: float,
+        others: Sequence[Disturbance],
+    ) -> None:
+        """Go on with the others when a blow that lasts is over."""
+        lasts = blow.blow in (Blow.STORAGE, Blow.PAUSE_SLOT) and self.now < since + blow.seconds
+        if lasts or (blow.blow is Blow.NOTICE and machine is not None and machine.alive):
+            self.at(self.now + _SHARE_S, self._once_over, blow, machine, since, others)
+        else:
+            self.follow(others)
+
+    def _share(self) -> float:
+        """Share of all steps that checkpoints hold."""
+        kept = {
+            run_id: record.run.steps if record.accepted else record.checkpoint
+            for run_id, record in self.records.items()
+        }
+        for driver in self.drivers:
+            for slot in driver.slots.values():
+                if slot.attempt is not None:
+                    run_id = slot.attempt.record.run.run_id
+                    kept[run_id] = max(kept[run_id], slot.attempt.place(self.now).checkpoint)
+        return sum(kept.values()) / max(1, sum(r.run.steps for r in self.records.values()))
+
+    def strike(self, blow: Disturbance) -> Machine | None:
+        """Let something befall the sweep; the machine that it befell, if it was one."""
         living = [driver for driver in self.drivers if driver.alive and not driver.over]
         if blow.blow is Blow.SECOND_DRIVER:
             self._open_site()
         elif not living:
-            return
+            return None
         elif blow.blow in (Blow.KILL_DRIVER, Blow.LOSE_HEAD):
             driver = living[blow.which % len(living)]
             self.kill_driver(driver, blow.seconds, known=blow.blow is Blow.KILL_DRIVER)
@@ -246,11 +296,14 @@ class _World:
             if there:
                 machine = there[blow.which % len(there)]
                 if blow.blow is Blow.NOTICE:
-                    self.notice(machine, blow.seconds)
+                    machine.leaves = blow.leaves
+                    self.notice(machine, blow.seconds, blow.leaves)
                 else:
                     self.lose(machine, blow.seconds)
+                return machine
         else:
             slots = [(d, slot) for d in living for slot in d.slots.values() if slot.alive]
             if slots:
                 driver, slot = slots[blow.which % len(slots)]
-                driver.strike(slot, blow.blow)
+                driver.strike(slot, blow.blow, blow.seconds)
+        return None

@@ -179,7 +179,8 @@ class Blow(enum.Enum):
     """What befalls a sweep; the value says it in words."""
 
     KILL_SLOT = "a worker is killed"
-    FREEZE_SLOT = "a worker is stopped"
+    FREEZE_SLOT = "a worker is stopped for good"
+    PAUSE_SLOT = "a worker is stopped for a while, too short to be missed"
     TEAR = "a worker is killed and its newest checkpoint is torn"
     LOSE_MACHINE = "a machine is gone"
     NOTICE = "a machine is given notice, and then it is gone"
@@ -191,20 +192,27 @@ class Blow(enum.Enum):
 
 @dataclass(frozen=True)
 class Disturbance:
-    """One blow at a known time, beside those that machines of `MachineModel` meet at random.
+    """One blow, beside those that machines of `MachineModel` meet at random.
 
     Attributes:
-        at_s: When.
+        at_s: When: seconds from the command, or, with `after`, from the moment that it names.
         blow: What.
         which: Which slot, machine or driver: its place among those that live then, round and round.
         seconds: How long: of a notice, of a blocked storage, until a driver is started again, until
             a machine is replaced.
+        after: Share of the steps of the whole sweep that checkpoints hold when it is due; None for
+            a blow by the clock. Those with a share come one after another, each once the one
+            before it is over.
+        leaves: Of a notice: the machine is gone as soon as no slot is on it, and another is there
+            after so many seconds; None where it stays to its end and is replaced as usual.
     """
 
     at_s: float
     blow: Blow
     which: int = 0
     seconds: float = 0.0
+    after: float | None = None
+    leaves: float | None = None
 
 
 @dataclass(frozen=True)
