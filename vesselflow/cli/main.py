@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("vesselflow.cli.report", "tables and figures of a sweep"),
     "gc": ("vesselflow.cli.gc", "remove what no answer in a results folder needs"),
     "cluster": ("vesselflow.cli.cluster", "check a cluster file before it costs anything"),
+    "chaos": ("vesselflow.cli.chaos", "disturb a sweep on purpose: its tables must not change"),
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 
