@@ -30,6 +30,8 @@ from vesselflow.runs.registries import REGISTRIES
 
 #: Seconds that the undisturbed sweep may take.
 REFERENCE_S = 900.0
+#: Seconds for one seed, and how many times the undisturbed sweep it may take where that is longer.
+LIMIT_S, LIMIT_TIMES = 180.0, 4.0
 #: Says of a folder that chaos made it.
 MARK = ".chaos.json"
 #: A kill is charged to the run whose worker it hits; chaos kills more than a run is forgiven.
@@ -44,13 +46,14 @@ class Asked:
         space: The space.
         words: That name it after ``vesselflow sweep``: file, profile, overrides.
         folder: For everything.
-        limit_s: Seconds for one seed.
+        limit_s: Seconds for one seed; None for `LIMIT_S`, or longer where the undisturbed sweep
+            takes so long that it is a slow machine.
     """
 
     space: Space
     words: Sequence[str]
     folder: Path
-    limit_s: float = 180.0
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,13 @@ def undisturbed(asked: Asked, say: Callable[[str], None]) -> Path:
     return results
 
 
+def limit_s(reference: Path) -> float:
+    """Seconds that a seed may take."""
+    done = read_json_or_none(reference / "done.json")
+    took = done.get("seconds") if isinstance(done, dict) else None
+    return max(LIMIT_S, LIMIT_TIMES * took) if isinstance(took, int | float) else LIMIT_S
+
+
 def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], None]) -> Verdict:
     """Disturb a sweep by one seed, and compare; writes ``chaos-<seed>.json``.
 
@@ -169,7 +179,7 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
         folder,
         nodes=max(2, workers + 1),
         cpus=asked.space.resources.threads,
-        limit_s=asked.limit_s,
+        limit_s=asked.limit_s or limit_s(reference),
     )
     play = Play(stage, events, say)
     played = play.run()

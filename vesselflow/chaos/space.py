@@ -17,8 +17,8 @@ augment: {hflip: {}, affine: {}, color_jitter: {}}
 model: {name: wnet, dropout: 0.1}
 schedule: {name: cosine}
 train:
-  epochs: 4
-  steps_per_epoch: 20
+  epochs: 3
+  steps_per_epoch: 10
   micro_batch_size: 2
   micro_batches_per_step: 2
   ema: 0.9
