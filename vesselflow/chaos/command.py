@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import vesselflow
+from vesselflow.chaos.bucket import LocalBucket
 from vesselflow.chaos.comparison import (
     Finding,
     compare_codes,
@@ -19,13 +20,14 @@ from vesselflow.chaos.comparison import (
     read_tables,
 )
 from vesselflow.chaos.drivers import Driver
-from vesselflow.chaos.play import Play, Played, Stage
-from vesselflow.chaos.schedule import RANKS, Event, possible, schedule
+from vesselflow.chaos.play import Play, Played, Stage, Storage
+from vesselflow.chaos.schedule import BUCKET, RANKS, Event, possible, schedule
 from vesselflow.chaos.watch import steps_of
 from vesselflow.config.fingerprint import canonical_json
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError, VesselflowError
 from vesselflow.records.atomic import explained, read_json_or_none, write_json, write_text
+from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.runs.registries import REGISTRIES
 
 #: Seconds that the undisturbed sweep may take.
@@ -48,12 +50,14 @@ class Asked:
         folder: For everything.
         limit_s: Seconds for one seed; None for `LIMIT_S`, or longer where the undisturbed sweep
             takes so long that it is a slow machine.
+        bucket: Where the results of the seeds go; None for the folder.
     """
 
     space: Space
     words: Sequence[str]
     folder: Path
     limit_s: float | None = None
+    bucket: LocalBucket | None = None
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,14 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
     """
     folder = asked.folder / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    results = folder / "results"
-    results.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    results, given, env = _results(asked.bucket, folder)
     workers = asked.space.resources.workers
-    kinds = possible([RANKS] if workers > 1 else [])
+    has = {RANKS: workers > 1, BUCKET: asked.bucket is not None}
+    kinds = possible([name for name, there in has.items() if there])
     events = schedule(seed, kinds)
     write_text(folder / "schedule.txt", "".join(f"{event}\n" for event in events))
-    words = [*asked.words, *RETRIES, "--results", str(results), "--no-figures"]
+    words = [*asked.words, *RETRIES, "--results", given, "--no-figures"]
     steps = steps_of(reference)
     stage = Stage(
         words,
@@ -180,6 +185,9 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
         nodes=max(2, workers + 1),
         cpus=asked.space.resources.threads,
         limit_s=asked.limit_s or limit_s(reference),
+        env=env,
+        storage=asked.bucket or Storage(),
+        look_s=0.1 if asked.bucket is None else 0.5,
     )
     play = Play(stage, events, say)
     played = play.run()
@@ -197,6 +205,16 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
     verdict = Verdict(seed, events, played, findings)
     write_json(asked.folder / f"chaos-{seed}.json", verdict.plain())
     return verdict
+
+
+def _results(bucket: LocalBucket | None, folder: Path) -> tuple[AnyPath, str, dict[str, str]]:
+    """Where a seed puts its results: as read here, as the sweep is told, and its variables."""
+    if bucket is None:
+        results = folder / "results"
+        results.mkdir()
+        return results, str(results), {}
+    read, given = (bucket.address(folder.name, proxied=proxied) for proxied in (False, True))
+    return any_path(read), given, {**bucket.env, "VESSELFLOW_CACHE": str(folder / "cache")}
 
 
 def read_space(file: Path, profile: str | None, overrides: Sequence[str]) -> Space:

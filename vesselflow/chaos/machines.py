@@ -86,6 +86,8 @@ class Machines:
         log: Where what Ray says goes, added to.
         count: Nodes that carry slots.
         cpus: Of each of them.
+        begin_at: Number of the first of them.
+        env: What they are to export.
 
     Attributes:
         address: Of the cluster.
@@ -93,7 +95,9 @@ class Machines:
         env: What a driver on it is to export.
     """
 
-    def __init__(self, log: Path, count: int, cpus: int = 1, begin_at: int = 0) -> None:
+    def __init__(
+        self, log: Path, count: int, cpus: int, begin_at: int, env: Mapping[str, str]
+    ) -> None:
         # Short: the path of a socket has at most 107 bytes.
         self._folder = tempfile.mkdtemp(prefix="vf-", dir="/tmp")
         # Ray's own idea of where things go, for it writes the address of the newest cluster there.
@@ -109,7 +113,7 @@ class Machines:
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 text=True,
-                env=environment(self.env),
+                env=environment({**env, **self.env}),
                 # Ctrl-C is for us to pass on.
                 start_new_session=True,
             )

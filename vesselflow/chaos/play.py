@@ -22,8 +22,6 @@ from vesselflow.records.checkpoints import Checkpoints
 from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import RunRecord
 
-#: Seconds between two looks.
-LOOK_S = 0.1
 #: Seconds from a notice to the end of its node; Ray ends it earlier, when its last work has gone.
 NOTICE_S = 30.0
 
@@ -82,7 +80,9 @@ class Stage:
         nodes: Nodes that carry slots.
         cpus: Of each.
         limit_s: Seconds after which the seed has failed.
+        env: What drivers and nodes are to export besides.
         storage: What can be done to the storage.
+        look_s: Seconds between two looks at the records.
     """
 
     words: Sequence[str]
@@ -92,7 +92,9 @@ class Stage:
     nodes: int
     cpus: int
     limit_s: float
+    env: Mapping[str, str] = field(default_factory=dict)
     storage: Storage = field(default_factory=Storage)
+    look_s: float = 0.1
 
 
 class Play:
@@ -143,7 +145,7 @@ class Play:
             if todo and self._drivers and share >= todo[0].after:
                 self._event(todo.pop(0))
             self._in_time()
-            time.sleep(LOOK_S)
+            time.sleep(self._stage.look_s)
         for event in todo:
             self._note(f"{event.kind} is left out: the sweep was over before its moment")
 
@@ -170,14 +172,15 @@ class Play:
         self._started += 1
         words = [*self._stage.words, "--address", self._machines.address]
         log = self._stage.folder / "drivers.log"
-        driver = Driver(self._started, words, log, self._machines.env)
+        env = {**self._stage.env, **self._machines.env}
+        driver = Driver(self._started, words, log, env)
         self._drivers.append(driver)
         self._note(f"driver {driver.number} started")
         return driver
 
     def _cluster(self, made: int) -> Machines:
         stage = self._stage
-        return Machines(stage.folder / "ray.log", stage.nodes, stage.cpus, made)
+        return Machines(stage.folder / "ray.log", stage.nodes, stage.cpus, made, stage.env)
 
     def _note(self, text: str) -> None:
         line = Line(round(time.monotonic() - self._began, 1), text)
@@ -192,7 +195,7 @@ class Play:
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self._drivers:
-            time.sleep(min(left, LOOK_S))
+            time.sleep(min(left, self._stage.look_s))
             self.watch.look()
             self._in_time()
 
@@ -203,7 +206,7 @@ class Play:
             self._in_time()
             if not self._drivers:
                 return found
-            time.sleep(LOOK_S)
+            time.sleep(self._stage.look_s)
             self.watch.look()
         return found
 

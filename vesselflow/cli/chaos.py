@@ -41,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", metavar="DIR", default="results/chaos", help="default: results/chaos"
     )
     parser.add_argument(
+        "--bucket", action="store_true",
+        help="results in a bucket on loopback (by moto), that goes away and is slow too",
+    )  # fmt: skip
+    parser.add_argument(
         "--limit-s", type=float, metavar="N",
         help="seconds after which a seed has failed; default: 180, and on a slow machine 4 times "
         "what the undisturbed sweep took",
@@ -49,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play every seed, and say how each went."""
+    import contextlib
+
     from vesselflow.chaos import command
+    from vesselflow.chaos.bucket import LocalBucket
     from vesselflow.chaos.schedule import read_seeds
     from vesselflow.chaos.space import SPACE
     from vesselflow.cli.output import Output
@@ -74,24 +81,26 @@ def run(args: argparse.Namespace) -> int:
     words = [str(file), *(["--profile", args.profile] if args.profile else [])]
     for override in args.overrides:
         words += ["--set", override]
-    asked = command.Asked(space, words, folder, args.limit_s)
     console = Output(highlight=False)
 
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    try:
-        reference = command.undisturbed(asked, say)
-    except UserError:
-        raise
-    except VesselflowError as error:
-        console.print(f"vesselflow: {error}", style="red", markup=False, soft_wrap=True)
-        return 1
     verdicts = []
-    for seed in seeds:
-        console.print(f"\n[bold]seed {seed}[/bold]")
-        verdicts.append(command.play_seed(asked, seed, reference, say))
-        _show(console, verdicts[-1])
+    with contextlib.ExitStack() as stack:
+        bucket = stack.enter_context(LocalBucket()) if args.bucket else None
+        asked = command.Asked(space, words, folder, args.limit_s, bucket)
+        try:
+            reference = command.undisturbed(asked, say)
+        except UserError:
+            raise
+        except VesselflowError as error:
+            console.print(f"vesselflow: {error}", style="red", markup=False, soft_wrap=True)
+            return 1
+        for seed in seeds:
+            console.print(f"\n[bold]seed {seed}[/bold]")
+            verdicts.append(command.play_seed(asked, seed, reference, say))
+            _show(console, verdicts[-1])
     held = sum(verdict.holds for verdict in verdicts)
     if len(verdicts) > 1:
         broken = ", ".join(str(each.seed) for each in verdicts if not each.holds)
