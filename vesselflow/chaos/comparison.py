@@ -14,6 +14,12 @@ from vesselflow.records.paths import AnyPath
 TABLES = ("points", "runs", "epochs", "images")
 
 
+#: What was done to a driver -> the exit codes that it may have by that. One whose cluster's head
+#: was killed may have been done before it noticed.
+KILLED, HEADLESS = "killed", "the head was killed"
+CODES = {"": (0,), KILLED: (-9,), HEADLESS: (1, 0)}
+
+
 @dataclass(frozen=True)
 class Ended:
     """A driver that ended by itself, or that was killed.
@@ -21,12 +27,17 @@ class Ended:
     Attributes:
         number: 1 for the first.
         code: Its exit code; a signal's is negative.
-        asked: Why it ended so, where that was done to it; empty otherwise.
+        asked: What was done to it, one of `CODES`; empty for nothing.
     """
 
     number: int
     code: int
     asked: str = ""
+
+    @property
+    def well(self) -> bool:
+        """Whether its code is one that fits what was done to it."""
+        return self.code in CODES[self.asked]
 
 
 @dataclass(frozen=True)
@@ -86,13 +97,12 @@ def compare_tables(
 
 
 def compare_codes(ended: Sequence[Ended]) -> Finding:
-    """Every driver that nothing was done to ends with 0; there is one that did."""
-    wrong = [f"driver {each.number}: {each.code}" for each in ended if each.code and not each.asked]
+    """Every driver ends with a code that fits what was done to it; the last with 0."""
     told = [
         f"{each.number}: {each.code}" + (f" ({each.asked})" if each.asked else "") for each in ended
     ]
-    well = not wrong and any(each.code == 0 for each in ended)
-    return Finding("exit codes", well, "; ".join(wrong or told) or "no driver ended")
+    well = all(each.well for each in ended) and bool(ended) and ended[-1].code == 0
+    return Finding("exit codes", well, "; ".join(told) or "no driver ended")
 
 
 def compare_work(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from vesselflow.chaos.comparison import Ended, Notice
+from vesselflow.chaos.comparison import HEADLESS, KILLED, Ended, Notice
 from vesselflow.chaos.drivers import Driver
 from vesselflow.chaos.machines import Machine, Machines
 from vesselflow.chaos.schedule import Event
@@ -261,7 +261,7 @@ class Play:
 
     def _kill_driver(self, event: Event) -> None:
         driver = self._drivers[event.target % len(self._drivers)]
-        driver.asked = "killed"
+        driver.asked = KILLED
         driver.kill()
         self._note(f"killed driver {driver.number}")
         self._reap()
@@ -330,12 +330,13 @@ class Play:
     def _kill_head(self, event: Event) -> None:
         assert self._machines is not None
         for driver in self._drivers:
-            driver.asked = "the head was killed"
+            driver.asked = HEADLESS
         self._machines.lose_head()
         self._note("killed the head")
         self._wait(lambda: not self._drivers)
-        codes = ", ".join(f"{ended.number}: {ended.code}" for ended in self.played.ended[-2:])
-        self._note(f"drivers ended ({codes})")
+        for ended in self.played.ended:
+            if ended.asked == HEADLESS:
+                self._note(f"driver {ended.number} ended with {ended.code}")
         made = self._machines.made
         self._machines.end()
         self._machines = self._cluster(made)
