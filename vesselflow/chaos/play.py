@@ -114,6 +114,8 @@ class Play:
         self._drivers: list[Driver] = []
         self._started = 0
         self._frozen: set[str] = set()
+        # Attempts that something else than a notice may have ended.
+        self._harmed: set[tuple[str, int]] = set()
         self._began = time.monotonic()
 
     def run(self) -> Played:
@@ -232,11 +234,29 @@ class Play:
         self._note(f"{event.kind} is left out: the sweep was over before its moment")
         return None
 
+    def _harm(self, node: Machine | None = None) -> None:
+        """Note whose work is lost by what is done next: that on a node, or everybody's."""
+        self._harmed |= {
+            (run, attempt)
+            for run, attempt, machine in self.watch.working()
+            if node is None or machine in ("", node.name)
+        }
+
+    def _at_work(self) -> dict[str, dict[str, int]]:
+        """Node -> the runs, with their attempts, that work there unharmed."""
+        found: dict[str, dict[str, int]] = {}
+        there = {node.name for node in self._nodes()} - self._frozen
+        for run, attempt, machine in self.watch.working():
+            if machine in there and (run, attempt) not in self._harmed:
+                found.setdefault(machine, {})[run] = attempt
+        return found
+
     # -- what is done --------------------------------------------------------------------------
 
     def _kill_worker(self, event: Event) -> None:
         if (found := self._worker(event)) is not None:
             node, worker = found
+            self._harm(node)
             _send(worker, "kill")
             self._note(f"killed worker {worker.pid} on {node.name}")
 
@@ -245,6 +265,7 @@ class Play:
     def _stop_for_good(self, event: Event) -> None:
         if (found := self._worker(event)) is not None:
             node, worker = found
+            self._harm(node)
             _send(worker, "suspend")
             # Another worker there could not hand back what this one holds.
             self._frozen.add(node.name)
@@ -253,6 +274,7 @@ class Play:
     def _stop_a_while(self, event: Event) -> None:
         if (found := self._worker(event)) is not None:
             node, worker = found
+            self._harm(node)
             _send(worker, "suspend")
             self._note(f"stopped worker {worker.pid} on {node.name}")
             self._pause(event.seconds)
@@ -261,6 +283,7 @@ class Play:
 
     def _kill_driver(self, event: Event) -> None:
         driver = self._drivers[event.target % len(self._drivers)]
+        self._harm()
         driver.asked = KILLED
         driver.kill()
         self._note(f"killed driver {driver.number}")
@@ -271,21 +294,20 @@ class Play:
         assert self._machines is not None
         nodes = self._nodes()
         node = nodes[event.target % len(nodes)]
+        self._harm(node)
         self._machines.lose(node)
         self._note(f"killed all of {node.name}")
         self._note(f"added {self._machines.add().name}")
 
     def _notice(self, event: Event) -> None:
         assert self._machines is not None
-        nodes = [node for node in self._nodes() if node.name not in self._frozen] or self._nodes()
-        busy = [node for node in nodes if node.workers()]
-        node = (busy or nodes)[event.target % len(busy or nodes)]
-        self.watch.look()
-        working = {
-            run: attempt
-            for run, attempt, machine in self.watch.working()
-            if machine == node.name and node.name not in self._frozen
-        }
+        at_work = self._wait(self._at_work)
+        if not at_work:
+            self._note("notice is left out: the sweep was over before its moment")
+            return
+        name = sorted(at_work)[event.target % len(at_work)]
+        (node,) = [each for each in self._nodes() if each.name == name]
+        working = at_work[name]
         self._machines.drain(node, f"chaos: {node.name} goes in {NOTICE_S:g} s", NOTICE_S)
         self.played.notices.append(Notice(node.name, working))
         self._note(f"gave notice to {node.name}, where {_count(len(working), 'run')} worked")
@@ -311,6 +333,7 @@ class Play:
             self._note("tear is left out: the sweep was over before its moment")
             return
         node, worker, run = found[event.target % len(found)]
+        self._harm(node)
         # Of a slot of several workers, rank 0 writes: without any, nothing is written any more.
         for each in node.workers():
             _send(each, "kill")
@@ -329,6 +352,7 @@ class Play:
 
     def _kill_head(self, event: Event) -> None:
         assert self._machines is not None
+        self._harm()
         for driver in self._drivers:
             driver.asked = HEADLESS
         self._machines.lose_head()
