@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from vesselflow.records.paths import AnyPath, any_path
 
 # Before anything imports torch, ray or matplotlib; processes that tests start inherit them.
 os.environ.update(
@@ -23,6 +27,8 @@ os.environ.update(
     RAY_TRAIN_V2_ENABLED="1",
     # Ray starts its workers at niceness 15: beside other tests they would hardly run.
     RAY_worker_niceness="0",
+    # Nobody asks the cloud who we are.
+    AWS_METADATA_ENDPOINT="http://127.0.0.1:9",
 )
 
 # Time limits per example fail on a busy machine, not on wrong code.
@@ -49,6 +55,48 @@ def data_folder() -> Path:
     # A name that leads nowhere is a mistake, and skipping would hide it.
     assert not missing, f"VESSELFLOW_TEST_DATA={named} has no folder {' and no '.join(missing)}"
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 service on loopback, that forgets everything at the end."""
+    from moto.server import ThreadedMotoServer
+
+    # A line for each request would bury what a failing test says.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> str:
+    """The address of an empty bucket, ``s3://...?endpoint_override=...``; its cache is empty too.
+
+    Processes that the test starts reach it as well.
+    """
+    import secrets
+
+    import obstore
+    from obstore.store import HTTPStore
+
+    name = f"vessels-{secrets.token_hex(6)}"
+    # A PUT without content makes a bucket.
+    obstore.put(HTTPStore.from_url(s3_server, client_options={"allow_http": True}), name, b"")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("VESSELFLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
+    return f"s3://{name}?endpoint_override={s3_server}"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
+    """Where results can be: a folder of this machine, then a prefix of a bucket."""
+    if request.param == "folder":
+        return tmp_path / "results"
+    return any_path(request.getfixturevalue("bucket")) / "results"
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "vesselflow"
 #: Rooms from left to right; those of one tier do not import each other.
 TIERS = (
     ("errors",),
+    ("notices",),
     ("config",),
     ("records",),
     ("stores",),
@@ -35,7 +36,7 @@ ROOMS = tuple(room for tier in TIERS for room in tier)
 
 #: Library -> where it may be imported: a room, or a pattern of files in one.
 CONFINED = {
-    "ray": ("feed/ray_*.py", "orchestration/**", "bench/**"),
+    "ray": ("feed/ray_*.py", "notices/ray_*.py", "orchestration/**", "bench/**"),
     "optuna": ("orchestration/**", "bench/**"),
     "rich": ("reporting/**", "cli/**"),
 }
@@ -238,6 +239,8 @@ def planted(tmp_path: Path) -> Path:
         ("models/a.py", "REG.add('x', target='vesselflow.losses.x:X')", "models imports losses"),
         ("losses/a.py", "import_module('vesselflow.cli')", "losses imports cli"),
         ("training/a.py", "import ray", "ray is not for training"),
+        ("notices/a.py", "import ray", "ray is not for notices"),
+        ("notices/a.py", "from vesselflow.config import x", "notices imports config"),
         ("feed/batches.py", "import ray.data", "ray is not for feed"),
         ("feed/batches.py", "def f():\n    from ray.data import Dataset", "ray is not for feed"),
         ("evaluation/ray_scoring.py", "import ray", "ray is not for evaluation"),
@@ -324,6 +327,19 @@ def test_the_help_loads_nothing_heavy() -> None:
 def test_a_registry_loads_nothing_heavy(registry: str) -> None:
     module, _, name = registry.partition(":")
     assert _loaded(f"from {module} import {name}\nassert {name}.names()") == []
+
+
+def test_the_watcher_loads_the_standard_library_alone() -> None:
+    code = """
+import sys, vesselflow.notices.command, vesselflow.notices.draining
+ours = {name.split(".")[1] for name in sys.modules if name.startswith("vesselflow.")}
+tops = {name.partition(".")[0] for name in sys.modules}
+# What an installation puts into every process that starts.
+usual = ("__editable", "_distutils", "sitecustomize", "__main__", "vesselflow")
+print(ours, sorted(n for n in tops - sys.stdlib_module_names if not n.startswith(usual)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout in ("{'errors', 'notices'} []\n", "{'notices', 'errors'} []\n"), done
 
 
 def test_records_and_config_load_nothing_heavy() -> None:

@@ -10,6 +10,7 @@ The same in Python:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,8 +99,14 @@ def run_sweep(
     if prepared.finished:
         return conclude(prepared, Outcome())
     from vesselflow.orchestration import driver
+    from vesselflow.sweeps.wishes import on_demand_after
 
-    return driver.run_sweep(prepared, watch or Watch(notify=notify), address=address)
+    return driver.run_sweep(
+        prepared,
+        watch or Watch(notify=notify),
+        address=address,
+        on_demand_after_s=on_demand_after(None, os.environ),
+    )
 
 
 def load_results(folder: str | Path) -> SweepTables:

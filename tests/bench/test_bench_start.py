@@ -72,7 +72,7 @@ def test_a_peer_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(
         VesselflowError, match=r"with the index: it ended with code 2: .*start.yaml"
     ):
-        bench._measure(bench.WARM, tmp_path)
+        bench.measure(bench.WARM, tmp_path)
 
 
 def test_the_number_of_runs_is_asked_of_one_bench(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from vesselflow.config.loading import load_space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.metrics import METRICS
 from vesselflow.models.weights import source_of
+from vesselflow.records.paths import any_path
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.synth import make_synth, synth_digest_key
 from vesselflow.sweeps import folder as sweep_folders
@@ -281,12 +282,16 @@ IN_THE_SPACE = {
             "map, one pixel, over one sample of 32 x 32 px; allowed: 2 or more; or raise data.pa",
         ),
     ),
-    "store-on-an-object-store": (
-        "stores: {a: a.h5, b: 's3://bucket/b.h5'}",
+    "store-on-a-server": (
+        "stores: {a: a.h5, b: 'ftp://host/b.h5'}",
         (
-            "space.yaml: stores.b.path: 's3://bucket/b.h5' is no path; s3:// is not supported "
-            "yet; allowed: a path of this machine, ",
+            "space.yaml: stores.b.path: 'ftp://host/b.h5' is no path; ftp:// is not supported; "
+            "allowed: a path of this machine, or below a folder that is mounted, or s3://BUCKET/",
         ),
+    ),
+    "made-store-in-a-bucket": (
+        "stores: {a: a.h5, b: {path: 's3://b/b2.h5', import: {layout: chase, source: '.'}}}",
+        ("space.yaml: stores.b.path: 's3://b/b2.h5' is no path; s3:// is not supported; allowed",),
     ),
     "source-on-a-server": (
         "stores: {a: a.h5, b: {path: b2.h5, import: {layout: chase, source: 'https://x.org/c'}}}",
@@ -998,13 +1003,75 @@ def test_more_workers_than_the_machine_has(here: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/x", "gs://b", "hdfs://n/x", "file:///tmp/x"])
-def test_results_on_an_object_store(here: Path, address: str) -> None:
+def test_a_time_after_which_on_demand_machines_are_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = ("--address", "auto", "--dry-run")
+    none = "'soon' is no time; allowed: 900, 90s, 15m, 2h"
+    assert sweep(here, "--on-demand-after", "soon", *cluster) == f"--on-demand-after: {none}"
+    assert sweep(here, "--on-demand-after", "15m") == (
+        "--on-demand-after: only a cluster can be asked for machines; name one with --address"
+    )
+    monkeypatch.setenv("VESSELFLOW_ON_DEMAND_AFTER_S", "soon")
+    assert sweep(here, *cluster) == f"VESSELFLOW_ON_DEMAND_AFTER_S: {none}"
+
+
+@pytest.mark.parametrize("address", ["hdfs://n/x", "file:///tmp/x"])
+def test_results_on_another_kind_of_store(here: Path, address: str) -> None:
     scheme = address.partition("/")[0]
     assert sweep(here, "--results", address) == (
-        f"--results: '{address}' is no folder; {scheme}// is not supported yet; allowed: a folder "
-        "of this machine, or one that is mounted; mount it, or copy the results there afterwards"
+        f"--results: '{address}' is no folder; {scheme}// is not supported; allowed: a folder of "
+        "this machine, or a bucket: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX; mount it, or copy the "
+        "results there afterwards"
     )
+
+
+def test_a_bucket_that_is_not_there(here: Path, bucket: str) -> None:
+    server = bucket.partition("?")[2]
+    told = sweep(here, "--results", f"s3://other-bucket/x?{server}")
+    assert "there is no bucket called 'other-bucket'; make it, or name another" in told
+    assert told.startswith("s3://other-bucket/x/")
+    told = sweep(here, "--results", "s3://b/x?colour=red")
+    assert told.startswith("s3://b/x?colour=red: unknown option 'colour'; allowed: s3://BUCKET/")
+
+
+def test_a_store_in_a_bucket(here: Path, bucket: str) -> None:
+    address = bucket.replace("?", "/b.h5?")
+    words = ("sweep", "space.yaml", "--dry-run", "--set", f"stores.b.path={address}")
+    said = f"the store 'b' comes from {address}\n"
+    told = refused(here, *words, said_before=said)
+    assert f"no such object: {address}; put the store there first" in told
+    path = any_path(address)
+    path.bucket.put(path.key, here / "b.h5")
+    (here / "b.h5").unlink()
+    answer = command(*words)
+    assert (answer.code, answer.err) == (0, "")
+    assert "0 of 1 runs are finished already" in answer.out
+    assert answer.out.startswith(said)
+
+
+def test_a_bucket_without_credentials(
+    here: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    half = sweep(here, "--results", bucket.replace("s3://", "s3://half-"))
+    assert "this bucket cannot be opened (Generic S3 error: Missing AccessKeyId)" in half
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    # Where a machine of the cloud would have some; nobody listens there.
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(here))
+    told = sweep(here, "--results", bucket)
+    assert "no credentials were found for this bucket; give credentials by variables" in told
+
+
+def test_a_bucket_behind_a_server_that_is_away(here: Path, bucket: str) -> None:
+    told = sweep(here, "--results", "s3://b/x?endpoint_override=http://127.0.0.1:9")
+    assert "the bucket does not answer (error sending request); look after the network" in told
+
+
+def test_commands_that_read_a_bucket_refuse_one_without_results(here: Path, bucket: str) -> None:
+    for name in ("runs", "report"):
+        assert "no such folder" in refused(here, name, bucket)
 
 
 def test_results_below_a_file(here: Path) -> None:

@@ -133,3 +133,16 @@ def test_help_imports_nothing_heavy(command):
         "    assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_boards_in_a_bucket_name_what_reads_them(tmp_path: Path) -> None:
+    from vesselflow.records.paths import any_path
+    from vesselflow.reporting.written import boards_command
+
+    assert boards_command(tmp_path) == f"tensorboard --logdir {tmp_path}"
+    plain = any_path("s3://vessels/r/tiny/tensorboard")
+    assert boards_command(plain) == "tensorboard --logdir s3://vessels/r/tiny/tensorboard"
+    other = any_path("s3://vessels/r?endpoint_override=http://127.0.0.1:9")
+    assert boards_command(other) == (
+        "AWS_ENDPOINT_URL=http://127.0.0.1:9 tensorboard --logdir s3://vessels/r"
+    )

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cluster_cases import Checker, checker
+from cluster_file_cases import Checker, checker
 
 
 @pytest.fixture

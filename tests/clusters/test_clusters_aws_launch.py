@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_cases import ROOT
+from cluster_file_cases import ROOT
 
 REGION = "us-east-1"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_cases import ROOT, filled
+from cluster_file_cases import ROOT, filled
 
 LIMIT_S = 60
 #: Ends with the next code of `codes`; "wait" waits for a SIGTERM, as a sweep does.

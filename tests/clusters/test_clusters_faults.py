@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from cluster_cases import Checker, filled, told
+from cluster_file_cases import Checker, filled, told
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cluster_cases import ROOT, Checker, told
+from cluster_file_cases import ROOT, Checker, told
 
 REGION = "us-east-1"
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from cluster_cases import SHIPPED, filled
+from cluster_file_cases import SHIPPED, filled
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_cases import ROOT, SHIPPED, Checker, filled, told
+from cluster_file_cases import ROOT, SHIPPED, Checker, filled, told
 
 from vesselflow.clusters.checks.starting import HEALTH, START_TIMEOUT
 from vesselflow.clusters.document import read_document

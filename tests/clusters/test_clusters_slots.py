@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster_cases import ROOT, Checker, filled, told
+from cluster_file_cases import ROOT, Checker, filled, told
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_cases import ROOT
+from cluster_file_cases import ROOT
 
 SCRIPT = ROOT / "clusters" / "slurm.sh"
 WORDS = ["search_spaces/loss_beta.yaml", "--set", "question=two words"]

@@ -12,6 +12,7 @@ import training_cases as cases
 from vesselflow.evaluation.evaluated import evaluation_path
 from vesselflow.evaluation.long_tables import lost_records, score_cell
 from vesselflow.feed.local import LocalData
+from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord, RunState
 from vesselflow.sweeps.context import Reports
@@ -67,7 +68,7 @@ def test_a_score_that_needs_lost_weights_trains_the_run_again(again, done, damag
         weights.write_bytes(content[: len(content) // 2])
     _scores(again.results, done, 1, 2).unlink()
     # As the broker does: whoever trains holds the run, and holds it to the end.
-    lease = Lease.claim(again.record.folder, {})
+    lease = Lease.claim(again.record.folder, Driver.begin(again.results, {}))
     assert lease is not None
     result = again()
     assert (result.state, result.steps) == ("finished", 6), result.message

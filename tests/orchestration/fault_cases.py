@@ -50,7 +50,7 @@ def write_space(folder: Path) -> Path:
 
 def start(
     space: Path,
-    results: Path,
+    results: Path | str,
     *more: str,
     env: Mapping[str, str] | None = None,
     python: Sequence[str] = ("-m", "vesselflow"),

@@ -12,8 +12,10 @@ import pytest
 
 from vesselflow.orchestration import broker as module
 from vesselflow.orchestration.broker import Broker
+from vesselflow.sweeps import book
 from vesselflow.sweeps.book import Entry, JobState, Place
 from vesselflow.sweeps.events import Message
+from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.policy import Event
 
 HERE = (Place("node", 1, "host"),)
@@ -101,9 +103,21 @@ async def _settled(broker: Broker) -> list[str]:
 def test_a_slot_on_a_machine_that_leaves_is_given_nothing(tmp_path):
     async def scene(broker: Broker, disk: Disk) -> None:
         arrival = await broker.arrive("s", HERE)
-        await broker.drain(["node"])
+        await broker.drain({"node": Leaving("host", 120.0, "spot notice")})
         assert (await broker.claim("s", arrival)).word == "close"
         assert disk.claimed == []
+
+    _run(tmp_path, scene)
+
+
+def test_a_slot_that_nobody_needs_ends(tmp_path, monkeypatch):
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrivals = {slot: await broker.arrive(slot, HERE) for slot in ("s0", "s1", "s2")}
+        for slot in ("s0", "s1"):
+            assert (await broker.claim(slot, arrivals[slot])).word == "run"
+        assert (await broker.claim("s2", arrivals["s2"])).word == "wait"
+        monkeypatch.setattr(book, "SPARE_S", 0.0)
+        assert (await broker.claim("s2", arrivals["s2"])).word == "close"
 
     _run(tmp_path, scene)
 

@@ -21,9 +21,10 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from vesselflow.errors import UserError, VesselflowError
 from vesselflow.orchestration import cluster as module
-from vesselflow.orchestration import joining
+from vesselflow.orchestration import joining, machines
 from vesselflow.orchestration.cluster import Cluster, Limits, Pulse, connect
 from vesselflow.orchestration.joining import ask, reachable
+from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.outcome import ClusterLost, Stopped
 
 STARTUP = "The current node timed out during startup. This could happen because\nof this and that."
@@ -271,7 +272,13 @@ def test_an_error_of_rays_is_explained_by_the_loss_that_follows(make) -> None:
 
 def test_nodes_that_drain_or_are_dead_take_no_work(make, monkeypatch) -> None:
     def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, object]:
-        return {"NodeID": name, "Alive": alive, "Resources": resources}
+        host = f"host-{name}"
+        return {
+            "NodeID": name,
+            "Alive": alive,
+            "Resources": resources,
+            "NodeManagerHostname": host,
+        }
 
     head = {"node:__internal_head__": 1.0}
     nodes = [
@@ -280,19 +287,21 @@ def test_nodes_that_drain_or_are_dead_take_no_work(make, monkeypatch) -> None:
         node("c", CPU=4.0),
         node("d", CPU=1.0, **head),
     ]
-    state = SimpleNamespace(get_draining_nodes=lambda: {"c": 0})
+    state = SimpleNamespace(get_draining_nodes=lambda: {"c": 0, "b": 0})
+    monkeypatch.setattr(machines, "_internal_kv_get", lambda *_, **__: None)
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray._private.state, "state", state)
     with make(None) as cluster:
         cluster.begin().ready()
-        found = cluster.nodes()
+        found, leaving = cluster.nodes(), cluster.machines().leaving
+    assert leaving == {"c": Leaving("host-c")}
     assert [(entry.name, entry.cpus, entry.gpus) for entry in found] == [("d", 1, 0), ("a", 4, 2)]
     assert (found[1].memory, found[1].object_store) == (8_000_000_000, 2_000_000_000)
 
 
 def test_questions_about_nodes_do_not_wait_for_a_dead_service(make, monkeypatch) -> None:
     blocked, stop = threading.Event(), threading.Event()
-    monkeypatch.setattr(module, "_alive", lambda: blocked.wait() and [])
+    monkeypatch.setattr(module, "_alive", lambda known: blocked.wait())
     with make(None, stop=stop) as cluster:
         cluster.begin().ready()
         stop.set()  # A stop is no reason to know nothing of the nodes.

@@ -19,17 +19,6 @@ from vesselflow.sweeps.planning import prepare
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The space, its results, and the tables of a sweep that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    space = cases.write_space(folder)
-    results = folder / "results"
-    output = cases.finish(cases.start(space, results))
-    assert "runs: 4 done now, 0 before" in output
-    return space, results, cases.tables(results)
-
-
 def test_a_second_start_has_nothing_to_do(undisturbed):
     space, results, tables = undisturbed
     began = time.monotonic()

@@ -73,7 +73,7 @@ def test_small_stores_are_read_early_and_held(prepared, done) -> None:
     read.read_small(threading.Event())
     assert said == ["reading small stores"]
     assert done == []
-    handles = read.handles(LARGE)
+    handles = read.handles(LARGE, {})
     assert [(kind, name) for kind, name, _ in handles] == NEEDED
     assert [how for how, *_ in done] == ["held"] * 3
 
@@ -86,7 +86,7 @@ def test_what_is_not_small_is_read_by_tasks(prepared, done, monkeypatch) -> None
     monkeypatch.setattr(reading, "SMALL_BYTES", sum(first_two) + 1)
     read = _reading(prepared, [])
     read.read_small(threading.Event())
-    read.handles(LARGE)
+    read.handles(LARGE, {})
     assert done == [("held", "samples", ""), ("held", "images", ""), ("by tasks", "images", "b")]
 
 
@@ -95,7 +95,7 @@ def test_a_stop_ends_the_reading_and_nothing_is_lost(prepared, done) -> None:
     stop.set()
     read = _reading(prepared, [])
     read.read_small(stop)
-    read.handles(LARGE)
+    read.handles(LARGE, {})
     assert [how for how, *_ in done] == ["by tasks"] * 3
 
 
@@ -103,7 +103,7 @@ def test_what_fits_on_no_node_is_streamed_though_it_was_read(prepared, done) -> 
     said: list[str] = []
     read = _reading(prepared, said)
     read.read_small(threading.Event())
-    assert set(read.handles([NodeRoom(object_store=1, memory=1)]).values()) == {"stream"}
+    assert set(read.handles([NodeRoom(object_store=1, memory=1)], {}).values()) == {"stream"}
     assert [(kind, name) for _, kind, name in done] == NEEDED
     assert said[1].startswith("store 'a' (samples) is streamed: ")
 
@@ -113,5 +113,5 @@ def test_a_space_that_streams_reads_nothing_early(prepared, done, monkeypatch) -
     monkeypatch.setattr(read, "_way", "stream")
     read.read_small(threading.Event())
     assert said == []
-    read.handles(LARGE)
+    read.handles(LARGE, {})
     assert [how for how, *_ in done] == ["streamed"] * 3

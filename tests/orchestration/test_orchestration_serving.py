@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import time
 import zlib
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from vesselflow.feed.ray_shared import SharedStore
+from vesselflow.orchestration import serving
 from vesselflow.orchestration.broker import Answer
 from vesselflow.orchestration.serving import (
     EVENTS,
@@ -23,9 +26,12 @@ from vesselflow.stores.store import Store
 from vesselflow.stores.synth import make_synth
 from vesselflow.sweeps.book import Grant
 from vesselflow.sweeps.context import Result
+from vesselflow.sweeps.cost_machine import MachineKind, Seat
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.policy import Event
 from vesselflow.training.group import Solo
+from vesselflow.training.interval import Survival
 
 SETTINGS = SlotConfig("s0", "b", "n", "results", 1, 0.0, "token")
 
@@ -42,7 +48,7 @@ class Broker:
             return Answer("close")
         number = self.left.pop(0)
         payload = zlib.compress(pickle.dumps(f"job {number}"))
-        return Answer("run", Grant(number, f"run {number}", payload))
+        return Answer("run", Grant(number, f"run {number}", payload, survival=Survival(60.0, 1)))
 
     def finish(self, grant: int, run_id: str, result: Result) -> None:
         self.told.append(("finish", grant, run_id, result.values))
@@ -93,7 +99,8 @@ def _serve(results: list[Result], group: Any = None, grown: bool = False) -> tup
     answers = list(results)
     done = []
 
-    def do(job: Any, reports: Any) -> Result:
+    def do(job: Any, reports: Any, taken: Any, survival: Survival) -> Result:
+        assert survival == Survival(60.0, 1)
         done.append(job)
         return answers.pop(0)
 
@@ -113,6 +120,30 @@ def test_runs_are_done_one_after_another_until_the_broker_says_close():
         ("finish", 1, "run 1", {"p": 0.5}),
         ("finish", 2, "run 2", {"p": 0.6}),
     ]
+
+
+def test_a_run_is_told_how_its_slot_came_to_it():
+    seat = Seat(MachineKind("aws:m5.large", "spot"), 0.5)
+    payload = zlib.compress(pickle.dumps("job"))
+    orders = [Answer("run", Grant(n, f"run {n}", payload, reached=10 * n)) for n in (1, 2)]
+    into: list[Taken] = []
+
+    class Slow(Broker):
+        def claim(self) -> Answer:
+            time.sleep(0.02)
+            return orders.pop(0) if orders else Answer("close")
+
+    def do(job: Any, reports: Any, taken: Taken, survival: Any) -> Result:
+        into.append(taken)
+        return Result("finished")
+
+    Server(
+        SETTINGS, Slow(0), Solo(), Beacon(), do, lambda: False, seat=seat, slot_start_s=5.0
+    ).run()
+    assert [one.reached for one in into] == [10, 20]
+    assert [one.seat for one in into] == [seat, seat]
+    assert [one.slot_start_s for one in into] == [5.0, 0.0], "a start is charged once"
+    assert all(one.idle_s >= 0.02 for one in into)
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -161,12 +192,40 @@ def test_other_ranks_tell_nothing_and_end_with_the_group():
         broker,
         Pair(1, [order]),
         None,
-        lambda job, reports: Result("handed back", fault=Fault.PEER_LOST),
+        lambda job, reports, **_: Result("handed back", fault=Fault.PEER_LOST),
         lambda: False,
     )
     with pytest.raises(GroupLost):
         server.run()
     assert broker.told == []
+
+
+def test_the_place_is_told_right_while_another_thread_waits_for_the_storage():
+    told: list[str] = []
+
+    class Silent:
+        storage = staticmethod(told.append)
+
+        def beat(self, *_: Any) -> tuple[bool, float]:
+            return True, 3600.0
+
+    beacon = serving.Beacon(Silent())
+    beacon.phase("training", 1, 4, 9)
+    beacon.storage("full")
+    assert beacon._place == ("waiting", 1, 4, 9)
+    # It was the checkpoint's thread: the training goes on.
+    beacon.phase("training", 1, 5, 9)
+    assert beacon._place == ("training", 1, 5, 9)
+    beacon.phase("evaluating", 1, 5, 0)
+    beacon.storage("")
+    assert beacon._place == ("evaluating", 1, 5, 0)
+    # Then the steps wait for it, too: told again, and over.
+    beacon.storage("full")
+    beacon.storage("full")
+    assert beacon._place[0] == "waiting"
+    beacon.storage("")
+    assert beacon._place == ("evaluating", 1, 5, 0)
+    assert told == ["full", "", "full", "full", ""]
 
 
 # -- is this machine fit? --------------------------------------------------------------------
@@ -180,9 +239,8 @@ def place(tmp_path):
     make_synth(store, kind="fundus", sources=2, size_px=64, seed=0, domain="a")
     with Store.open(store) as opened:
         digest = opened.digest
-    return SlotConfig(
-        "s0", "b", "n", str(tmp_path / "results"), 1, 0.0, driver.token, {str(store): digest}
-    )
+    shared = SharedStore(str(store), digest)
+    return SlotConfig("s0", "b", "n", str(tmp_path / "results"), 1, 0.0, driver.token, (shared,))
 
 
 def test_a_machine_that_sees_what_the_driver_sees_is_fit(place):
@@ -196,13 +254,15 @@ def test_a_machine_with_another_results_folder_is_not(place, tmp_path):
 
 
 def test_a_machine_without_the_store_is_not(place, tmp_path):
-    with pytest.raises(Unfit, match=r"cannot read the store .*gone\.h5"):
-        check_fit(replace(place, stores={str(tmp_path / "gone.h5"): "0"}))
+    gone = SharedStore(str(tmp_path / "gone.h5"), "0")
+    with pytest.raises(Unfit, match=r"cannot read the store .*gone\.h5.*nobody to ask"):
+        check_fit(replace(place, stores=(gone,)))
 
 
 def test_a_machine_whose_store_has_another_content_is_not(place):
-    with pytest.raises(Unfit, match="has another content"):
-        check_fit(replace(place, stores=dict.fromkeys(place.stores, "0" * 64)))
+    other = replace(place.stores[0], digest="0" * 64)
+    with pytest.raises(Unfit, match=r"cannot read the store .*cannot be fetched"):
+        check_fit(replace(place, stores=(other,)))
 
 
 def test_a_machine_without_cuda_is_not_when_a_gpu_is_asked_for(place, monkeypatch):

@@ -162,3 +162,16 @@ def test_kill_reaches_the_processes_that_live(stage):
     stage.slots.kill("slot-0")
     stage.slots.kill("slot-9")
     assert stage.hosts["slot-0"][-1].killed
+
+
+def test_what_did_not_start_may_start_when_other_machines_are_there(stage):
+    for _ in range(8):
+        stage.slots.reconcile(1)
+        stage.hosts["slot-0"][-1].end = "its process died"
+        stage.now += 5.0
+    assert stage.slots.hopeless() is not None
+    tries = stage.starts("slot-0")
+    stage.slots.forgive()
+    assert stage.slots.hopeless() is None
+    stage.slots.reconcile(1)
+    assert stage.starts("slot-0") == tries + 1

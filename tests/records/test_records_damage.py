@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from record_damage import DAMAGE
 
+from vesselflow.records.drivers import Driver, Heartbeats
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import RunRecord, RunState, read_index
 
@@ -16,7 +17,7 @@ def _finished(results: Path) -> RunRecord:
     """A run that was killed once, resumed, and accepted."""
     record = RunRecord(results, "r1")
     record.create("loss: {name: bce}\n", {"fold": 0})
-    lease = Lease.claim(record.folder, {})
+    lease = Lease.claim(record.folder, Driver.begin(results, {}))
     assert lease is not None
     for last in (3, 6):
         attempt = record.begin_attempt()
@@ -82,7 +83,7 @@ def test_a_spoilt_file_is_no_error_and_no_false_claim(
     assert point is not None
     assert point[:2] == (6, b"6")
     if name != "claims/1.json":
-        assert Lease.holder(record.folder) is None
+        assert Lease.holder(record.folder, Heartbeats(record.folder.parent.parent)) is None
     # Reading changes nothing.
     assert sorted(map(str, record.folder.rglob("*"))) == before
     # And it can be taken up again.
@@ -139,19 +140,22 @@ def test_a_note_of_an_acceptance_that_is_gone_is_not_believed(record: RunRecord)
 
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind != "gone"])
 def test_a_spoilt_claim_holds_until_its_time_is_over(tmp_path: Path, kind: str) -> None:
-    lease = Lease.claim(tmp_path, {"host": "elsewhere"})
+    driver, other = Driver.begin(tmp_path, {"host": "elsewhere"}), Driver.begin(tmp_path, {})
+    now = [0.0]
+    other.others = Heartbeats(tmp_path, lambda: now[0])
+    folder = tmp_path / "runs" / "r1"
+    lease = Lease.claim(folder, driver)
     assert lease is not None
-    path = tmp_path / "claims" / "1.json"
-    DAMAGE[kind](path)
-    # Of its holder nothing is known but that the claim is fresh.
-    holder = Lease.holder(tmp_path)
+    DAMAGE[kind](folder / "claims" / "1.json")
+    # Of its holder nothing is known: whoever looks waits as for one that may live.
+    holder = Lease.holder(folder, other.others)
     assert holder is not None
     assert holder.number == 1
-    assert Lease.claim(tmp_path, {}) is None
+    now[0] = 29.0
+    assert Lease.claim(folder, other) is None
     assert not lease.lost()
-    assert lease.beat()
-    lease.release()
-    after = Lease.claim(tmp_path, {})
+    now[0] = 31.0
+    after = Lease.claim(folder, other)
     assert after is not None
     assert after.number == 2
     assert lease.lost()
@@ -167,7 +171,7 @@ def test_a_file_in_the_place_of_a_folder(record: RunRecord, name: str) -> None:
     assert set(_curve(record)) <= set(CURVE)
     assert len(record.costs()) <= 2
     record.resume_point()
-    Lease.holder(record.folder)
+    Lease.holder(record.folder, Heartbeats(record.folder.parent.parent))
     read_index(record.folder.parent.parent)
 
 

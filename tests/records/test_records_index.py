@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesselflow.records import index as index_module
-from vesselflow.records.index import Index, Stamp, stamp_of, stat_or_none
+from vesselflow.records.drivers import Driver
+from vesselflow.records.index import Index, Stamp, stamp_of
 from vesselflow.records.known import KnownRuns
 from vesselflow.records.leases import Lease
+from vesselflow.records.paths import Looks, Mark
 from vesselflow.records.runs import RunRecord, RunState
 
 OLD = 1_000_000_000_000_000_000
@@ -24,6 +26,10 @@ OLD = 1_000_000_000_000_000_000
 
 def _stamp(number: int, newest_ns: int = OLD) -> Stamp:
     return Stamp(number.to_bytes(16, "little"), newest_ns)
+
+
+def _look(path: Path) -> Mark | None:
+    return Looks(path.parent).mark(path.name)
 
 
 def _segments(results: Path) -> list[Path]:
@@ -78,7 +84,7 @@ def test_without_a_folder_or_a_wish_to_keep_nothing_is_made(tmp_path: Path) -> N
 
 def test_what_was_put_before_keeping_was_wished_for_is_kept_then(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    young = stamp_of([(tmp_path / "file").stat()])
+    young = stamp_of([_look(tmp_path / "file")])
     index = Index(tmp_path, "test", 1, keep=False)
     assert not index.put("a", _stamp(1), b"one")
     assert not index.put("b", young, b"two")
@@ -96,7 +102,7 @@ def test_what_was_put_before_keeping_was_wished_for_is_kept_then(tmp_path: Path)
 def test_what_changed_just_now_is_not_kept(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    stamp = stamp_of([file.stat()])
+    stamp = stamp_of([_look(file)])
     with Index(tmp_path, "test", 1) as index:
         index.put("a", stamp, b"one")
         assert index.get("a", stamp) is None
@@ -238,11 +244,11 @@ def test_any_names_and_payloads(tmp_path_factory: pytest.TempPathFactory, entrie
 def test_a_stamp_tells_every_change(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    seen = {stamp_of([stat_or_none(path)]).digest}
+    seen = {stamp_of([_look(path)]).digest}
 
     def changed() -> bool:
         before = len(seen)
-        seen.add(stamp_of([stat_or_none(path)]).digest)
+        seen.add(stamp_of([_look(path)]).digest)
         return len(seen) > before
 
     assert not changed()
@@ -255,7 +261,7 @@ def test_a_stamp_tells_every_change(tmp_path: Path) -> None:
     assert changed()
     path.unlink()
     assert changed()
-    assert stat_or_none(tmp_path / "no" / "file") is None
+    assert _look(tmp_path / "no" / "file") is None
 
 
 # -- runs ------------------------------------------------------------------------------------------
@@ -356,7 +362,7 @@ def _no_attempts(record: RunRecord) -> None:
 
 
 def _claimed(record: RunRecord) -> None:
-    lease = Lease.claim(record.folder, {})
+    lease = Lease.claim(record.folder, Driver.begin(record.folder.parent.parent, {}))
     assert lease is not None
 
 

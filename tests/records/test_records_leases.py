@@ -1,4 +1,4 @@
-"""Leases: who holds a run, decided without files, and held against real processes."""
+"""Leases: who holds a run, decided without files, and held in a folder and in a bucket."""
 
 from __future__ import annotations
 
@@ -7,37 +7,54 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from vesselflow.records import drivers, leases
-from vesselflow.records.leases import Claim, Lease, is_alive, who_holds
+from vesselflow.records.drivers import Driver, Heartbeats, may_live
+from vesselflow.records.leases import Claim, Lease, holds
+from vesselflow.records.paths import AnyPath, any_path, names_in
+
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0.0}
 
 
-def _claim(number: int, heartbeat_s: float, **owner: object) -> Claim:
-    return Claim(number, heartbeat_s, timeout_s=30, owner=owner)
+class Clock:
+    """A monotonic clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def _alive(claim: Claim) -> bool:
-    return True
+def begin(results: AnyPath, owner: dict[str, Any] | None = None) -> tuple[Driver, Clock]:
+    """A driver whose view of others follows a clock of its own."""
+    driver, clock = Driver.begin(results, ELSEWHERE if owner is None else owner), Clock()
+    driver.others = Heartbeats(results, clock)
+    return driver, clock
+
+
+def run(results: AnyPath, name: str = "r1") -> AnyPath:
+    return results / "runs" / name
+
+
+def claim(results: AnyPath, driver: Driver, name: str = "r1") -> Lease:
+    lease = Lease.claim(run(results, name), driver)
+    assert lease is not None
+    return lease
 
 
 def test_who_holds() -> None:
-    old, new = _claim(1, 990), _claim(2, 980)
-    assert who_holds([], 1000, _alive) is None
-    assert who_holds([old], 1000, _alive) == old
-    # The number counts, not the order and not the fresher heartbeat.
-    assert who_holds([new, old], 1000, _alive) == new
-    assert who_holds([old, new], 1010, _alive) == new
-    assert who_holds([old, new], 1010.1, _alive) is None
-    assert who_holds([old, new], 1000, lambda claim: claim.number != 2) is None
-    assert who_holds([old, new], 1000, lambda claim: claim.number != 1) == new
-    # A clock that is a little ahead of ours is no reason to take a run away.
-    assert who_holds([_claim(1, 1005)], 1000, _alive) is not None
-    assert who_holds([_claim(1, 0)], 1000, _alive) is None
+    held = Claim(1, "a", timeout_s=30, owner={})
+    assert not holds(None, lambda token: 0)
+    assert holds(held, {"a": 30.0}.__getitem__)
+    assert not holds(held, {"a": 30.1}.__getitem__)
+    assert not holds(held, {"a": float("inf")}.__getitem__)
+    assert not holds(held, {"a": 0.0}.__getitem__, lambda owner: False)
+    assert not holds(Claim(1, "a", owner={}, released=True), {"a": 0.0}.__getitem__)
 
 
 def _me() -> dict[str, object]:
@@ -52,109 +69,153 @@ def _me() -> dict[str, object]:
 
 def test_a_process_is_known_by_its_number_and_its_start() -> None:
     me = _me()
-    assert is_alive(_claim(1, 0, **me))
+    assert may_live(me)
     # The same number, given to another process since.
-    assert not is_alive(_claim(1, 0, **{**me, "started": float(str(me["started"])) - 60}))
+    assert not may_live({**me, "started": float(str(me["started"])) - 60})
     # Of another machine, or of this one before it was booted, only the heartbeat is known.
-    assert is_alive(_claim(1, 0, **{**me, "started": 0.0, "host": "elsewhere"}))
-    assert is_alive(_claim(1, 0, **{**me, "started": 0.0, "boot": "before"}))
-    assert is_alive(_claim(1, 0))
+    assert may_live({**me, "started": 0.0, "host": "elsewhere"})
+    assert may_live({**me, "started": 0.0, "boot": "before"})
+    assert may_live({})
 
 
-def test_a_dead_process_frees_its_lease_at_once(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from vesselflow.records.leases import Lease;"
-        "print(Lease.claim(sys.argv[1], {}) is not None, flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "True\n"
-        assert Lease.claim(tmp_path, {}) is None
-        child.kill()
-        # Not waited for yet: the child is a zombie, which is as dead.
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        lease = Lease.claim(tmp_path, {})
-    assert lease is not None
-    assert lease.number == 2
-    assert os.listdir(tmp_path / "claims") == ["2.json"]
-
-
-def test_claim_beat_release(tmp_path: Path) -> None:
-    first = Lease.claim(tmp_path, {"who": "one"})
-    assert first is not None
-    assert Lease.claim(tmp_path, {"who": "two"}) is None
-    assert first.beat()
-    holder = Lease.holder(tmp_path)
+def test_claim_and_release(anywhere: AnyPath) -> None:
+    one, _ = begin(anywhere, {"who": "one"})
+    two, _ = begin(anywhere, {"who": "two"})
+    first = claim(anywhere, one)
+    assert Lease.claim(run(anywhere), two) is None
+    # Not even the holder gets twice what it holds.
+    assert Lease.claim(run(anywhere), one) is None
+    holder = Lease.holder(run(anywhere), two.others)
     assert holder is not None
-    assert holder.owner["who"] == "one"
-    assert holder.owner["pid"] == os.getpid()
-    first.release()
-    assert Lease.holder(tmp_path) is None
-    assert not first.beat()
-    second = Lease.claim(tmp_path, {"who": "two"})
-    assert second is not None
+    assert holder.owner is not None
+    assert (holder.owner["who"], holder.owner["pid"]) == ("one", os.getpid())
+    assert first.release()
+    assert Lease.holder(run(anywhere), two.others) is None
+    second = claim(anywhere, two)
     assert second.number == 2
+    assert names_in(run(anywhere) / "claims") == ["2.json"]
     assert first.lost()
-    first.release()
-    assert second.beat()
-
-
-def test_a_late_heartbeat_lets_others_in_and_its_owner_learns_it(tmp_path: Path) -> None:
-    first = Lease.claim(tmp_path, {"host": "elsewhere", "pid": 1}, timeout_s=30)
-    assert first is not None
-    path = tmp_path / "claims" / "1.json"
-    os.utime(path, (time.time() - 29, time.time() - 29))
-    assert Lease.claim(tmp_path, {}) is None
-    os.utime(path, (time.time() - 31, time.time() - 31))
-    second = Lease.claim(tmp_path, {})
-    assert second is not None
-    assert first.lost()
-    assert not first.beat()
+    assert first.release()
     assert not second.lost()
 
 
-def test_a_heartbeat_in_time_keeps_the_lease(tmp_path: Path) -> None:
-    lease = Lease.claim(tmp_path, {"host": "elsewhere", "pid": 1}, timeout_s=30)
-    assert lease is not None
-    past = time.time() - 29
-    os.utime(tmp_path / "claims" / "1.json", (past, past))
-    assert lease.beat()
-    assert (tmp_path / "claims" / "1.json").stat().st_mtime > past + 20
+def test_a_silent_driver_loses_its_runs_by_the_clock_of_whoever_looks(anywhere: AnyPath) -> None:
+    silent, _ = begin(anywhere)
+    lease = claim(anywhere, silent)
+    other, clock = begin(anywhere)
+    assert Lease.claim(run(anywhere), other) is None
+    clock.now += 29
+    assert Lease.claim(run(anywhere), other) is None
+    silent.beat()
+    clock.now += 29
+    # It shows something new: from now on thirty seconds more.
+    assert Lease.claim(run(anywhere), other) is None
+    clock.now += 30.5
+    taken = Lease.claim(run(anywhere), other)
+    assert taken is not None
+    assert lease.lost()
+    lease.release()
+    assert not taken.lost()
+
+
+def test_a_driver_is_silent_only_from_the_first_look_on(anywhere: AnyPath) -> None:
+    silent, _ = begin(anywhere)
+    claim(anywhere, silent)
+    other, clock = begin(anywhere)
+    clock.now += 1e6
+    assert Lease.claim(run(anywhere), other) is None
+    clock.now += 31
+    assert Lease.claim(run(anywhere), other) is not None
+
+
+def test_no_clock_but_the_readers_own_counts(
+    anywhere: AnyPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The driver's machine is an hour behind, and then a day ahead.
+    real = drivers.time.time
+    for shift in (-3600.0, 86_400.0):
+        monkeypatch.setattr(drivers.time, "time", lambda shift=shift: real() + shift)
+        driver, _ = begin(anywhere)
+        lease = claim(anywhere, driver, f"shift{shift}")
+        driver.beat()
+        monkeypatch.setattr(drivers.time, "time", real)
+        other, clock = begin(anywhere)
+        assert Lease.claim(run(anywhere, f"shift{shift}"), other) is None
+        clock.now += 20
+        assert Lease.claim(run(anywhere, f"shift{shift}"), other) is None
+        assert not lease.lost()
+
+
+def test_a_driver_that_ended_holds_nothing(anywhere: AnyPath) -> None:
+    driver, _ = begin(anywhere)
+    claim(anywhere, driver)
+    other, clock = begin(anywhere)
+    assert Lease.claim(run(anywhere), other) is None
+    driver.end()
+    clock.now += 1
+    assert Lease.claim(run(anywhere), other) is not None
+
+
+def test_a_killed_process_frees_its_runs_at_once(anywhere: AnyPath) -> None:
+    code = (
+        "import sys, time; from vesselflow.records.leases import Lease;"
+        "from vesselflow.records.drivers import Driver;"
+        "from vesselflow.records.paths import any_path;"
+        "results = any_path(sys.argv[1]); driver = Driver.begin(results, {});"
+        "print(Lease.claim(results / 'runs' / 'r1', driver) is not None, flush=True);"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(anywhere)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "True\n"
+        mine, _ = begin(anywhere, {})
+        assert Lease.claim(run(anywhere), mine) is None
+        child.kill()
+        # Not waited for yet: the child is a zombie, which is as dead.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert claim(anywhere, mine).number == 2
 
 
 def test_a_lease_whose_run_was_reset_is_lost_though_its_number_is_taken_again(
-    tmp_path: Path,
+    anywhere: AnyPath,
 ) -> None:
-    old = Lease.claim(tmp_path / "run", {})
-    assert old is not None
-    (tmp_path / "run").rename(tmp_path / "gone")
+    driver, _ = begin(anywhere)
+    old = claim(anywhere, driver)
+    path = run(anywhere) / "claims" / "1.json"
+    path.unlink()
     assert old.lost()
-    new = Lease.claim(tmp_path / "run", {})
-    assert new is not None
+    new = claim(anywhere, begin(anywhere)[0])
     assert new.number == old.number
     assert old.lost()
     old.release()
     assert not new.lost()
-    assert Lease.holder(tmp_path / "run") is not None
+    assert Lease.holder(run(anywhere), driver.others) is not None
 
 
 def test_a_claimant_that_read_too_early_backs_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    anywhere: AnyPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It saw no claim; until it creates number 1, two others have come and gone.
-    (tmp_path / "claims").mkdir()
-    (tmp_path / "claims" / "3.json").write_text('{"owner": {}, "timeout_s": 30, "token": "x"}')
-    monkeypatch.setattr(leases, "_read", lambda folder: [])
-    assert Lease.claim(tmp_path, {}) is None
-    assert os.listdir(tmp_path / "claims") == ["3.json"]
+    driver, _ = begin(anywhere)
+    for _ in range(3):
+        claim(anywhere, driver).release()
+    real = leases._numbers
+    answers: list[list[int]] = [[]]
+    monkeypatch.setattr(
+        leases, "_numbers", lambda folder: answers.pop() if answers else real(folder)
+    )
+    assert Lease.claim(run(anywhere), begin(anywhere)[0]) is None
+    assert names_in(run(anywhere) / "claims") == ["3.json"]
 
 
-def _compete(folder: str, barrier, wins) -> None:
-    for turn in range(25):
+def _compete(results: str, turns: int, barrier, wins) -> None:
+    where = any_path(results)
+    driver = Driver.begin(where, {})
+    for turn in range(turns):
         barrier.wait()
-        lease = Lease.claim(f"{folder}/{turn}", {})
+        lease = Lease.claim(run(where, str(turn)), driver)
         if lease is not None:
             wins.put(turn)
         barrier.wait()
@@ -162,23 +223,25 @@ def _compete(folder: str, barrier, wins) -> None:
 
 
 @pytest.mark.parametrize("taken", [False, True])
-def test_of_racing_processes_exactly_one_holds(tmp_path: Path, taken: bool) -> None:
+def test_of_racing_processes_exactly_one_holds(anywhere: AnyPath, taken: bool) -> None:
+    turns = 15
     if taken:
-        # They race for the leases of a driver that is gone.
-        for turn in range(25):
-            lease = Lease.claim(tmp_path / str(turn), {"host": "elsewhere"})
-            assert lease is not None
-            os.utime(tmp_path / str(turn) / "claims" / "1.json", (1, 1))
+        # They race for the runs of a driver that ended.
+        gone, _ = begin(anywhere)
+        for turn in range(turns):
+            claim(anywhere, gone, str(turn))
+        gone.end()
     context = multiprocessing.get_context("spawn")
     barrier, wins = context.Barrier(3), context.Queue()
     racers = [
-        context.Process(target=_compete, args=(str(tmp_path), barrier, wins)) for _ in range(3)
+        context.Process(target=_compete, args=(str(anywhere), turns, barrier, wins))
+        for _ in range(3)
     ]
     for racer in racers:
         racer.start()
-    won = [wins.get(timeout=60) for _ in range(25)]
+    won = [wins.get(timeout=120) for _ in range(turns)]
     for racer in racers:
         racer.join(60)
         assert racer.exitcode == 0
-    assert sorted(won) == list(range(25))
+    assert sorted(won) == list(range(turns))
     assert wins.empty()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from vesselflow.errors import StorageTrouble, UserError
 from vesselflow.records import atomic
+from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
 from vesselflow.records.runs import Attempt, RunRecord, RunState, Status, read_index
 
@@ -260,7 +261,8 @@ def test_reset_forgets_all_at_once(record: RunRecord) -> None:
 
 
 def test_reset_refuses_a_run_that_somebody_holds(record: RunRecord) -> None:
-    lease = Lease.claim(record.folder, {"host": "elsewhere", "pid": 7})
+    driver = Driver.begin(record.folder.parent.parent, {"host": "elsewhere", "pid": 7})
+    lease = Lease.claim(record.folder, driver)
     assert lease is not None
     with pytest.raises(UserError, match="being trained by process 7 on elsewhere"):
         record.reset()

@@ -68,6 +68,13 @@ def test_panel_fills_its_width_and_shows_everything(width):
     assert "slot 2 started" in text
 
 
+def test_what_machines_are_waited_for_is_shown_and_since_when():
+    told = "waiting for machines for 2 min 05 s: no machine carries a slot"
+    waits = replace(PROGRESS, waiting=("no machine carries a slot", 125.0))
+    assert told in "\n".join(drawn(waits, 100))
+    assert told in plain_line(waits)
+
+
 def test_trouble_with_the_storage_is_shown_and_since_when():
     told = "waiting for the storage for 2 min 05 s: no space is left on this disk"
     troubled = replace(PROGRESS, trouble=("no space is left on this disk", 125.0))

@@ -12,6 +12,7 @@ from vesselflow.sweeps.book import (
     HUNG_UNKNOWN_S,
     SILENT_S,
     SLOW_FLOOR_S,
+    SPARE_S,
     Book,
     Entry,
     Grant,
@@ -19,6 +20,7 @@ from vesselflow.sweeps.book import (
     Place,
 )
 from vesselflow.sweeps.events import EpochDone, Failed, Finished, HandedBack, Message, Ring, Started
+from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.policy import PATIENCE, Action, Event, Tally, decide
 
 HERE = (Place("node", 1, "host"),)
@@ -331,6 +333,85 @@ def test_slots_of_a_machine_that_goes_hand_back_and_get_nothing():
     assert not _train(book, "s0", grant, 2, 2.0)
 
 
+def test_slots_that_have_waited_for_long_end_while_others_are_enough():
+    book = _book("a", "b")
+    for slot in ("s0", "s1", "s2"):
+        _arrive(book, slot)
+    _take(book, "s0"), _take(book, "s1")
+    assert not book.spare("s2", SPARE_S - 1)
+    assert book.spare("s2", SPARE_S + 1)
+    assert not book.spare("s0", SPARE_S + 1), "it has a run"
+    book.lose("s1", 0, 1.0, _lives)
+    assert not book.spare("s2", SPARE_S + 1), "it is the one for the run that s1 lost"
+
+
+def test_a_machine_that_leaves_is_told_once_and_with_what_it_holds():
+    book = _book("a", "b", "c")
+    for slot, node in (("s0", "n0"), ("s1", "n0"), ("s2", "n1"), ("s3", "n2")):
+        _arrive(book, slot, node=node)
+    for slot in ("s0", "s1", "s2"):
+        _take(book, slot)
+    leaving = {"n0": Leaving("red", 118.4, "spot notice")}
+    book.drain(leaving)
+    book.drain({**leaving, "n1": Leaving("blue")})
+    book.drain({**leaving, "n1": Leaving("blue"), "n2": Leaving("green", 29.6, "SIGTERM")})
+    assert _texts(book) == [
+        "machine red leaves in 118 s (spot notice); its 2 runs go elsewhere",
+        "machine blue leaves soon; its run goes elsewhere",
+        "machine green leaves in 30 s (SIGTERM); no run is on it",
+    ]
+    assert [view.phase for view in book.views(1.0)] == ["leaving"] * 4
+
+
+@pytest.mark.parametrize("how", ["lose", "silent", "peer", "hung"])
+def test_what_ends_on_a_machine_that_leaves_is_no_fault_of_the_run(how):
+    book = _book("a", "b", retries=0)
+    arrival = book.arrive("s0", (Place("stays", 1, "x"), Place("goes", 2, "y")), 0.0, _lives)
+    grant = _take(book, "s0")
+    book.drain({"goes": Leaving("y")})
+    if how == "lose":
+        book.lose("s0", arrival, 1.0, _lives)
+    elif how == "peer":
+        assert book.end("s0", grant.number, "a", Event.PEER_LOST, 1.0)
+    else:
+        if how == "hung":
+            book.beat("s0", arrival, grant.number, ("training", 1, 1, 10), HUNG_UNKNOWN_S)
+        now = 2 * HUNG_UNKNOWN_S + 1 if how == "hung" else SILENT_S + 1
+        book.slots["s0"].heard = now if how == "hung" else 0.0
+        assert book.overdue(now)
+    assert book.jobs["a"].state is JobState.QUEUED
+    assert book.jobs["a"].tally == Tally()
+
+
+def test_an_error_of_the_code_is_one_on_any_machine():
+    book = _book("a")
+    _arrive(book, "s0", node="goes")
+    grant = _take(book, "s0")
+    book.drain({"goes": Leaving("y")})
+    book.end("s0", grant.number, "a", Event.RAISED, 1.0, message="ValueError: x")
+    assert book.jobs["a"].state is JobState.FAILED
+
+
+def test_what_was_picked_before_a_notice_is_not_handed_out_after_it():
+    book = _book("a")
+    arrival = _arrive(book, "s0", node="goes")
+    entry = book.pick(0.0)
+    assert entry is not None
+    book.drain({"goes": Leaving("y")})
+    assert book.grant("s0", arrival, entry, 0.0) is None
+    assert book.pick(0.0) is entry
+
+
+def test_a_machine_that_stays_after_all_is_used_again():
+    book = _book("a")
+    _arrive(book, "s0", node="goes")
+    book.drain({"goes": Leaving("y")})
+    assert book.leaves("s0")
+    book.drain({})
+    assert not book.leaves("s0")
+    assert _take(book, "s0").run_id == "a"
+
+
 def test_a_slot_without_a_run_is_shown_idle():
     book = _book("a")
     _arrive(book, "s0")
@@ -559,3 +640,17 @@ def test_an_event_of_every_kind_is_told_where_a_run_ends():
     kinds = [type(event) for event in book.events.since(0)[0]]
     assert kinds == [Started, HandedBack, Message, Started, Message, Failed]
     assert book.failures["b"] == Failed("b", "ValueError: x", "s0, a.py:3", "", True)
+
+
+def test_while_the_storage_is_in_trouble_nobody_waits_for_a_run_that_is_due():
+    """A broker that was told "in 0 s" asked again and again, for as long as the trouble lasted."""
+    book = _book("a")
+    entry = book.pick(0.0)
+    assert entry is not None
+    book.put_back(entry, 0.0)
+    book.storage("broker", "no answer", 0.0)
+    assert book.pick(60.0) is None
+    assert book.wakes(60.0) is None
+    book.storage("broker", "", 61.0)
+    assert book.wakes(61.0) == 0.0
+    assert book.pick(61.0) is entry

@@ -100,14 +100,15 @@ def test_as_many_as_fit_are_wanted_when_nothing_is_said():
     assert wanted_slots(_plan(1, None), [Node(4)] * 5, 100) == 20
 
 
-def test_the_fewest_are_asked_for_where_machines_may_come():
+def test_none_is_started_where_none_fits():
     plan = _plan(3, 6)
-    assert wanted_slots(plan, [], 100, can_grow=True) == 3
     assert wanted_slots(plan, [], 100) == 0, "no machine is a state that one waits in"
+    assert wanted_slots(plan, [Node(0), Node(0.5)], 100) == 0
+    assert wanted_slots(plan, [Node(2)], 100) == 2, "fewer than the fewest are better than none"
 
 
-@given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 30), st.integers(0, 9), st.booleans())
-def test_there_is_never_a_slot_without_a_run(least, more, machines, outstanding, grows):
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 30), st.integers(0, 9))
+def test_there_is_never_a_slot_without_a_run_or_a_place(least, more, machines, outstanding):
     plan = _plan(least, least + more)
-    wanted = wanted_slots(plan, [Node(1)] * machines, outstanding, can_grow=grows)
-    assert 0 <= wanted <= min(outstanding, least + more)
+    wanted = wanted_slots(plan, [Node(1)] * machines, outstanding)
+    assert 0 <= wanted <= min(outstanding, least + more, machines)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import threading
 
 import pytest
 
 from vesselflow.errors import Interrupted, StorageTrouble, UserError
-from vesselflow.sweeps.gate import FIRST_S, LONGEST_S, Gate
+from vesselflow.sweeps.gate import FIRST_S, LONGEST_S, Gate, Troubles
 
 
 class _World:
@@ -111,3 +112,51 @@ def test_trouble_survives_pickling():
     assert (trouble.errno, trouble.path, str(trouble)) == (errno.ENOSPC, "/disk/a", str(_full()))
     assert trouble.at("/other").errno == errno.ENOSPC
     assert isinstance(pickle.loads(pickle.dumps(Interrupted("here"))), Interrupted)
+
+
+# -- two gates of one run ------------------------------------------------------------------------
+
+
+def test_the_trouble_of_two_gates_is_told_as_one():
+    told: list[str] = []
+    troubles = Troubles(told.append)
+    for number in (1, 2):
+        troubles._meet(number, f"trouble {number}")
+    troubles.repeat()
+    assert told == ["trouble 1", "trouble 1"]
+    troubles._meet(1, "another")
+    troubles._over(1)
+    troubles._over(1)
+    assert told[2:] == ["another", "trouble 2"]
+    troubles._over(2)
+    troubles.repeat()
+    assert told[4:] == [""]
+
+
+def test_gates_of_one_run_wait_in_threads_of_their_own():
+    told: list[str] = []
+    over, met = threading.Event(), threading.Barrier(3)
+    troubles = Troubles(told.append)
+
+    def keep() -> None:
+        first = True
+
+        def action() -> None:
+            nonlocal first
+            if first:
+                first = False
+                raise _full()
+            met.wait(60)
+            assert over.wait(60)
+
+        troubles.gate(lambda: False).keep(action)
+
+    threads = [threading.Thread(target=keep) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    met.wait(60)
+    assert told == [str(_full())]
+    over.set()
+    for thread in threads:
+        thread.join(60)
+    assert told == [str(_full()), ""]

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from vesselflow.feed.local import LocalData
 from vesselflow.records import atomic
 from vesselflow.records.checkpoints import FORMAT
 from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.sweeps import cost_notes
 from vesselflow.sweeps.context import Reports, Result
+from vesselflow.sweeps.cost_machine import MachineKind, Seat
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.faults import Fault
 
@@ -87,9 +91,10 @@ def test_a_full_disk_is_waited_for_and_costs_nothing(
     reports = Reports(phase=phase, storage=storage)
     result = execute(job, results, LocalData(stores), reports=reports)
     assert (result.state, result.steps) == ("finished", 6)
-    assert len(told) == 2
-    assert "no space is left on this disk" in told[0]
-    assert told[1] == ""
+    # The checkpoint and what the epoch writes may meet it at the same time.
+    assert all("no space is left on this disk" in text for text in told[:-1])
+    assert 2 <= len(told) <= 4
+    assert told[-1] == ""
     _assert_undisturbed(results, alone_folder)
     assert RunRecord(results, "bbbb").status().attempts == 1
 
@@ -236,6 +241,43 @@ def test_a_kill_while_it_is_scored_repeats_no_step_and_costs_what_it_cost(
     _assert_undisturbed(tmp_path, alone_folder)
 
 
+def test_steps_beyond_the_checkpoint_are_repeated_and_counted(stores, job, tmp_path, alone_folder):
+    _killed_at(job, tmp_path, LocalData(stores), "training", 5)
+    heard = Taken(Seat(MachineKind("aws:m5.large", "spot"), 0.5), reached=5, idle_s=2.0)
+    assert execute(job, tmp_path, LocalData(stores), taken=heard).state == "finished"
+    first, second = RunRecord(tmp_path, "bbbb").costs()
+    assert (first["from_step"], first["steps"], first["reached"]) == (0, 3, 0)
+    assert (second["from_step"], second["steps"], second["reached"]) == (3, 3, 5)
+    assert (second["machine"], second["market"], second["share"]) == ("aws:m5.large", "spot", 0.5)
+    assert second["idle_s"] == 2.0
+    parts = ("start_s", "train_s", "evaluate_s", "save_s")
+    assert all(second[part] > 0 for part in parts)
+    for cost in (first, second):
+        assert sum(cost[part] for part in parts) <= cost["wall_s"]
+    _assert_undisturbed(tmp_path, alone_folder)
+
+
+def test_a_kill_of_the_driver_too_leaves_what_the_attempt_noted(stores, job, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost_notes, "NOTE_S", 0.01)
+    record = RunRecord(tmp_path, "bbbb")
+
+    def killing(name: str, epoch: int, done: int, steps: int) -> None:
+        if (name, done) == ("training", 5):
+            # The thread beside the training writes in its own time.
+            for _ in range(1000):
+                if record.costs()[0]["steps"] == 5:
+                    raise _Killed
+                time.sleep(0.01)
+
+    with pytest.raises(_Killed):
+        execute(job, tmp_path, LocalData(stores), reports=Reports(phase=killing))
+    assert execute(job, tmp_path, LocalData(stores)).state == "finished"
+    assert [cost["reached"] for cost in record.costs()] == [0, 5]
+    last = (record.attempt_folder(2) / "cost.json").read_bytes()
+    time.sleep(0.1)
+    assert (record.attempt_folder(2) / "cost.json").read_bytes() == last, "it writes no more"
+
+
 def test_the_checkpoints_of_a_scored_run_go(stores, job, tmp_path, monkeypatch):
     results, data = tmp_path / "results", LocalData(stores)
     _killed_at(job, results, data, "training", 5)
@@ -254,7 +296,7 @@ def test_what_a_checkpoint_holds_has_its_format_number():
     # Another state needs another number, or old checkpoints are read as if they were new ones.
     state = cases.run_tiny(cases.tiny_experiment(), stop_after=1).last
     known = "ema in_a_row means means_counts model optimizer pending skipped step"
-    assert (FORMAT, " ".join(sorted(state))) == (3, known)
+    assert (FORMAT, " ".join(sorted(state))) == (4, known)
 
 
 # -- errors ------------------------------------------------------------------------------------

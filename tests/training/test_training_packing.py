@@ -94,3 +94,30 @@ def test_what_is_loaded_is_its_own() -> None:
     one, other = load(dump([torch.zeros(2), torch.zeros(2)]))
     one += 1
     assert other.tolist() == [0, 0]
+
+
+@given(STATES)
+def test_whatever_is_packed_on_a_gpu_comes_back(state: Any) -> None:
+    # Without one: the way that its tensors take, large ones by themselves, the others joined.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packing, "_on_gpu", lambda tensor: True)
+        patched.setattr(packing, "_settle", lambda: None)
+        patched.setattr(packing, "SMALL", 6)
+        payload = dump(state)
+    assert_same(load(payload), state)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_state_on_a_gpu_comes_back_on_the_cpu() -> None:
+    draws = torch.Generator().manual_seed(0)
+    state = {
+        "large": torch.randn(packing.SMALL + 1, generator=draws),
+        "small": [torch.randn(3, 4, 2, 2, generator=draws) for _ in range(20)],
+        "step": torch.tensor(3.0),
+    }
+    moved = {
+        "large": state["large"].cuda(),
+        "small": [part.cuda().to(memory_format=torch.channels_last) for part in state["small"]],
+        "step": state["step"],
+    }
+    assert_same(load(dump(moved)), state)

@@ -168,7 +168,7 @@ def run_tiny(
 
     hooks = hooks or Hooks()
     hooks.should_stop = should_stop
-    hooks.save = trace.checkpoints.__setitem__
+    hooks.save = lambda step: lambda payload: trace.checkpoints.update({step: bytes(payload)})
     hooks.epoch = lambda epoch, step, values: trace.curve.append((epoch, step, values))
     hooks.keep_weights = lambda epoch, step, payload: trace.weights.update({epoch: payload})
     built = []

@@ -97,19 +97,19 @@ def start(
         fabricate(folder / "many", runs)
         fabricate(folder / "few", few)
         say("making the index")
-        found[COLD].append(_measure(COLD, folder / "many"))
+        found[COLD].append(measure(COLD, folder / "many"))
         for number in range(1, rounds + 1):
             for peer in (WARM, WITHOUT):
                 say(f"round {number} of {rounds}, {peer}")
                 place = folder / ("few" if peer == WITHOUT else "many")
-                found[peer].append(_measure(peer, place))
+                found[peer].append(measure(peer, place))
     return summarise(found, runs, few)
 
 
 def summarise(
     found: Mapping[str, Sequence[Mapping[str, float]]], runs: int, few: int
 ) -> dict[str, Any]:
-    """Turn each way's measurements (see `_measure`) into the result.
+    """Turn each way's measurements (see `measure`) into the result.
 
     Raises:
         VesselflowError: A way did not find every run finished.
@@ -201,6 +201,7 @@ def fabricate(folder: Path, runs: int, *, sources: int = SOURCES, epochs: int = 
     )
     prepared = prepare(load(folder), folder / "results")
     results = prepared.results
+    assert isinstance(results, Path)
     facts = {
         name: [source.id for source in store.sources] for name, store in prepared.stores.items()
     }
@@ -262,14 +263,19 @@ def _make_evaluations(
             kind = files[evaluation.domain.digest][place % _KINDS]
             # Points that share an evaluation name it twice.
             with contextlib.suppress(FileExistsError):
-                os.link(kind, evaluation_path(results, evaluation))
+                os.link(kind, str(evaluation_path(results, evaluation)))
 
 
 # -- peers -----------------------------------------------------------------------------------------
 
 
-def _measure(peer: str, folder: Path) -> dict[str, float]:
+def measure(peer: str, folder: Path, results: str = "") -> dict[str, float]:
     """Run a way in a process of its own; what it printed is shown only when it fails.
+
+    Args:
+        peer: Its name.
+        folder: As `fabricate` made it.
+        results: Where the results are; the folder's own unless given.
 
     Returns:
         ``begun_s`` until it is loaded, ``start_s`` until it says what is left to do, ``answer_s``
@@ -280,7 +286,7 @@ def _measure(peer: str, folder: Path) -> dict[str, float]:
     else:
         command = [
             *(sys.executable, "-m", "vesselflow", "sweep", str(folder / "start.yaml")),
-            *("--results", str(folder / "results"), "--no-figures"),
+            *("--results", results or str(folder / "results"), "--no-figures"),
         ]
     log = folder / "log.txt"
     lines: list[str] = []

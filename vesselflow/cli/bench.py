@@ -45,6 +45,12 @@ BENCHES = {
         3,
         "seconds from the death of a worker to the next step of its run",
     ),
+    "checkpoint": Bench(
+        "vesselflow.bench.checkpoint",
+        "checkpoint",
+        3,
+        "what checkpoints take from a training: in two phases, torch.save, DCP async_save",
+    ),
     "slots": Bench(
         "vesselflow.bench.slots",
         "slots",
@@ -56,6 +62,12 @@ BENCHES = {
         "broker",
         1,
         "seconds until a claim is answered, with 1,000 simulated slots and 100,000 runs",
+    ),
+    "bucket": Bench(
+        "vesselflow.bench.bucket",
+        "bucket",
+        3,
+        "seconds of a start over finished runs, and of a run, with results in a bucket",
     ),
     "start": Bench(
         "vesselflow.bench.start",
@@ -72,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = ", ".join(f"{name} {bench.rounds}" for name, bench in BENCHES.items())
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default: {defaults})")
     parser.add_argument(
-        "--runs", type=int, help="finished runs, of the bench 'start' alone (default: 10000)"
+        "--runs", type=int, help="finished runs (default: start 10000, bucket 1000)"
     )
     parser.add_argument(
         "--out", metavar="FILE", help="where the JSON goes (default: results/bench/NAME.json)"
@@ -96,8 +108,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{rounds} is not allowed", where="--rounds", allowed="1 or more")
     given = {}
     if args.runs is not None:
-        if args.name != "start":
-            raise UserError("this bench takes no such number", where="--runs", allowed="start")
+        if args.name not in ("start", "bucket"):
+            raise UserError(
+                "this bench takes no such number", where="--runs", allowed="start, bucket"
+            )
         if args.runs < 5:
             raise UserError(f"{args.runs} is not allowed", where="--runs", allowed="5 or more")
         given["runs"] = args.runs

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from vesselflow import __version__
@@ -20,11 +19,14 @@ from vesselflow.errors import UserError
 #: name -> (module, one line of help). A module is imported only when its command is called.
 COMMANDS = {
     "sweep": ("vesselflow.cli.sweep", "run every training of a search space that is not done yet"),
+    "plan": ("vesselflow.cli.plan_command", "how long a sweep will take, and what it will cost"),
     "data": ("vesselflow.cli.data", "import, inspect, verify and synthesise HDF5 stores"),
     "keys": ("vesselflow.cli.keys", "every key that a search space may hold, with its default"),
     "runs": ("vesselflow.cli.runs", "list the runs of a results folder"),
     "report": ("vesselflow.cli.report", "tables and figures of a sweep"),
+    "gc": ("vesselflow.cli.gc", "remove what no answer in a results folder needs"),
     "cluster": ("vesselflow.cli.cluster", "check a cluster file before it costs anything"),
+    "submit": ("vesselflow.cli.submit", "run a sweep on a cluster, from a laptop"),
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 
@@ -144,10 +146,11 @@ def _interruptible() -> Iterator[None]:
 def _told(error: OSError) -> UserError | None:
     """The one line for what a user can mend (permission, space, a file in the way), or None."""
     from vesselflow.records.atomic import explained
+    from vesselflow.records.paths import any_path
 
     if not isinstance(error.filename, str):
         return None
-    path = Path(error.filename)
+    path = any_path(error.filename)
     if isinstance(error, FileExistsError):
         return UserError(
             "a file stands where a folder is needed",

@@ -12,6 +12,8 @@ from rich.markup import escape
 from vesselflow.config.paths import url_scheme
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError
+from vesselflow.records.bucket import SCHEMES
+from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.sweeps.capacity import SlotPlan, make_plan
 from vesselflow.sweeps.machine import machine
 from vesselflow.sweeps.planning import SweepPlan
@@ -20,14 +22,16 @@ from vesselflow.sweeps.planning import SweepPlan
 LISTED = 40
 
 
-def check_results(results: str) -> Path:
-    """The results folder; UserError for the address of an object store or of a server."""
+def check_results(results: str) -> AnyPath:
+    """Where the results are; UserError for an address that is no bucket's."""
     scheme = url_scheme(results)
+    if scheme in SCHEMES:
+        return any_path(results)
     if scheme:
         raise UserError(
-            f"'{results}' is no folder; {scheme}:// is not supported yet",
+            f"'{results}' is no folder; {scheme}:// is not supported",
             where="--results",
-            allowed="a folder of this machine, or one that is mounted",
+            allowed="a folder of this machine, or a bucket: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX",
             hint="mount it, or copy the results there afterwards",
         )
     return Path(results)

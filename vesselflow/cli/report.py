@@ -37,10 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the answer of a sweep and write its report; 0, also where runs failed."""
     from vesselflow.cli.output import Output
+    from vesselflow.reporting.cost_lines import cost_lines
     from vesselflow.reporting.run_list import sweep_runs
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_json, answer_table, failures_table
-    from vesselflow.reporting.written import write_report
+    from vesselflow.reporting.written import boards_command, write_report
 
     tables = load_tables(args.folder)
     runs = sweep_runs(tables)
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     console = Output()
     console.print(answer_table(tables))
+    for line in cost_lines(tables):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     failures = failures_table(runs)
     if failures is not None:
         console.print()
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     for path in (report.summary, *report.figures):
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     if report.boards is not None:
-        line = f"tensorboard --logdir {report.boards}"
+        line = boards_command(report.boards)
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 

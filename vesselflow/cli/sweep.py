@@ -36,13 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="override a key (dotted path); on an axis it fixes that axis",
     )
-    parser.add_argument("--results", metavar="DIR", default="results", help="default: results")
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        default="results",
+        help="a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX; default: results",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
         "--fresh", action="store_true", help="forget finished runs of this space and redo them"
     )
     parser.add_argument(
         "--address", metavar="ADDR", help="a running Ray cluster ('auto'); default: this machine"
+    )
+    parser.add_argument(
+        "--on-demand-after",
+        metavar="TIME",
+        help="on a cluster with spot machines: ask for on-demand ones when for so long (15m, 2h) "
+        "too few came; default: what the cluster file says",
     )
     parser.add_argument(
         "--no-figures", action="store_true", help="tables only, no figures and no TensorBoard"
@@ -60,12 +71,20 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.config.loading import load_space
     from vesselflow.runs.registries import REGISTRIES
     from vesselflow.sweeps.planning import plan_sweep
+    from vesselflow.sweeps.wishes import on_demand_after
 
     console = Output(highlight=False)
     space = load_space(
         args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
     )
     results, here = check_results(args.results), args.address is None
+    after = on_demand_after(args.on_demand_after, {} if here else os.environ)
+    if here and after is not None:
+        raise UserError(
+            "only a cluster can be asked for machines",
+            where="--on-demand-after",
+            hint="name one with --address",
+        )
     fetched: list[str] = []
 
     def notify(text: str) -> None:
@@ -163,9 +182,10 @@ def _forget(prepared: Prepared) -> None:
 
 def _nothing(prepared: Prepared) -> Outcome:
     """A finished sweep: the tables again, without torch or ray."""
+    from vesselflow.clusters.prices import PriceList
     from vesselflow.sweeps.outcome import Outcome, conclude
 
-    return conclude(prepared, Outcome())
+    return conclude(prepared, Outcome(), PriceList(prepared.space.prices))
 
 
 def _run(
@@ -177,6 +197,7 @@ def _run(
 ) -> Outcome:
     from vesselflow.reporting.live import LiveView
     from vesselflow.sweeps.outcome import Watch
+    from vesselflow.sweeps.wishes import on_demand_after
 
     boards = _Boards(prepared) if not args.no_figures else None
     with LiveView(console) as view, _interrupts(console, asked):
@@ -190,7 +211,8 @@ def _run(
             notify=notify,
             stop=asked.stop,
         )
-        outcome = run_sweep(prepared, watch, address=args.address)
+        after = on_demand_after(args.on_demand_after, os.environ)
+        outcome = run_sweep(prepared, watch, address=args.address, on_demand_after_s=after)
     if boards:
         boards.close()
     return outcome
@@ -310,21 +332,24 @@ def _report(
     console: Console, prepared: Prepared, outcome: Outcome, before: int, *, figures: bool
 ) -> int:
     """Print the answer as far as it goes; 0 when every run of it is there, else 1."""
+    from vesselflow.reporting.cost_lines import cost_lines
     from vesselflow.reporting.sweep_tables import load_tables
     from vesselflow.reporting.terminal import answer_table
-    from vesselflow.reporting.written import write_report
+    from vesselflow.reporting.written import boards_command, write_report
     from vesselflow.sweeps.outcome import FAILURES
 
     failures = outcome.failures
     if any(row.complete for row in prepared.scored):
         tables = load_tables(prepared.folder)
         console.print(answer_table(tables))
+        for line in cost_lines(tables):
+            console.print(line, style="dim", markup=False, soft_wrap=True)
         with console.status("writing the report"):
             report = write_report(tables, pictures=figures)
         console.print(f"tables:  {prepared.folder / 'tables'}", markup=False, soft_wrap=True)
         console.print(f"report:  {report.summary.parent}", markup=False, soft_wrap=True)
         if report.boards:
-            boards = f"boards:  tensorboard --logdir {report.boards}"
+            boards = f"boards:  {boards_command(report.boards)}"
             console.print(boards, markup=False, soft_wrap=True)
     for failure in failures:
         line = f"failed: {failure.line()}"

@@ -117,7 +117,10 @@ class Train(Section):
         None, description="Decay of averaged weights, which are then scored; null has none"
     )
     checkpoint_every_s: float = Field(
-        60.0, gt=0, description="Longest time without a checkpoint inside an epoch, in seconds"
+        600.0,
+        gt=0,
+        description="Longest time without a checkpoint inside an epoch, in seconds; it is shorter "
+        "(30 s at least) where failures are frequent and checkpoints cheap",
     )
     nan_tolerance: int = Field(
         5, ge=0, description="Bad steps in a row that are skipped before the run fails"

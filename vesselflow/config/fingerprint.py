@@ -29,8 +29,12 @@ SECTION_VERSIONS = {
 #: Where mended numbers reach some values of a section only: which, and the version that they have
 #: then. No other run is renamed.
 REVISED: dict[str, tuple[int, Callable[[Any], bool]]] = {
-    # 2: pools the pixels of all images instead of averaging the images' own centres and scales.
     "normalise": (2, lambda section: section.scope == "dataset"),
+}
+
+#: Section -> version, from 2 on -> what was mended with it, for people.
+SECTION_CHANGES: dict[str, dict[int, str]] = {
+    "normalise": {2: "pools the pixels of all images instead of averaging the images' own values"},
 }
 
 #: Keys that are not hashed, each with its reason. Everything else of an experiment is.

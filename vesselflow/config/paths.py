@@ -1,4 +1,4 @@
-"""Paths in a space: relative to its file, with variables, and no address of a server."""
+"""Paths in a space: relative to its file, with variables; addresses only where buckets do."""
 
 from __future__ import annotations
 
@@ -23,15 +23,28 @@ def bound(text: str, folder: Path) -> str:
     return text if not text or text[0] in "~$" or url_scheme(text) else str(folder / text)
 
 
-def local(text: str, folder: Path, where: str) -> str:
-    """The path that a text means once its variables are expanded; a URL is refused."""
+def local(text: str, folder: Path, where: str, *, buckets: bool = False) -> str:
+    """The path that a text means once its variables are expanded.
+
+    Args:
+        text: As it was written.
+        folder: What a relative path is relative to.
+        where: File and key.
+        buckets: Whether the address of an object in a bucket does as well; it is left as it is.
+
+    Raises:
+        UserError: Another address.
+    """
     found = expand(text, where)
     scheme = url_scheme(found)
+    if buckets and scheme in ("s3", "gs"):
+        return found
     if scheme:
+        also = ", or s3://BUCKET/KEY, gs://BUCKET/KEY" if buckets else ""
         raise UserError(
-            f"'{found}' is no path; {scheme}:// is not supported yet",
+            f"'{found}' is no path; {scheme}:// is not supported",
             where=where,
-            allowed="a path of this machine, or below a folder that is mounted",
+            allowed=f"a path of this machine, or below a folder that is mounted{also}",
             hint="fetch it, or mount it",
         )
     return str(folder / found)

@@ -120,7 +120,9 @@ def expanded_store(entry: Any, key: str, path: Path) -> Any:
     folder = path.resolve().parent
     result = dict(entry)
     if isinstance(result.get("path"), str):
-        result["path"] = local(result["path"], folder, f"{key}.path")
+        result["path"] = local(
+            result["path"], folder, f"{key}.path", buckets="import" not in result
+        )
     importer = result.get("import")
     if isinstance(importer, dict) and isinstance(importer.get("source"), str):
         source = local(importer["source"], folder, f"{key}.import.source")

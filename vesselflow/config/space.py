@@ -14,6 +14,7 @@ from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries
 from vesselflow.config.grid import Axes, Expansion
 from vesselflow.config.objective import ObjectiveSpec
 from vesselflow.config.overrides import overlap
+from vesselflow.config.prices import Dollars, PriceSpec
 from vesselflow.config.registry import carried
 from vesselflow.config.samplers import Search
 from vesselflow.config.store_specs import Import, StoreSpec, Synth
@@ -121,6 +122,11 @@ class Space(BaseModel):
     )
     resources: Resources = Field(default_factory=Resources, description="What it may use")
     estimate: Estimate = Field(default_factory=Estimate, description="Basis of the cost")
+    prices: dict[str, Dollars | PriceSpec] = Field(
+        default_factory=dict,
+        description="Kind of machine (m5.large, aws:m5.large, local) -> dollars an hour, or "
+        "{on_demand, spot}; others cost what the shipped table says",
+    )
 
     _registries: Registries = PrivateAttr(default_factory=dict)
     _file: Path = PrivateAttr(default_factory=Path)
@@ -162,6 +168,7 @@ class Space(BaseModel):
             "grid.<key>": Axis,
             "grid.<key>.settings[]": Setting,
             "hypotheses[]": Hypothesis,
+            "prices.<machine>": PriceSpec,
         }
 
     @field_validator("name")

@@ -36,7 +36,8 @@ class StoreSpec(Section):
     """One named store: a file, or a synthetic one."""
 
     path: str | None = Field(
-        None, description="HDF5 file, relative to the YAML; ${VARIABLES} and ~ are expanded"
+        None,
+        description="HDF5 file, relative to the YAML (${VARIABLES} and ~ are expanded), or s3://, gs://",
     )
     synth: Synth | None = Field(None, description="Synthetic store, made when it is needed")
     importer: Import | None = Field(

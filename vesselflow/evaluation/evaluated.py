@@ -9,7 +9,6 @@ import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +17,8 @@ import pyarrow.parquet as pq
 
 from vesselflow.metrics import METRICS
 from vesselflow.records.atomic import write_bytes
+from vesselflow.records.bucket import BucketTrouble
+from vesselflow.records.paths import AnyPath
 from vesselflow.runs.evaluations import Evaluation
 
 #: The source id under which the scores of all pixels of a domain together stand.
@@ -164,12 +165,12 @@ def sigmoid(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-logit))
 
 
-def evaluation_path(results: Path, evaluation: Evaluation) -> Path:
+def evaluation_path(results: AnyPath, evaluation: Evaluation) -> AnyPath:
     """Where the scores of an evaluation stand."""
     return results / "evaluations" / f"{evaluation.name}.parquet"
 
 
-def write_evaluated(path: Path, evaluated: Evaluated) -> None:
+def write_evaluated(path: AnyPath, evaluated: Evaluated) -> None:
     """Write the scores whole, their pages with checksums."""
     versions = METRICS.versions()
     own = ((source, name, versions[name], value) for source, name, value in evaluated.rows)
@@ -191,7 +192,7 @@ def write_evaluated(path: Path, evaluated: Evaluated) -> None:
     write_bytes(path, sink.getvalue())
 
 
-def read_evaluated(path: Path) -> Evaluated | None:
+def read_evaluated(path: AnyPath) -> Evaluated | None:
     """Read what is there; None when nothing is, or it is not whole (it is then made again).
 
     Values by other versions than those registered are set apart: see `Evaluated.missing`.
@@ -200,7 +201,7 @@ def read_evaluated(path: Path) -> Evaluated | None:
     return None if found is None else _parted(found[0], zip(*found[1], strict=True))
 
 
-def read_scores(path: Path) -> tuple[float, Columns] | None:
+def read_scores(path: AnyPath) -> tuple[float, Columns] | None:
     """The threshold as a logit, and the columns of a file: all that stands in it, unsorted.
 
     Returns:
@@ -212,6 +213,8 @@ def read_scores(path: Path) -> tuple[float, Columns] | None:
         # `pq.read_table` takes three times as long: it makes a data set of the one file first.
         file = pq.ParquetFile(content, page_checksum_verification=True)
         table = file.read(use_threads=False)
+    except BucketTrouble:
+        raise  # What is there is not made again because the network was away.
     except (OSError, ValueError, pa.ArrowException):
         return None
     if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types or not len(table):

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from vesselflow.errors import VesselflowError
-from vesselflow.evaluation.evaluated import POOLED, ordered, read_scores, sigmoid
+from vesselflow.evaluation.evaluated import POOLED, Columns, ordered, read_scores, sigmoid
 from vesselflow.metrics import METRICS
-from vesselflow.records.index import Index, Stamp, stamp_of, stat_or_none
+from vesselflow.records.bucket import BucketTrouble
+from vesselflow.records.index import Index, Stamp, stamp_of
+from vesselflow.records.paths import AnyPath, BucketPath, Looks, at_once
 from vesselflow.runs.evaluations import Evaluation
 
 #: Of the entries' content.
@@ -159,26 +160,37 @@ class KeptEvaluations:
         index: To be flushed by whoever reads much.
     """
 
-    def __init__(self, results: Path, *, keep: bool = True) -> None:
-        self._folder = str(results / "evaluations")
+    def __init__(self, results: AnyPath, *, keep: bool = True) -> None:
+        self._folder = results / "evaluations"
+        self._looks = Looks(self._folder)
         self.index = Index(results, "evaluations", _VERSION, exists=self._exists, keep=keep)
         self._layouts: dict[bytes, Layout] = {}
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Read what the index lacks of some evaluations of a bucket, many at once."""
+        if not isinstance(self._folder, BucketPath):
+            return
+        stamps = {name: self._stamp(name) for name in dict.fromkeys(names)}
+        missing = {
+            name: stamp
+            for name, stamp in stamps.items()
+            if stamp is not None and self.index.get(name, stamp) is None
+        }
+        found = at_once(lambda name: read_scores(self._folder / _file(name)), missing)
+        for (name, stamp), scores in zip(missing.items(), found, strict=True):
+            if scores is not None:
+                self.index.put(name, stamp, self._packed(scores))
 
     def get(self, evaluation: Evaluation) -> Kept | None:
         """What an evaluation came to; None when nothing is there, or it is not whole."""
         name = evaluation.name
-        path = self._path(name)
-        try:
-            stat = stat_or_none(path)
-        except OSError:
+        stamp = self._stamp(name)
+        if stamp is None:
             return None
-        if stat is None:
-            return None
-        stamp = stamp_of([stat])
         payload = self.index.get(name, stamp)
         if payload is not None and self._layout(payload[:_LAYOUT_DIGITS]) is not None:
             return Kept(self, name, stamp, payload, True)
-        payload = self._read(path)
+        payload = self._read(name)
         if payload is None:
             return None
         return Kept(self, name, stamp, payload, self.index.put(name, stamp, payload))
@@ -187,13 +199,13 @@ class KeptEvaluations:
         """The payload of an evaluation that was got before."""
         payload = self.index.get(name, stamp)
         if payload is None:
-            path = self._path(name)
-            stat = stat_or_none(path)
-            if stat is not None and stamp_of([stat]).digest == stamp.digest:
-                payload = self._read(path)
+            now = self._stamp(name)
+            if now is not None and now.digest == stamp.digest:
+                payload = self._read(name)
         if payload is None:
             raise VesselflowError(
-                f"{self._path(name)} changed while the tables were written; give the command again"
+                f"{self._folder / _file(name)} changed while the tables were written; "
+                "give the command again"
             )
         return payload
 
@@ -204,11 +216,22 @@ class KeptEvaluations:
         threshold = _F8.unpack_from(payload, _LAYOUT_DIGITS)[0]
         return layout, threshold, np.frombuffer(payload, "<f8", -1, _LAYOUT_DIGITS + _F8.size)
 
-    def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}.parquet"
+    def refresh(self) -> None:
+        """Look anew at what may have changed."""
+        self._looks.refresh()
+
+    def _stamp(self, name: str) -> Stamp | None:
+        """What an evaluation's file looks like; None without one, or where nobody can tell."""
+        try:
+            mark = self._looks.mark(_file(name))
+        except BucketTrouble:
+            raise  # Whatever is there must not be made again for it.
+        except OSError:
+            return None
+        return None if mark is None else stamp_of([mark])
 
     def _exists(self, name: str) -> bool:
-        return name.startswith("layout ") or os.path.exists(self._path(name))
+        return name.startswith("layout ") or self._looks.mark(_file(name)) is not None
 
     def _layout(self, name: bytes) -> Layout | None:
         if name not in self._layouts:
@@ -218,15 +241,20 @@ class KeptEvaluations:
             self._layouts[name] = Layout(list(zip(*json.loads(content), strict=True)))
         return self._layouts[name]
 
-    def _read(self, path: str) -> bytes | None:
-        found = read_scores(Path(path))
-        if found is None:
-            return None
-        threshold_logit, columns = found
+    def _read(self, name: str) -> bytes | None:
+        found = read_scores(self._folder / _file(name))
+        return None if found is None else self._packed(found)
+
+    def _packed(self, scores: tuple[float, Columns]) -> bytes:
+        threshold_logit, columns = scores
         sources, metrics, versions, values = columns
         content = json.dumps([sources, metrics, versions]).encode("ascii")
-        name = hashlib.blake2b(content, digest_size=_LAYOUT_DIGITS // 2).hexdigest().encode()
-        if name not in self._layouts:
-            self._layouts[name] = Layout(list(zip(sources, metrics, versions, strict=True)))
-            self.index.put(f"layout {name.decode()}", _ALWAYS, content)
-        return b"".join((name, _F8.pack(threshold_logit), np.array(values, "<f8").tobytes()))
+        layout = hashlib.blake2b(content, digest_size=_LAYOUT_DIGITS // 2).hexdigest().encode()
+        if layout not in self._layouts:
+            self._layouts[layout] = Layout(list(zip(sources, metrics, versions, strict=True)))
+            self.index.put(f"layout {layout.decode()}", _ALWAYS, content)
+        return b"".join((layout, _F8.pack(threshold_logit), np.array(values, "<f8").tobytes()))
+
+
+def _file(name: str) -> str:
+    return f"{name}.parquet"

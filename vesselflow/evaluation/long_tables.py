@@ -10,25 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vesselflow.evaluation.cost_table import COLUMNS as COST_COLUMNS
+from vesselflow.evaluation.cost_table import Pricing, attempt_cost, no_prices
 from vesselflow.evaluation.evaluated import POOLED, Scores
 from vesselflow.evaluation.kept import KeptEvaluations
 from vesselflow.evaluation.selection import choose_epoch, choose_point
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import nanmean_count
 from vesselflow.records.atomic import read_json_or_none, write_json, writing
-from vesselflow.records.index import stamp_of, stat_or_none
+from vesselflow.records.index import stamp_of
 from vesselflow.records.known import KnownRuns
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.paths import AnyPath, Looks, mark_of
+from vesselflow.records.runs import RunState
 from vesselflow.runs.cells import Cell
 from vesselflow.runs.domains import ROLES, Domain
 from vesselflow.runs.objective import Objective
@@ -91,9 +92,14 @@ class Lookup:
         keep: Whether the index is written; without, nothing in the folder changes.
     """
 
-    def __init__(self, results: Path, *, keep: bool = True) -> None:
+    def __init__(self, results: AnyPath, *, keep: bool = True) -> None:
         self._runs = KnownRuns(results, keep=keep)
         self._evaluations = KeptEvaluations(results, keep=keep)
+
+    def fetch(self, cells: Sequence[Cell]) -> None:
+        """Read what is not known yet of some cells at once, where that is faster than in turn."""
+        self._runs.fetch(dict.fromkeys(cell.run.run_id for cell in cells))
+        self._evaluations.fetch(each.name for cell in cells for each in cell.evaluations())
 
     def score(self, cell: Cell, objective: Objective) -> Scored:
         """What there is of one cell now."""
@@ -118,13 +124,18 @@ class Lookup:
         self._runs.index.flush()
         self._evaluations.index.flush()
 
+    def refresh(self) -> None:
+        """Look anew at what may have changed; in a folder each file is looked at each time."""
+        self._runs.refresh()
+        self._evaluations.refresh()
+
     def keep(self) -> None:
         """From now on the index is written, what was read before included."""
         self._runs.index.keep()
         self._evaluations.index.keep()
 
 
-def score_cell(cell: Cell, results: Path, objective: Objective) -> Scored:
+def score_cell(cell: Cell, results: AnyPath, objective: Objective) -> Scored:
     """Read what there is of one cell; nothing in the folder changes."""
     return Lookup(results, keep=False).score(cell, objective)
 
@@ -163,7 +174,7 @@ def selected_point(scored: Sequence[Scored], objective: Objective) -> str | None
     return choose_point(point_scores(scored, objective), objective)
 
 
-def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
+def lost_records(scored: Sequence[Scored], results: AnyPath) -> list[str]:
     """What the records of these runs lost, and what comes of it, a line each."""
     lines = [
         f"{row.cell.point} (fold {row.cell.run.fold} seed {row.cell.run.seed}): {row.message}"
@@ -171,12 +182,13 @@ def lost_records(scored: Sequence[Scored], results: Path) -> list[str]:
         # Nobody writes a message for a run that waits or runs: it tells of a damaged record.
         if row.message and row.state in (RunState.QUEUED.value, RunState.RUNNING.value)
     ]
-    bare = 0
+    bare, looks = 0, Looks(results / "runs")
     for row in scored:
         if row.complete:
-            record = RunRecord(results, row.cell.run.run_id)
+            run_id = row.cell.run.run_id
             epochs = {epoch for epoch, _ in row.evaluated}
-            bare += not all(os.path.isfile(record.weights_path(epoch)) for epoch in epochs)
+            files = (f"{run_id}/weights/{epoch}.pt" for epoch in epochs)
+            bare += not all(looks.mark(file) for file in files)
     if bare:
         lines.append(
             f"the weights of {bare} finished {'run are' if bare == 1 else 'runs are'} gone: "
@@ -200,12 +212,24 @@ class _Table(NamedTuple):
 
 
 def write_tables(
-    folder: Path, scored: Sequence[Scored], results: Path, objective: Objective
-) -> dict[str, Path]:
+    folder: AnyPath,
+    scored: Sequence[Scored],
+    results: AnyPath,
+    objective: Objective,
+    *,
+    pricing: Pricing = no_prices,
+) -> dict[str, AnyPath]:
     """Write all tables of a sweep; return their paths by name.
 
     Beside them stands `SCORING`: the objective, and each point's protocol.
     Those that are large are written only when what they are made of has changed.
+
+    Args:
+        folder: Where to.
+        scored: What is known of each cell.
+        results: The results folder.
+        objective: By which validation chose.
+        pricing: What machines cost.
 
     Raises:
         UserError: The folder cannot be written.
@@ -213,12 +237,13 @@ def write_tables(
     """
     axes = list(dict.fromkeys(key for row in scored for key in row.cell.params))
     runs = KnownRuns(results)
+    runs.fetch(dict.fromkeys(row.cell.run.run_id for row in scored))
     tables = {
         "points": _points(scored, axes, objective),
         "runs": _runs(scored, axes),
         "epochs": _epochs(scored, runs),
         "images": _images(scored),
-        "cost": _cost(scored, runs),
+        "cost": _cost(scored, runs, pricing),
     }
     folder.mkdir(parents=True, exist_ok=True)
     noted = read_json_or_none(folder / _MADE)
@@ -243,12 +268,12 @@ def write_tables(
     return paths
 
 
-def _made(path: Path, inputs: str) -> list[str]:
+def _made(path: AnyPath, inputs: str) -> list[str]:
     """What a table is made of, and the file that it is."""
-    return [inputs, stamp_of([stat_or_none(path)]).digest.hex()]
+    return [inputs, stamp_of([mark_of(path)]).digest.hex()]
 
 
-def _write(path: Path, table: _Table) -> None:
+def _write(path: AnyPath, table: _Table) -> None:
     """Write a table whole; of at most one row group it has the bytes of `pq.write_table`."""
     with writing(path) as sink, pq.ParquetWriter(sink, table.schema) as writer:
         some = False
@@ -532,22 +557,10 @@ def _images(scored: Sequence[Scored]) -> _Table:
     return _Table(schema, pieces, _inputs("images", inputs))
 
 
-def _cost(scored: Sequence[Scored], runs: KnownRuns) -> _Table:
-    texts = ("slot", "host")
-    numbers = ("wall_s", "train_s", "evaluate_s", "start_s", "steps", "steps_per_s")
+def _cost(scored: Sequence[Scored], runs: KnownRuns, pricing: Pricing) -> _Table:
     rows = [
-        {**_head(row), "attempt": cost["attempt"]}
-        | {name: cost[name] for name in texts if isinstance(cost.get(name), str)}
-        | {name: float(cost[name]) for name in numbers if isinstance(cost.get(name), int | float)}
+        {**_head(row), **attempt_cost(noted, pricing)}
         for row in scored
-        for cost in runs.get(row.cell.run.run_id).costs()
+        for noted in runs.get(row.cell.run.run_id).costs()
     ]
-    return _table(
-        rows,
-        [
-            *_HEAD,
-            ("attempt", pa.int64()),
-            *((name, pa.string()) for name in texts),
-            *((name, pa.float64()) for name in numbers),
-        ],
-    )
+    return _table(rows, [*_HEAD, *COST_COLUMNS])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.records.atomic import write_bytes
+from vesselflow.records.paths import AnyPath
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
@@ -42,7 +42,7 @@ def extremes(evaluated: Evaluated, objective: Objective) -> dict[str, tuple[str,
 
 
 def write_previews(
-    folder: Path,
+    folder: AnyPath,
     model: nn.Module,
     images: WholeImages,
     domain: Domain,
@@ -53,7 +53,7 @@ def write_previews(
     *,
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
-) -> list[Path]:
+) -> list[AnyPath]:
     """Write `<role>_<domain>_<best|worst>_<source id>.npz`; return their paths.
 
     Each holds image uint8 (h, w, 3), probability uint8 (h, w), prediction, target and fov uint8
@@ -64,8 +64,8 @@ def write_previews(
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}
     stem = f"{domain.role}_{_safe(domain.name)}"
-    for kind in ("best", "worst"):
-        for old in folder.glob(f"{stem}_{kind}_*.npz"):
+    for old in folder.glob(f"{stem}_*.npz"):
+        if old.name.startswith((f"{stem}_best_", f"{stem}_worst_")):
             old.unlink()
     written = []
     threshold = evaluated.threshold_logit

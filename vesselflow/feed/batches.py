@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from vesselflow.feed.view import (
 )
 from vesselflow.stores.statistics import centre_scale
 from vesselflow.stores.store import Store
+
+#: Of a store's file, as each process opens it: also a `SharedStore`, which finds it anywhere.
+StorePath: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass
@@ -224,7 +227,7 @@ class ArrayImages:
 class StoreImages:
     """Whole images read one at a time, for stores that do not fit in memory; nothing is kept."""
 
-    def __init__(self, path: Path | str, view: View) -> None:
+    def __init__(self, path: StorePath, view: View) -> None:
         self._path, self._view = path, view
         with Store.open(path) as store:
             self.ids: tuple[str, ...] = tuple(source.id for source in store.sources)
@@ -300,7 +303,7 @@ def read_image(store: Store, view: View, source: int) -> WholeImage:
     )
 
 
-def load_samples(path: Path | str, view: View) -> ArraySamples:
+def load_samples(path: StorePath, view: View) -> ArraySamples:
     """The samples of all sources of a store, in this process's memory.
 
     A fold selects those of its sources by `ArraySamples.source`.
@@ -326,7 +329,7 @@ def load_samples(path: Path | str, view: View) -> ArraySamples:
     return ArraySamples([part.planes for part in parts], table.source, rows, table)
 
 
-def load_images(path: Path | str, view: View) -> ArrayImages:
+def load_images(path: StorePath, view: View) -> ArrayImages:
     """All sources of a store, whole, in this process's memory.
 
     Raises:

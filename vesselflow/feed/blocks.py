@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from vesselflow.feed.batches import (
     SampleTable,
+    StorePath,
     WholeImage,
     read_image,
     read_source,
@@ -53,7 +54,7 @@ def table_bytes(store: Store, view: View, kind: Kind) -> int:
     return sum((s.channels + 3) * s.height * s.width for s in store.sources)
 
 
-def tables(path: str, view: View, sources: Sequence[int], kind: Kind) -> Iterable[pa.Table]:
+def tables(path: StorePath, view: View, sources: Sequence[int], kind: Kind) -> Iterable[pa.Table]:
     """Read some sources of a store: a table for each.
 
     Args:
@@ -81,7 +82,7 @@ def _floats(values: np.ndarray) -> pa.Array:
 
 
 def _sample_tables(
-    path: str, view: View, sources: Sequence[int], *, planes: bool
+    path: StorePath, view: View, sources: Sequence[int], *, planes: bool
 ) -> Iterable[pa.Table]:
     with Store.open(path) as store:
         frames = store_frames(store, view)
@@ -107,7 +108,7 @@ def _sample_tables(
             yield pa.table(columns)
 
 
-def _image_tables(path: str, view: View, sources: Sequence[int]) -> Iterable[pa.Table]:
+def _image_tables(path: StorePath, view: View, sources: Sequence[int]) -> Iterable[pa.Table]:
     with Store.open(path) as store:
         for source in sources:
             whole = read_image(store, view, source)
@@ -131,7 +132,7 @@ def _image_tables(path: str, view: View, sources: Sequence[int]) -> Iterable[pa.
             )
 
 
-def ordered_tables(path: str, view: View, rows: Rows) -> Iterable[pa.Table]:
+def ordered_tables(path: StorePath, view: View, rows: Rows) -> Iterable[pa.Table]:
     """Samples in a given order, with their numbers."""
     with Store.open(path) as store:
         planes = gather_from_store(store, view, rows)

@@ -20,6 +20,7 @@ from vesselflow.config.fingerprint import canonical_json
 from vesselflow.errors import UserError, closest
 from vesselflow.feed.order import key
 from vesselflow.records.atomic import write_text
+from vesselflow.records.paths import AnyPath
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import SourceInfo
@@ -147,9 +148,8 @@ def check_leaks(
                 )
 
 
-def write_folds(path: Path | str, folds: Sequence[Fold], sources: Sequence[SourceInfo]) -> None:
+def write_folds(path: AnyPath, folds: Sequence[Fold], sources: Sequence[SourceInfo]) -> None:
     """Write folds as JSON that a person can read; the file is whole or absent."""
-    path = Path(path)
     document = {
         "folds": [
             {"index": fold.index, "digest": fold.digest}

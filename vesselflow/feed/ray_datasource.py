@@ -19,7 +19,7 @@ from ray.data import DataContext, Dataset, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from vesselflow.feed.batches import store_frames
+from vesselflow.feed.batches import StorePath, store_frames
 from vesselflow.feed.blocks import Kind, Rows, ordered_tables, table_bytes, tables
 from vesselflow.feed.view import View, sample_shape
 from vesselflow.stores.store import Store
@@ -29,7 +29,7 @@ class StoreDatasource(Datasource):
     """Reads a store source by source, each read task a contiguous run of sources.
 
     Args:
-        path: The store; every node finds it there.
+        path: The store; every node opens it.
         view: How sources are seen.
         kind: As for `tables`.
 
@@ -37,9 +37,9 @@ class StoreDatasource(Datasource):
     order sorts by (source, ordinal).
     """
 
-    def __init__(self, path: str, view: View, kind: Kind = "samples") -> None:
+    def __init__(self, path: StorePath, view: View, kind: Kind = "samples") -> None:
         super().__init__()
-        self._path, self._view, self._kind = str(path), view, kind
+        self._path, self._view, self._kind = path, view, kind
         with Store.open(path) as store:
             self._sources = len(store.sources)
             self._bytes = table_bytes(store, view, kind)
@@ -78,14 +78,14 @@ class OrderDatasource(Datasource):
     it comes, and the rows are handed over in the order that was asked for.
 
     Args:
-        path: The store; every node finds it there.
+        path: The store; every node opens it.
         view: How sources are seen.
         parts: What each read task reads.
     """
 
-    def __init__(self, path: str, view: View, parts: Sequence[Rows]) -> None:
+    def __init__(self, path: StorePath, view: View, parts: Sequence[Rows]) -> None:
         super().__init__()
-        self._path, self._view, self._parts = str(path), view, list(parts)
+        self._path, self._view, self._parts = path, view, list(parts)
         with Store.open(path) as store:
             frames = store_frames(store, view)
             height, width = sample_shape(view, frames)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from vesselflow.feed.batches import ArrayImages, ArraySamples, WholeImage
+from vesselflow.feed.batches import ArrayImages, ArraySamples, StorePath, WholeImage
 from vesselflow.feed.blocks import binary_rows, sample_table, table_bytes, tables, whole_image
 from vesselflow.feed.view import View, no_samples
 from vesselflow.stores.store import Store
@@ -87,7 +86,7 @@ class Resident(Generic[Opened]):
 
 
 def read_small(
-    store_path: Path | str,
+    store_path: StorePath,
     view: View,
     kind: Literal["samples", "images"] = "samples",
     most: int = SMALL_BYTES,
@@ -110,7 +109,7 @@ def read_small(
         if table_bytes(store, view, kind) > most:
             return None
         sources = range(len(store.sources))
-    found = [table for table in tables(str(store_path), view, sources, kind) if table.num_rows]
+    found = [table for table in tables(store_path, view, sources, kind) if table.num_rows]
     if not found:
         raise no_samples(view, str(store_path))
     return pa.concat_tables(found)
@@ -127,25 +126,25 @@ def hold(table: pa.Table, kind: Literal["samples", "images"]) -> Resident[Any]:
 
 @overload
 def materialise(
-    store_path: Path | str, view: View, kind: Literal["samples"] = "samples"
+    store_path: StorePath, view: View, kind: Literal["samples"] = "samples"
 ) -> Resident[ResidentSamples]: ...
 
 
 @overload
 def materialise(
-    store_path: Path | str, view: View, kind: Literal["images"]
+    store_path: StorePath, view: View, kind: Literal["images"]
 ) -> Resident[ResidentImages]: ...
 
 
 def materialise(
-    store_path: Path | str, view: View, kind: Literal["samples", "images"] = "samples"
+    store_path: StorePath, view: View, kind: Literal["samples", "images"] = "samples"
 ) -> Resident[ResidentSamples] | Resident[ResidentImages]:
     """Read a store once into the object store of the cluster, by tasks on all its nodes.
 
     The blocks live as long as the handle, or something that was opened from it.
 
     Args:
-        store_path: The store; every node finds it there.
+        store_path: The store; every node opens it.
         view: How sources are seen.
         kind: Samples to train on, or whole images to score.
 
@@ -155,7 +154,7 @@ def materialise(
     # Ray Data takes a second to import.
     from vesselflow.feed.ray_datasource import StoreDatasource, quiet, read, reader_count
 
-    source = StoreDatasource(str(store_path), view, kind)
+    source = StoreDatasource(store_path, view, kind)
     with Store.open(store_path) as store:
         tasks = min(len(store.sources), 4 * reader_count())
     with quiet():

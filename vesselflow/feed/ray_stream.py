@@ -6,14 +6,13 @@ import copy
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from vesselflow.feed.batches import Batch, StoreImages, store_frames
+from vesselflow.feed.batches import Batch, StoreImages, StorePath, store_frames
 from vesselflow.feed.blocks import Rows, binary_rows, gather_from_store, sample_table
 from vesselflow.feed.order import sample_indices, share
 from vesselflow.feed.view import View, no_samples, sample_shape
@@ -68,7 +67,7 @@ class StreamSamples:
     statistics of its source) is held.
 
     Args:
-        store_path: The store; every node finds it there.
+        store_path: The store; every node opens it.
         view: How sources are seen.
         sources: Indices of the sources to draw from; None for all.
         index: The store's index, as `read_index` gives it; None reads it, by one pass over the
@@ -81,12 +80,12 @@ class StreamSamples:
 
     def __init__(
         self,
-        store_path: Path | str,
+        store_path: StorePath,
         view: View,
         sources: Sequence[int] | None = None,
         index: Sequence[pa.Table] | None = None,
     ) -> None:
-        self._path, self._view = str(store_path), view
+        self._path, self._view = store_path, view
         with Store.open(store_path) as store:
             count = len(store.sources)
             height, width = sample_shape(view, store_frames(store, view))
@@ -97,12 +96,12 @@ class StreamSamples:
         tables = ray.get(list(read_index(store_path, view))) if index is None else index
         tables = [table for table in tables if table.num_rows]
         if not tables:
-            raise no_samples(view, self._path)
+            raise no_samples(view, str(self._path))
         self.table, _ = sample_table(tables)
         #: int64, the samples of the chosen sources, in store order.
         self.rows = np.flatnonzero(np.isin(self.table.source, list(chosen)))
         if not len(self.rows):
-            raise no_samples(view, self._path)
+            raise no_samples(view, str(self._path))
 
     @property
     def n(self) -> int:
@@ -207,7 +206,7 @@ class StreamSamples:
         return zip(np.asarray(table["row"]).tolist(), planes, strict=True)
 
 
-def read_index(store_path: Path | str, view: View) -> tuple[ray.ObjectRef, ...]:
+def read_index(store_path: StorePath, view: View) -> tuple[ray.ObjectRef, ...]:
     """Read where each sample of a store lies, once, into blocks for whoever streams it.
 
     The blocks come from tasks: Ray makes a lost one again.
@@ -217,7 +216,7 @@ def read_index(store_path: Path | str, view: View) -> tuple[ray.ObjectRef, ...]:
     """
     from vesselflow.feed.ray_datasource import StoreDatasource, quiet, read, reader_count
 
-    source = StoreDatasource(str(store_path), view, "index")
+    source = StoreDatasource(store_path, view, "index")
     with Store.open(store_path) as store:
         tasks = min(len(store.sources), 4 * reader_count())
     with quiet():
@@ -234,13 +233,13 @@ class Streamed:
     Make one with `streamed`.
 
     Attributes:
-        path: The store; every node finds it there.
+        path: The store; every node opens it.
         view: How sources are seen.
         kind: "samples" or "images".
         index: Blocks of the samples' index; of whole images none is needed.
     """
 
-    path: str
+    path: StorePath
     view: View
     kind: Literal["samples", "images"]
     index: tuple[ray.ObjectRef, ...] = ()
@@ -252,14 +251,14 @@ class Streamed:
         return StoreImages(self.path, self.view)
 
 
-def streamed(store_path: Path | str, view: View, kind: Literal["samples", "images"]) -> Streamed:
+def streamed(store_path: StorePath, view: View, kind: Literal["samples", "images"]) -> Streamed:
     """Make ready to stream a store: its index is read here, once for all workers.
 
     Raises:
         UserError: The store cannot be read, or gives not one sample.
     """
     index = read_index(store_path, view) if kind == "samples" else ()
-    return Streamed(str(store_path), view, kind, index)
+    return Streamed(store_path, view, kind, index)
 
 
 class StreamBatches:

@@ -56,6 +56,7 @@ METRICS.add_metric(
     label="AUC",
     undefined="positives or negatives are missing",
     version=2,
+    changes={2: "ranks by exact logits instead of 65,536 levels of the probability"},
     thresholded=False,
     shown=True,
 )
@@ -65,5 +66,6 @@ METRICS.add_metric(
     label="average precision",
     undefined="positives or negatives are missing",
     version=2,
+    changes={2: "ranks by exact logits instead of 65,536 levels of the probability"},
     thresholded=False,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +59,7 @@ class Metrics(Registry):
         thresholded: bool = True,
         chooses: bool = False,
         shown: bool = False,
+        changes: Mapping[int, str] | None = None,
     ) -> None:
         """Register a metric.
 
@@ -77,6 +78,7 @@ class Metrics(Registry):
             target=target,
             arguments=Arguments,
             version=version,
+            changes=changes or {},
             label=label,
             undefined=undefined,
             direction=direction,

@@ -62,11 +62,16 @@ class Ema:
                 for name, value in _tensors(model).items():
                     value.copy_(own[name])
 
-    def state_dict(self) -> dict[str, Any]:
-        """What continues the average exactly: number of updates and a copy of all tensors."""
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
+        """What continues the average exactly: number of updates and all tensors.
+
+        Args:
+            copy: Without, the tensors are the average's own: the next update changes them.
+        """
+        average = self._average.items()
         return {
             "updates": self.updates,
-            "average": {name: value.clone() for name, value in self._average.items()},
+            "average": {name: value.clone() if copy else value for name, value in average},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

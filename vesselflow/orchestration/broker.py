@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,9 +23,11 @@ import ray
 from vesselflow.records.atomic import create_exclusive
 from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
+from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.records.runs import RunRecord
 from vesselflow.sweeps.book import Book, Entry, Grant, JobState, Place, PointState, Verdict
 from vesselflow.sweeps.events import Happening
+from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.policy import Event
 from vesselflow.sweeps.progress import SlotView
 
@@ -89,7 +90,7 @@ class Broker:
 
     def __init__(
         self,
-        results: str,
+        results: str | AnyPath,
         driver: Driver | None,
         retries: int,
         curve: str,
@@ -98,7 +99,7 @@ class Broker:
         alive: Callable[[], frozenset[str]] | None = None,
         claim: Callable[[str], Lease | None] | None = None,
     ) -> None:
-        self._results, self._driver, self._clock = Path(results), driver, clock
+        self._results, self._driver, self._clock = any_path(results), driver, clock
         self._alive = alive or _nodes_alive
         self._claim = claim or self._claim_lease
         self.book = Book(retries, curve)
@@ -136,7 +137,7 @@ class Broker:
             now = self._clock()
             if book.closing or book.stopping or book.leaves(slot):
                 return Answer("close")
-            if not book.idle(slot, arrival, now):
+            if not book.idle(slot, arrival, now) or book.spare(slot, now):
                 return Answer("close")
             entry = book.pick(now)
             if entry is not None:
@@ -279,9 +280,9 @@ class Broker:
         self.book.lose(slot, 0, self._clock(), alive.__contains__, gone=gone)
         self._wake()
 
-    async def drain(self, nodes: Sequence[str]) -> None:
+    async def drain(self, leaving: Mapping[str, Leaving]) -> None:
         """Machines that are about to go: their slots hand back what they hold."""
-        self.book.draining = frozenset(nodes)
+        self.book.drain(leaving)
         self._wake(len(self._idle))
 
     async def memory(self) -> int:
@@ -331,9 +332,7 @@ class Broker:
 
     def _claim_lease(self, run_id: str) -> Lease | None:
         assert self._driver is not None
-        return Lease.claim(
-            RunRecord(self._results, run_id).folder, self._driver.owner, driver=self._driver
-        )
+        return Lease.claim(RunRecord(self._results, run_id).folder, self._driver)
 
     async def _release(self, run_id: str) -> None:
         lease = self._leases.pop(run_id, None)

@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 import psutil
 import ray
 from ray._private import ray_constants
+from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
 from vesselflow.errors import VesselflowError
+from vesselflow.notices.ray_drain import drain
 from vesselflow.orchestration.chatter import Chatter
 from vesselflow.orchestration.environment import (
     ADDRESS,
@@ -32,6 +34,7 @@ from vesselflow.orchestration.environment import (
     without,
 )
 from vesselflow.orchestration.joining import Answer, ask, reachable
+from vesselflow.orchestration.machines import Seen, leaving_nodes
 from vesselflow.orchestration.ray_thread import (
     RayThread,
     TryAgain,
@@ -41,8 +44,10 @@ from vesselflow.orchestration.ray_thread import (
     start_dashboard,
 )
 from vesselflow.sweeps.capacity import Node
+from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.machine import cpus_here
 from vesselflow.sweeps.outcome import ClusterLost, Stopped
+from vesselflow.sweeps.wishes import ON_DEMAND, SPOT
 
 _T = TypeVar("_T")
 
@@ -142,6 +147,7 @@ class Cluster:
         self._began = time.monotonic()
         self._over = threading.Event()
         self._lost: str | None = None
+        self._leaving: dict[str, Leaving] = {}
 
     @property
     def log(self) -> Path | None:
@@ -399,11 +405,25 @@ class Cluster:
         Raises:
             ClusterLost: The control service, which is asked, is gone.
         """
-        return [as_node(entry) for entry in self._alive()]
+        return list(self.machines().nodes)
 
-    def _alive(self) -> list[dict[str, Any]]:
+    def machines(self) -> Seen:
+        """The machines that can take work, and those that are about to leave.
+
+        Raises:
+            ClusterLost: The control service, which is asked, is gone.
+        """
         # Such a call waits for a dead control service until Ray ends the process.
-        return self.attend(_alive, stoppable=False)
+        alive, leaving = self.attend(lambda: _alive(self._leaving), stoppable=False)
+        return Seen([as_node(entry) for entry in alive], leaving)
+
+    def release(self, node: str, why: str) -> None:
+        """Drain a machine: its work goes elsewhere, and then it ends.
+
+        Raises:
+            ClusterLost: The control service, which is asked, is gone.
+        """
+        self.attend(lambda: drain(internal_kv_get_gcs_client(), node, why, None), stoppable=False)
 
     # -- end -----------------------------------------------------------------------------------
 
@@ -495,10 +515,12 @@ def _gone(process: psutil.Process) -> bool:
         return True
 
 
-def _alive() -> list[dict[str, Any]]:
-    leaving = ray._private.state.state.get_draining_nodes()
-    alive = [entry for entry in ray.nodes() if entry["Alive"] and entry["NodeID"] not in leaving]
-    return sorted(alive, key=lambda entry: (HEAD not in entry["Resources"], entry["NodeID"]))
+def _alive(known: dict[str, Leaving]) -> tuple[list[dict[str, Any]], dict[str, Leaving]]:
+    draining = ray._private.state.state.get_draining_nodes()
+    alive = [entry for entry in ray.nodes() if entry["Alive"]]
+    stay = [entry for entry in alive if entry["NodeID"] not in draining]
+    stay.sort(key=lambda entry: (HEAD not in entry["Resources"], entry["NodeID"]))
+    return stay, leaving_nodes(alive, draining, known)
 
 
 def as_node(entry: dict[str, Any]) -> Node:
@@ -510,6 +532,7 @@ def as_node(entry: dict[str, Any]) -> Node:
         memory=int(resources.get("memory", 0)),
         object_store=int(resources.get("object_store_memory", 0)),
         name=entry["NodeID"],
+        market=next((market for market in (SPOT, ON_DEMAND) if resources.get(market)), ""),
     )
 
 

@@ -21,26 +21,34 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vesselflow.clusters.prices import PriceList
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
+from vesselflow.feed.ray_shared import SharedStore, StoreDesk
 from vesselflow.feed.ray_stream import NodeRoom
+from vesselflow.orchestration.autoscaler import Asking, keeper
 from vesselflow.orchestration.broker import Broker, Snapshot
 from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
+from vesselflow.orchestration.machines import Machines
 from vesselflow.orchestration.reading import Beside, Reading
 from vesselflow.orchestration.serving import SlotConfig
 from vesselflow.orchestration.slots import Slots, kill_processes, starter
 from vesselflow.records.atomic import remove_abandoned
+from vesselflow.records.cache import cache_folder
 from vesselflow.records.drivers import Driver
-from vesselflow.records.runs import RunRecord
+from vesselflow.records.paths import AnyPath, BucketPath
+from vesselflow.records.runs import RunRecord, tidy
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.book import Entry, JobState
-from vesselflow.sweeps.capacity import SlotPlan, make_plan, wanted_slots, workers_that_fit
+from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, workers_that_fit
 from vesselflow.sweeps.events import Failed, Finished, Message, Started
-from vesselflow.sweeps.outcome import Failure, Outcome, Watch, conclude
+from vesselflow.sweeps.outcome import Failure, Outcome, Stopped, Watch, conclude
 from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
+from vesselflow.sweeps.wishes import Wishes
 
 if TYPE_CHECKING:
     from vesselflow.orchestration.study import Study
@@ -49,8 +57,9 @@ if TYPE_CHECKING:
 _END_NEEDS = ("optuna", "pandas")
 #: In a sweep's folder: what Ray said.
 LOG = "driver.log"
-#: Seconds between two looks at the broker, and between two looks at the machines.
-LOOK_S, MACHINES_S = 0.5, 2.0
+#: Seconds between two looks at the broker, and between two looks at the machines: a notice may be
+#: all of 30 s long.
+LOOK_S, MACHINES_S = 0.5, 0.9
 #: Runs that are handed to the broker in one call.
 SUBMIT = 500
 #: Seconds that the end of a sweep waits for slots, and for the last trials.
@@ -64,13 +73,21 @@ DASHBOARD_S = 20.0
 MESSAGES = 50
 
 
-def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -> Outcome:
+def run_sweep(
+    prepared: Prepared,
+    watch: Watch,
+    *,
+    address: str | None = None,
+    on_demand_after_s: float | None = None,
+) -> Outcome:
     """Bring every run that is missing to its end, and write the tables.
 
     Args:
         prepared: The sweep.
         watch: Who looks on.
         address: Of a Ray cluster; None starts one on this machine.
+        on_demand_after_s: How long too few spot machines are borne before on-demand ones are asked
+            for; None where the cluster's machines are of no market.
 
     Raises:
         VesselflowError: The cluster was lost, or no slot could be started.
@@ -78,9 +95,11 @@ def run_sweep(prepared: Prepared, watch: Watch, *, address: str | None = None) -
     outcome = Outcome()
     missing = prepared.jobs()
     if missing:
-        _Driver(prepared, missing, watch, outcome).run(address)
+        driver = _Driver(prepared, missing, watch, outcome)
+        driver.on_demand_after_s = on_demand_after_s
+        driver.run(address)
         return outcome
-    return conclude(prepared, outcome)
+    return conclude(prepared, outcome, PriceList(prepared.space.prices))
 
 
 class _Driver:
@@ -104,11 +123,15 @@ class _Driver:
         self.seen = 0
         self.failed: dict[str, Failed] = {}
         self.can_grow = False
+        self.on_demand_after_s: float | None = None
         self.scratch = Path()
         self.plan: SlotPlan | None = None
         self.reading = Reading(prepared, missing, watch.notify)
         self.broker: Any = None
+        self.desk: Any = None
+        self.shared: dict[str, SharedStore] = {}
         self.slots: Slots | None = None
+        self.machines: Machines | None = None
         self.study: Study | None = None
         self.trials: threading.Thread | None = None
         self.trials_over = threading.Event()
@@ -124,7 +147,7 @@ class _Driver:
                 address,
                 notify=self.watch.notify,
                 stop=self.watch.stop,
-                log=self.prepared.folder / LOG,
+                log=_log_file(self.prepared.folder),
                 dashboard=_dashboard_wanted(),
             ) as self.cluster:
                 try:
@@ -139,6 +162,7 @@ class _Driver:
                 except ray.exceptions.RayError as error:
                     raise self.cluster.explained(error) from error
         finally:
+            _keep_log(self.prepared.folder)
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -151,9 +175,11 @@ class _Driver:
         self.plan = self._plan()
         self.watch.notify(f"plan: {self.plan.describe()}")
         self._start_broker()
+        self._share_stores()
         self.slots = self._make_slots()
+        self.machines = self._make_machines()
         # The slots' processes import what they need while the data are read.
-        self.slots.reconcile(self.plan.slots)
+        self.slots.reconcile(self.machines.turn(len(self.missing)))
         self._submit()
         reader = Beside(self._handles)
         threading.Thread(target=self._tidy, daemon=True, name="tidy").start()
@@ -204,6 +230,27 @@ class _Driver:
             )
         )
 
+    def _share_stores(self) -> None:
+        """Let every machine of the cluster find what is read in place."""
+        names = self.reading.in_place()
+        stores = {name: self.prepared.stores[name] for name in names}
+        desk = None
+        if self.can_grow and stores:
+            desk = (f"{self.broker_name}-stores", NAMESPACE)
+            here = NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            )
+            paths = {facts.digest: str(facts.path.resolve()) for facts in stores.values()}
+            self.desk = (
+                ray.remote(StoreDesk)
+                .options(name=desk[0], num_cpus=0, max_concurrency=8, scheduling_strategy=here)
+                .remote(paths)
+            )
+        self.shared = {
+            name: SharedStore(str(facts.path.resolve()), facts.digest, facts.origin, desk)
+            for name, facts in stores.items()
+        }
+
     def _make_slots(self) -> Slots:
         prepared, plan, broker = self.prepared, self.plan, self.broker
         assert plan is not None
@@ -215,7 +262,7 @@ class _Driver:
             threads=plan.threads,
             gpu=plan.gpu,
             token=self.entry.token,
-            stores={str(facts.path.resolve()): facts.digest for facts in prepared.stores.values()},
+            stores=tuple(self.shared.values()),
             memory_gb=prepared.space.resources.memory_gb,
         )
         return Slots(
@@ -224,6 +271,27 @@ class _Driver:
             starting=lambda name, note: ray.get(broker.starting.remote(name, note)),
             say=lambda text: ray.get(broker.note.remote(text)),
         )
+
+    def _make_machines(self) -> Machines:
+        plan, slots, broker = self.plan, self.slots, self.broker
+        assert plan is not None
+        assert slots is not None
+        asks = self.can_grow
+        return Machines(
+            self.cluster.machines,
+            plan,
+            waits=self.can_grow,
+            wishes=Wishes(plan, self.on_demand_after_s) if asks else None,
+            asking=Asking(self.broker_name, self._keeper) if asks else None,
+            release=lambda node: self.cluster.release(node, "spot machines are back"),
+            drain=lambda leaving: ray.get(broker.drain.remote(leaving)),
+            came_or_went=slots.forgive,
+            say=self.say,
+        )
+
+    def _keeper(self) -> Any:
+        """Who keeps what sweeps ask for; such a call waits for a dead control service."""
+        return self.cluster.attend(lambda: keeper(NAMESPACE, HEAD), stoppable=False)
 
     def _submit(self) -> None:
         """Queue all runs that are missing."""
@@ -263,12 +331,15 @@ class _Driver:
         plan = self.plan
         assert plan is not None
         # A head that only leads holds no data.
-        training = [
-            node
-            for node in self.cluster.nodes()
-            if workers_that_fit([node], plan.threads, plan.gpu)
-        ]
-        return self.reading.handles([NodeRoom(node.object_store, node.memory) for node in training])
+        while not (training := self._training_nodes(plan)):
+            if self.watch.stop.wait(MACHINES_S):
+                raise Stopped("stopped while it waited for machines")
+        rooms = [NodeRoom(node.object_store, node.memory) for node in training]
+        return self.reading.handles(rooms, self.shared)
+
+    def _training_nodes(self, plan: SlotPlan) -> list[Node]:
+        nodes = self.cluster.nodes()
+        return [node for node in nodes if workers_that_fit([node], plan.threads, plan.gpu)]
 
     # -- trials --------------------------------------------------------------------------------
 
@@ -316,7 +387,7 @@ class _Driver:
     def _watch(self, reader: Beside) -> None:
         asked, looked_at_machines, wanted = False, -math.inf, 0
         assert self.slots is not None
-        assert self.plan is not None
+        assert self.machines is not None
         while True:
             self.cluster.check()
             look: Snapshot = ray.get(self.broker.look.remote(self.seen))
@@ -330,8 +401,8 @@ class _Driver:
                 self._start_aside(now)
             if now - looked_at_machines > MACHINES_S:
                 looked_at_machines = now
-                machines = self.cluster.nodes()
-                wanted = wanted_slots(self.plan, machines, look.outstanding, can_grow=self.can_grow)
+                wanted = self.machines.turn(look.outstanding)
+                self._recall(look, wanted)
             self.slots.reconcile(wanted, ending=asked)
             self.watch.progress(self._progress(look))
             if reader.ready():
@@ -340,9 +411,7 @@ class _Driver:
                 asked = True
                 self.trials_over.set()
                 ray.get(self.broker.stop.remote())
-                for view in look.slots:
-                    if view.phase in ("starting", "restarting"):
-                        self.slots.kill(view.name)
+                self._recall(look, 0)
             if not look.outstanding:
                 return
             if asked:
@@ -355,6 +424,15 @@ class _Driver:
                 time.sleep(LOOK_S)
             else:
                 self.watch.stop.wait(LOOK_S)
+
+    def _recall(self, look: Snapshot, wanted: int) -> None:
+        """End slots beyond those that are wanted which have not come up yet: they may never."""
+        assert self.slots is not None
+        leaving = sum(view.phase == "leaving" for view in look.slots)
+        unborn = [view for view in look.slots if view.phase in ("starting", "restarting")]
+        beyond = max(0, self.slots.alive - leaving - wanted)
+        for view in unborn[max(0, len(unborn) - beyond) :]:
+            self.slots.kill(view.name)
 
     def _start_aside(self, now: float) -> None:
         """Start what only looks on, once runs have trained for a while."""
@@ -418,6 +496,7 @@ class _Driver:
         if look.steps_done and self.first_step_at is None:
             self.first_step_at = now
         stepping = now - (self.first_step_at or now)
+        waiting = self.machines.waiting() if self.machines is not None else None
         return Progress(
             sweep=prepared.folder.name,
             points_total=len(prepared.expansion.points),
@@ -430,12 +509,13 @@ class _Driver:
             steps_done=look.steps_done,
             steps_total=look.steps_total,
             elapsed_s=now - self.began,
-            eta_s=eta(look.steps_done, look.steps_total, stepping),
+            eta_s=None if waiting else eta(look.steps_done, look.steps_total, stepping),
             best=self._best(),
             slots=look.slots,
             messages=tuple(self.messages[-5:]),
             stopping=look.stopping,
             trouble=look.trouble,
+            waiting=waiting,
         )
 
     def _best(self) -> Best | None:
@@ -451,8 +531,7 @@ class _Driver:
         results = self.prepared.results
         with contextlib.suppress(OSError, VesselflowError):
             remove_abandoned(results / "evaluations")
-            for run_id in {row.cell.run.run_id for row in self.prepared.scored if row.complete}:
-                RunRecord(results, run_id).tidy()
+            tidy(results, {row.cell.run.run_id for row in self.prepared.scored if row.complete})
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -460,8 +539,11 @@ class _Driver:
         """Let slots and trials end, give the leases back."""
         assert self.slots is not None
         self.trials_over.set()
+        if self.machines is not None:
+            self.machines.leave(CLOSE_S)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.broker.close.remote(), timeout=CLOSE_S)
+            self._recall(ray.get(self.broker.look.remote(self.seen), timeout=CLOSE_S), 0)
             deadline = time.monotonic() + CLOSE_S
             while self.slots.alive and time.monotonic() < deadline:
                 self.slots.reconcile(0, ending=True)
@@ -473,7 +555,7 @@ class _Driver:
     def _conclude(self) -> None:
         self.prepared.rescore()
         self.outcome.failures = self._failures()
-        conclude(self.prepared, self.outcome)
+        conclude(self.prepared, self.outcome, PriceList(self.prepared.space.prices))
         if self.trials is None or not self.trials.is_alive():
             self._leave_study()
 
@@ -492,6 +574,22 @@ def owner() -> Mapping[str, Any]:
         "pid": process.pid,
         "started": process.create_time(),
     }
+
+
+def _log_file(folder: AnyPath) -> Path:
+    """Where Ray's words go while the sweep runs: of a bucket, first to this machine's cache."""
+    if isinstance(folder, Path):
+        return folder / LOG
+    logs = cache_folder() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    return logs / f"{folder.name}.log"
+
+
+def _keep_log(folder: AnyPath) -> None:
+    """Put the log of a sweep whose results are in a bucket beside them, if the bucket is there."""
+    if isinstance(folder, BucketPath):
+        with contextlib.suppress(OSError):
+            folder.bucket.put((folder / LOG).key, _log_file(folder).read_bytes())
 
 
 def _dashboard_wanted() -> bool:

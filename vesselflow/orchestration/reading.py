@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from vesselflow.feed.batches import resident_bytes
+from vesselflow.feed.batches import StorePath, resident_bytes
 from vesselflow.feed.ray_data import Handles, Needed
 from vesselflow.feed.ray_resident import SMALL_BYTES, Resident, hold, materialise, read_small
 from vesselflow.feed.ray_stream import NodeRoom, Streamed, choose, streamed
@@ -59,13 +59,18 @@ class Reading:
                 self._small[needed] = table
                 left -= table.nbytes
 
-    def handles(self, rooms: Sequence[NodeRoom]) -> Handles:
+    def in_place(self) -> list[str]:
+        """Names of the stores that tasks or slots will open, on whatever machine they are."""
+        return list(dict.fromkeys(need[1] for need in self._needed if need not in self._small))
+
+    def handles(self, rooms: Sequence[NodeRoom], shared: Mapping[str, StorePath]) -> Handles:
         """One handle for everything that is needed; Ray must be there.
 
         What fits into the object store is read into it once, for all slots; the rest is streamed.
 
         Args:
             rooms: Those of the nodes that train.
+            shared: The stores of `in_place`, by name, as every machine opens them.
 
         Raises:
             UserError: A store cannot be read, or gives not one sample.
@@ -74,8 +79,8 @@ class Reading:
         taken = 0
         for needed in self._needed:
             kind, name, view = needed
-            path = self._paths[name]
-            with Store.open(path) as store:
+            path = shared.get(name, self._paths[name])
+            with Store.open(self._paths[name]) as store:
                 need = resident_bytes(store, view) * (2 if kind == "images" else 1)
             way = choose(need + taken, rooms) if self._way == "auto" else self._way
             if way == "stream":

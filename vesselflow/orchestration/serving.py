@@ -11,18 +11,23 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
 
+from vesselflow.errors import UserError
+from vesselflow.feed.ray_shared import SharedStore
 from vesselflow.orchestration.broker import Answer
 from vesselflow.records.drivers import sees
-from vesselflow.sweeps.book import Place
+from vesselflow.records.paths import any_path
+from vesselflow.sweeps.book import Grant, Place
+from vesselflow.sweeps.cost_machine import Seat, machine_kind, share_of
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
+from vesselflow.sweeps.machine import cpus_here, gpus_here
 from vesselflow.sweeps.policy import Event
 
 if TYPE_CHECKING:
@@ -58,7 +63,7 @@ class SlotConfig:
         threads: CPU threads of each worker.
         gpu: Share of a GPU of each worker.
         token: The driver's in the results folder: who finds it there sees the same folder.
-        stores: Path -> digest of the stores that are read in place.
+        stores: Those that it may have to open.
         memory_gb: A worker that holds more after a run is replaced; None never.
     """
 
@@ -69,7 +74,7 @@ class SlotConfig:
     threads: int
     gpu: float
     token: str
-    stores: Mapping[str, str] = field(default_factory=dict)
+    stores: tuple[SharedStore, ...] = ()
     memory_gb: float | None = None
 
 
@@ -139,6 +144,8 @@ class Beacon:
         self._grant = 0
         self._place: tuple[str, int, int, int] = ("idle", 0, 0, 0)
         self._phase = "idle"
+        #: The storage's trouble comes from the thread that writes checkpoints, too.
+        self._lock = threading.Lock()
         self.stop = False
         threading.Thread(target=self._run, daemon=True, name="beacon").start()
 
@@ -154,14 +161,19 @@ class Beacon:
 
     def phase(self, phase: str, epoch: int, step: int, steps: int) -> None:
         """Where it is."""
-        self._place = (phase, epoch, step, steps)
+        with self._lock:
+            self._place = (phase, epoch, step, steps)
 
     def storage(self, text: str) -> None:
-        """Files cannot be written, or can again: then the slot waits, and does not hang."""
-        phase, epoch, step, steps = self._place
-        if text and phase != "waiting":
-            self._phase = phase
-        self._place = ("waiting" if text else self._phase, epoch, step, steps)
+        """Files cannot be written, or can again: the slot waits, and does not hang.
+
+        It waits until it says where it is: it may go on while a checkpoint waits to be written.
+        """
+        with self._lock:
+            phase, epoch, step, steps = self._place
+            if phase != "waiting":
+                self._phase = phase
+            self._place = ("waiting" if text else self._phase, epoch, step, steps)
         self._broker.storage(text)
 
     def stopped(self) -> bool:
@@ -197,17 +209,11 @@ def check_fit(settings: SlotConfig) -> None:
         raise Unfit(f"{here} has no GPU that CUDA can use")
     if not sees(settings.results, settings.token):
         raise Unfit(f"{here} does not see the results folder {settings.results}")
-    for path, digest in settings.stores.items():
-        from vesselflow.errors import UserError
-        from vesselflow.stores.store import Store
-
+    for store in settings.stores:
         try:
-            with Store.open(path) as store:
-                same = store.digest == digest
+            os.fspath(store)
         except (UserError, OSError) as error:
-            raise Unfit(f"{here} cannot read the store {path} ({error})") from None
-        if not same:
-            raise Unfit(f"the store {path} has another content on {here}")
+            raise Unfit(f"{here} cannot read the store {store} ({error})") from None
 
 
 def serve(settings: SlotConfig) -> str:
@@ -224,6 +230,7 @@ def serve(settings: SlotConfig) -> str:
     from vesselflow.training.group import current_group
     from vesselflow.training.process import settle_process
 
+    began = time.monotonic()
     settle_process(settings.threads)
     check_fit(settings)
     group = current_group()
@@ -241,13 +248,21 @@ def serve(settings: SlotConfig) -> str:
     device = "cuda" if settings.gpu else "cpu"
     do = partial(
         execute,
-        results=Path(settings.results),
+        results=any_path(settings.results),
         data=data,
         group=group,
         device=device,
         slot=settings.slot,
     )
-    return Server(settings, broker, group, beacon, do).run()
+    return Server(
+        settings,
+        broker,
+        group,
+        beacon,
+        do,
+        seat=_seat(settings, group),
+        slot_start_s=time.monotonic() - began,
+    ).run()
 
 
 class Server:
@@ -258,8 +273,11 @@ class Server:
         broker: Whom to ask.
         group: The ranks.
         beacon: On rank 0.
-        do: ``execute`` with everything but the run and the reports.
+        do: ``execute`` with everything but the run, the reports, how the run was taken, and what
+            was seen of failures.
         grown: Whether the process holds too much memory.
+        seat: Where the slot sits.
+        slot_start_s: Seconds that its processes took to start.
     """
 
     def __init__(
@@ -270,10 +288,15 @@ class Server:
         beacon: Any,
         do: Callable[..., Result],
         grown: Callable[[], bool] | None = None,
+        *,
+        seat: Seat | None = None,
+        slot_start_s: float = 0.0,
     ) -> None:
         self._settings, self._broker, self._group = settings, broker, group
         self._beacon, self._do = beacon, do
         self._grown = grown or partial(_grown, settings.memory_gb)
+        self._seat, self._slot_start_s = seat or Seat(), slot_start_s
+        self._free_since = time.monotonic()
 
     def run(self) -> str:
         """Serve until the broker says close."""
@@ -285,13 +308,12 @@ class Server:
             if order.word == "wait":
                 continue
             assert order.grant is not None
-            grant = order.grant
-            job = pickle.loads(zlib.decompress(grant.payload))
-            worn = self._work(grant.number, grant.run_id, job)
+            worn = self._work(order.grant)
+            self._free_since = time.monotonic()
             if self._group.share(worn or self._grown()):
                 return "grown"
 
-    def _work(self, grant: int, run_id: str, job: Any) -> bool:
+    def _work(self, given: Grant) -> bool:
         """Do one run and tell the broker how it ended.
 
         Returns:
@@ -300,11 +322,17 @@ class Server:
         Raises:
             GroupLost: The ranks can talk no more: the group must end.
         """
-        broker = self._broker
+        broker, grant, run_id = self._broker, given.number, given.run_id
+        job = pickle.loads(zlib.decompress(given.payload))
         if self._beacon is not None:
             self._beacon.take(grant)
         try:
-            result = self._do(job, reports=self._reports(grant, run_id))
+            result = self._do(
+                job,
+                reports=self._reports(grant, run_id),
+                taken=self._taken(given),
+                survival=given.survival,
+            )
         finally:
             if self._beacon is not None:
                 self._beacon.rest()
@@ -328,6 +356,12 @@ class Server:
             raise GroupLost("one of its workers lost another")
         return result.fault is Fault.OUT_OF_MEMORY
 
+    def _taken(self, given: Grant) -> Taken:
+        """What the run's cost is to know of how the slot came to it."""
+        idle_s = time.monotonic() - self._free_since
+        slot_start_s, self._slot_start_s = self._slot_start_s, 0.0
+        return Taken(self._seat, given.reached, idle_s, slot_start_s)
+
     def _reports(self, grant: int, run_id: str) -> Reports:
         from vesselflow.sweeps.context import Reports
 
@@ -344,6 +378,18 @@ class Server:
     def _where(self) -> str:
         rank = f" rank {self._group.rank}" if self._group.size > 1 else ""
         return f"{self._settings.slot}{rank} on {socket.gethostname()}"
+
+
+def _seat(settings: SlotConfig, group: Group) -> Seat:
+    """Which part of which machine the slot holds."""
+    share = share_of(
+        group.size,
+        settings.threads,
+        settings.gpu,
+        machine_cpus=cpus_here(),
+        machine_gpus=gpus_here() if settings.gpu else 0,
+    )
+    return Seat(machine_kind(), share)
 
 
 def _places(group: Group) -> tuple[Place, ...]:

@@ -229,6 +229,11 @@ class Slots:
             return None
         return "; ".join(dict.fromkeys(slot.reason for slot in tried))
 
+    def forgive(self) -> None:
+        """Other machines are there than before: what did not start may start now."""
+        for slot in self.slots.values():
+            slot.failures, slot.again = 0, 0.0
+
     def kill(self, name: str) -> None:
         """End a slot's processes as far as its host can."""
         slot = self.slots.get(name)

@@ -6,7 +6,6 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -17,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from vesselflow.config.grid import Point
 from vesselflow.records.atomic import write_bytes
+from vesselflow.records.paths import AnyPath
 
 
 def token(value: Any) -> Any:
@@ -63,7 +63,7 @@ class Journal(BaseJournalBackend):
         """Add entries."""
         self._logs += logs
 
-    def write(self, path: Path) -> None:
+    def write(self, path: AnyPath) -> None:
         """Leave the journal as a file that `optuna.storages.journal.JournalFileBackend` reads."""
         lines = (json.dumps(entry, separators=(",", ":")) + "\n" for entry in self._logs)
         write_bytes(path, "".join(lines).encode("utf-8"))
@@ -137,7 +137,7 @@ class Study:
                 )
             self._entered.add(name)
 
-    def close(self, scores: Mapping[str, float], path: Path) -> None:
+    def close(self, scores: Mapping[str, float], path: AnyPath) -> None:
         """Enter what is known at the end, close what is open, and leave the journal."""
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:

@@ -4,6 +4,9 @@ A file is written under a temporary name in its own folder, flushed to the disk,
 writer that is killed leaves at most a temporary file (its name starts with a dot and ends in
 ``.tmp``), which no reader looks at. A sealed file carries its length and checksum besides, so that
 damage done by the disk is found when it is read.
+
+In a bucket one PUT is whole or absent by itself, and a creation has a condition: the same functions
+do that for a `BucketPath`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +29,8 @@ from typing import Any, BinaryIO
 import psutil
 
 from vesselflow.errors import StorageTrouble, UserError, VesselflowError
+from vesselflow.records.bucket import BucketTrouble
+from vesselflow.records.paths import AnyPath, BucketPath, any_path
 
 _MAGIC = b"vesselflow sealed 1\n"
 _LENGTH_BYTES = 8
@@ -72,7 +78,7 @@ class Torn(VesselflowError):
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: AnyPath) -> Iterator[None]:
     """Turn errors of the file system into a UserError on `path`.
 
     Raises:
@@ -91,7 +97,7 @@ def explained(path: Path) -> Iterator[None]:
         raise UserError(what, where=str(path), hint=hint) from error
 
 
-def storage_trouble(error: BaseException, path: Path | str = "") -> StorageTrouble | None:
+def storage_trouble(error: BaseException, path: AnyPath | str = "") -> StorageTrouble | None:
     """The trouble with the storage that an error is; None for any other error.
 
     Args:
@@ -103,32 +109,41 @@ def storage_trouble(error: BaseException, path: Path | str = "") -> StorageTroub
     if not isinstance(error, OSError) or error.errno not in _TROUBLES:
         return None
     what, hint = _TROUBLES[error.errno]
+    if isinstance(error, BucketTrouble):
+        what, hint = error.what, error.hint
     where = str(path or error.filename or "")
     return StorageTrouble(what, where=where, hint=hint, number=error.errno)
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | AnyPath, data: bytes, *, flush: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Args:
         path: The file; its folder must be there.
         data: The whole content.
+        flush: Whether it must outlive a power cut.
 
     Raises:
         StorageTrouble: No space, no permission, a disk that is away; nothing was changed.
         UserError: What else a user can mend; nothing was changed.
     """
-    _replace(Path(path), (data,))
+    _replace(any_path(path), (data,), flush=flush)
 
 
 @contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[BinaryIO]:
+def writing(path: str | AnyPath) -> Iterator[BinaryIO]:
     """A file for what does not fit into memory; it takes its place when the block ends well.
 
     Raises:
         UserError: As `write_bytes`; nothing was changed.
     """
-    target = Path(path)
+    target = any_path(path)
+    if isinstance(target, BucketPath):
+        with explained(target), tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            target.bucket.put(target.key, file)
+        return
     temporary = target.parent / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
     with explained(target):
         try:
@@ -143,14 +158,14 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
                 temporary.unlink()
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | AnyPath, text: str) -> None:
     """`write_bytes` of UTF-8 text."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | AnyPath, value: Any, *, flush: bool = True) -> None:
     """`write_bytes` of `json_bytes`."""
-    write_bytes(path, json_bytes(value))
+    write_bytes(path, json_bytes(value), flush=flush)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -162,17 +177,17 @@ def json_bytes(value: Any) -> bytes:
     return (text + "\n").encode("utf-8")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | AnyPath) -> Any:
     """Read a JSON file.
 
     Raises:
         FileNotFoundError: There is none.
         json.JSONDecodeError: It is not JSON.
     """
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return json.loads(any_path(path).read_text(encoding="utf-8"))
 
 
-def read_json_or_none(path: str | Path) -> Any:
+def read_json_or_none(path: str | AnyPath) -> Any:
     """Read a JSON file; None when there is none, or what is there is not JSON.
 
     For files of which nobody knows what happened to them: cut short, overwritten, made a folder.
@@ -183,7 +198,7 @@ def read_json_or_none(path: str | Path) -> Any:
         return None
 
 
-def create_exclusive(path: str | Path, data: bytes, *, flush: bool = True) -> bool:
+def create_exclusive(path: str | AnyPath, data: bytes, *, flush: bool = True) -> bool:
     """Create a file unless it exists: of any number of racing processes exactly one succeeds.
 
     The content is finished under a temporary name and then linked, so that the file is whole from
@@ -201,7 +216,10 @@ def create_exclusive(path: str | Path, data: bytes, *, flush: bool = True) -> bo
         StorageTrouble: No space, no permission, a disk that is away.
         UserError: A file system that cannot link, and what else a user can mend.
     """
-    target = Path(path)
+    target = any_path(path)
+    if isinstance(target, BucketPath):
+        with explained(target):
+            return target.bucket.create(target.key, data)
     with _temporary(target, (data,), flush=flush) as temporary:
         try:
             os.link(temporary, target)
@@ -221,24 +239,24 @@ def create_exclusive(path: str | Path, data: bytes, *, flush: bool = True) -> bo
     return True
 
 
-def write_sealed(path: str | Path, *pieces: bytes) -> None:
+def write_sealed(path: str | AnyPath, *pieces: bytes | memoryview) -> None:
     """`write_bytes` of the pieces, with a header that holds their length and SHA-256."""
     checksum = hashlib.sha256()
     for piece in pieces:
         checksum.update(piece)
     length = sum(map(len, pieces))
     header = _MAGIC + length.to_bytes(_LENGTH_BYTES, "big") + checksum.digest()
-    _replace(Path(path), (header, *pieces))
+    _replace(any_path(path), (header, *pieces))
 
 
-def read_sealed(path: str | Path) -> bytes:
+def read_sealed(path: str | AnyPath) -> bytes:
     """Read what `write_sealed` wrote.
 
     Raises:
         FileNotFoundError: There is none.
         Torn: A byte is missing, changed or too many.
     """
-    content = Path(path).read_bytes()
+    content = any_path(path).read_bytes()
     if len(content) < _HEADER_BYTES:
         raise Torn(f"{path}: cut short within its header ({len(content)} bytes)")
     if not content.startswith(_MAGIC):
@@ -253,14 +271,21 @@ def read_sealed(path: str | Path) -> bytes:
     return data
 
 
-def _replace(path: Path, pieces: tuple[bytes, ...]) -> None:
-    with _temporary(path, pieces) as temporary:
+def _replace(path: AnyPath, pieces: tuple[bytes | memoryview, ...], *, flush: bool = True) -> None:
+    if isinstance(path, BucketPath):
+        with explained(path):
+            path.bucket.put(path.key, b"".join(pieces))
+        return
+    with _temporary(path, pieces, flush=flush) as temporary:
         os.replace(temporary, path)
-        _flush_folder(path.parent)
+        if flush:
+            _flush_folder(path.parent)
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, pieces: tuple[bytes, ...], *, flush: bool = True) -> Iterator[Path]:
+def _temporary(
+    path: Path, pieces: tuple[bytes | memoryview, ...], *, flush: bool = True
+) -> Iterator[Path]:
     """A finished, flushed file beside `path`, removed at the end if it is still there."""
     # The target's name is left out: with it, a long but valid name would grow too long.
     temporary = path.parent / f".{os.getpid()}-{_here()}-{secrets.token_hex(8)}.tmp"
@@ -283,7 +308,7 @@ ABANDONED_S = 3600.0
 _TEMPORARY = re.compile(r"\.(\d+)-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
 
 
-def remove_abandoned(folder: str | Path) -> int:
+def remove_abandoned(folder: str | AnyPath) -> int:
     """Remove the temporary files that killed writers left in a folder (not below it).
 
     One goes when the process of this machine that its name tells is gone, or when it is older than
@@ -294,15 +319,27 @@ def remove_abandoned(folder: str | Path) -> int:
         How many went.
     """
     removed = 0
+    folder = any_path(folder)
+    if isinstance(folder, BucketPath):
+        return 0  # A PUT that was not finished left nothing.
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         found = [entry for entry in entries if _TEMPORARY.fullmatch(entry.name)]
-        now = _clock_of(Path(folder)) if found else 0.0
+        now = _clock_of(folder) if found else 0.0
         for entry in found:
             with contextlib.suppress(OSError):
                 if _is_abandoned(entry.name, now - entry.stat(follow_symlinks=False).st_mtime):
                     os.unlink(entry.path)
                     removed += 1
     return removed
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file is a temporary one that a killed writer left (see `remove_abandoned`)."""
+    if _TEMPORARY.fullmatch(path.name) is None:
+        return False
+    with contextlib.suppress(OSError):
+        return _is_abandoned(path.name, _clock_of(path.parent) - path.lstat().st_mtime)
+    return False
 
 
 def _is_abandoned(name: str, age_s: float) -> bool:

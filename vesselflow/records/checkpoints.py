@@ -6,14 +6,13 @@ the run goes on from an older one, or from its start.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vesselflow.records.atomic import Torn, explained, read_sealed, write_sealed
+from vesselflow.records.paths import AnyPath, any_path, names_in
 
 _SUFFIX = ".ckpt"
 #: Format of the payload, raised whenever what the training loop puts into it changes: 1 had no
-#: number; 2 holds what is still to be told of an epoch; 3 is packed.
-FORMAT = 3
+#: number; 2 holds what is still to be told of an epoch; 3 was packed, 4 is one buffer of values.
+FORMAT = 4
 _HEADER = b"vesselflow checkpoint "
 
 
@@ -32,13 +31,13 @@ class Checkpoints:
         messages: What `newest` had to pass over, one line each.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+    def __init__(self, folder: str | AnyPath, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
-        self.folder, self.keep = Path(folder), keep
+        self.folder, self.keep = any_path(folder), keep
         self.messages: list[str] = []
 
-    def save(self, step: int, payload: bytes) -> None:
+    def save(self, step: int, payload: bytes | memoryview) -> None:
         """Keep a checkpoint; older ones go only when it is safely on the disk.
 
         Raises:
@@ -92,10 +91,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of which there is a file, whole or not, newest first."""
-        if not self.folder.is_dir():
-            return []
-        names = (path.stem for path in self.folder.iterdir() if path.suffix == _SUFFIX)
+        found = names_in(self.folder)
+        names = (name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX))
         return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
-    def _path(self, step: int) -> Path:
+    def _path(self, step: int) -> AnyPath:
         return self.folder / f"{step:010d}{_SUFFIX}"

@@ -21,7 +21,6 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -29,13 +28,12 @@ import numpy as np
 
 from vesselflow.errors import VesselflowError
 from vesselflow.records.atomic import write_bytes
+from vesselflow.records.cache import local_copy
+from vesselflow.records.paths import AnyPath, BucketPath, Mark, any_path, names_in
 
 _MAGIC = b"vesselflow index 1\n"
 _FRAME = struct.Struct("<IQ")
 _STAMP_BYTES = 16
-#: An inode can need all 64 bits, a time can be before 1970; no file has a size below zero.
-_STAT = struct.Struct("<Qqqq")
-_NOTHING = _STAT.pack(0, -1, 0, 0)
 _NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<version>\d+)-\d{20}-[0-9a-f]+\.seg")
 
 #: Files that changed later than this before they were read are not kept: another change within the
@@ -59,34 +57,26 @@ class Stamp(NamedTuple):
     newest_ns: int
 
 
-def stamp_of(stats: Iterable[os.stat_result | None]) -> Stamp:
+def stamp_of(marks: Iterable[Mark | None]) -> Stamp:
     """The stamp of some files and folders, in a fixed order; None for one that is not there."""
     newest, raw = 0, b""
-    for stat in stats:
-        if stat is None:
-            raw += _NOTHING
+    for mark in marks:
+        if mark is None:
+            raw += b"\0\0"
         else:
-            content_ns, state_ns = stat.st_mtime_ns, stat.st_ctime_ns
-            raw += _STAT.pack(stat.st_ino, stat.st_size, content_ns, state_ns)
-            newest = max(newest, content_ns, state_ns)
+            raw += mark.raw + b"\0"
+            newest = max(newest, mark.changed_ns)
     return Stamp(hashlib.blake2b(raw, digest_size=_STAMP_BYTES).digest(), newest)
-
-
-def stat_or_none(path: str | Path) -> os.stat_result | None:
-    """`os.stat`; None when there is nothing."""
-    try:
-        return os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 class _Segment:
     """One segment, opened; its payloads stay on the disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """Raises OSError or ValueError when it is not there, or not whole up to its payloads."""
         self.path, self.handle = path, -1
-        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = local_copy(path) if isinstance(path, BucketPath) else path
+        self.handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.bytes = os.fstat(self.handle).st_size
             start = len(_MAGIC) + _FRAME.size
@@ -156,14 +146,14 @@ class Index:
 
     def __init__(
         self,
-        results: str | Path,
+        results: str | AnyPath,
         kind: str,
         version: int,
         *,
         exists: Callable[[str], bool] = lambda name: True,
         keep: bool = True,
     ) -> None:
-        self.folder = Path(results) / "index"
+        self.folder = any_path(results) / "index"
         self._kind, self._version, self._exists, self._keep = kind, version, exists, keep
         self._segments: list[_Segment] = []
         self._where: dict[str, tuple[_Segment, int]] = {}
@@ -257,10 +247,10 @@ class Index:
             self._segments.append(segment)
             self._where.update((name, (segment, row)) for row, name in enumerate(segment.names))
 
-    def _paths(self) -> list[Path]:
+    def _paths(self) -> list[AnyPath]:
         """The segments of this kind and version, oldest first."""
         try:
-            names = sorted(os.listdir(self.folder))
+            names = sorted(names_in(self.folder))
         except OSError:
             return []
         found = ((name, _NAME.fullmatch(name)) for name in names)
@@ -272,6 +262,8 @@ class Index:
 
     def _clock(self) -> int:
         """The time by the clock of the file system; 0 when nothing can be written."""
+        if isinstance(self.folder, BucketPath):
+            return time.time_ns()  # What an object looks like does not hang on a clock.
         probe = self.folder / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -296,7 +288,7 @@ class Index:
         self._where.update((name, (segment, row)) for row, name in enumerate(segment.names))
         return segment
 
-    def _new_path(self) -> Path:
+    def _new_path(self) -> AnyPath:
         name = f"{self._kind}-{self._version}-{time.time_ns():020d}-{secrets.token_hex(4)}.seg"
         return self.folder / name
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from vesselflow.records.index import Index, Stamp, stamp_of, stat_or_none
+from vesselflow.records.index import Index, Stamp, stamp_of
+from vesselflow.records.paths import AnyPath, BucketPath, Looks, Mark, any_path, at_once
 from vesselflow.records.runs import RunRecord, RunState, Status, read_rows
 
 #: Of the entries' content: raised whenever `RunRecord` reads something else from the same files.
@@ -59,22 +58,45 @@ class KnownRuns:
         index: To be flushed by whoever reads much.
     """
 
-    def __init__(self, results: str | Path, *, keep: bool = True) -> None:
-        self._results = Path(results)
-        self._runs = str(self._results / "runs")
+    def __init__(self, results: str | AnyPath, *, keep: bool = True) -> None:
+        self._results = any_path(results)
+        self._looks = Looks(self._results / "runs")
         self.index = Index(results, "runs", _VERSION, exists=self._exists, keep=keep)
+
+    def fetch(self, run_ids: Iterable[str]) -> None:
+        """Read what the index lacks of some runs of a bucket, many at once."""
+        if isinstance(self._results, BucketPath):
+            missing = self._missing(run_ids)
+            records = [RunRecord(self._results, run_id) for run_id in missing]
+            for (run_id, stamp), content in zip(
+                missing.items(), at_once(_read, records), strict=True
+            ):
+                if content is not None:
+                    self.index.put(run_id, stamp, content)
+
+    def _missing(self, run_ids: Iterable[str]) -> dict[str, Stamp]:
+        stamps = {run_id: _stamp(self._looks, run_id) for run_id in run_ids}
+        return {
+            run_id: stamp
+            for run_id, stamp in stamps.items()
+            if stamp is not None and self.index.get(run_id, stamp) is None
+        }
 
     def get(self, run_id: str) -> KnownRun:
         """What is known of a run now; of one that has no record, that it is queued."""
         return KnownRun(RunRecord(self._results, run_id), *self._content(run_id))
 
     def _exists(self, run_id: str) -> bool:
-        return os.path.exists(f"{self._runs}/{run_id}")
+        return self._looks.mark(run_id) is not None
+
+    def refresh(self) -> None:
+        """Look anew at what may have changed."""
+        self._looks.refresh()
 
     def _content(self, run_id: str) -> tuple[bytes | None, bytes | None]:
         """The run's entry, made if need be, and its fingerprint; None for what there is not."""
         try:
-            stamp = _stamp(f"{self._runs}/{run_id}")
+            stamp = _stamp(self._looks, run_id)
         except OSError:
             # The record is asked, and says what is wrong.
             return None, None
@@ -102,27 +124,25 @@ def _read(record: RunRecord) -> bytes | None:
     return "\n".join(json.dumps(line) for line in lines).encode("utf-8")
 
 
-def _stamp(folder: str) -> Stamp | None:
+def _stamp(looks: Looks, run_id: str) -> Stamp | None:
     """The stamp of all files that tell of a run; None without an acceptance."""
-    accepted = stat_or_none(f"{folder}/accepted.json")
+    accepted = looks.mark(f"{run_id}/accepted.json")
     if accepted is None:
         return None
-    try:
-        attempts = sorted(os.listdir(f"{folder}/attempts"))
-    except (FileNotFoundError, NotADirectoryError):
-        attempts = []
+    folder = f"{run_id}/attempts"
+    attempts = looks.names(folder)
     return stamp_of(
         (
             accepted,
-            stat_or_none(f"{folder}/status.json"),
-            stat_or_none(f"{folder}/attempts"),
-            *(entry for name in attempts for entry in _attempt(f"{folder}/attempts/{name}")),
+            looks.mark(f"{run_id}/status.json"),
+            looks.mark(folder),
+            *(mark for name in attempts for mark in _attempt(looks, f"{folder}/{name}")),
         )
     )
 
 
-def _attempt(folder: str) -> Iterator[os.stat_result | None]:
+def _attempt(looks: Looks, folder: str) -> Iterator[Mark | None]:
     # The folder stands for what is in it or not; each file for what is in the file.
-    yield stat_or_none(folder)
+    yield looks.mark(folder)
     for name in ("attempt.json", "curve.json", "cost.json"):
-        yield stat_or_none(f"{folder}/{name}")
+        yield looks.mark(f"{folder}/{name}")

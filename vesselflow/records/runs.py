@@ -21,14 +21,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
-import os
 import secrets
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from vesselflow.errors import StorageTrouble, UserError
@@ -44,7 +42,18 @@ from vesselflow.records.atomic import (
     write_json,
 )
 from vesselflow.records.checkpoints import Checkpoints
-from vesselflow.records.leases import Lease
+from vesselflow.records.drivers import FRESH_S, Heartbeats
+from vesselflow.records.leases import Claim, Lease
+from vesselflow.records.paths import (
+    AnyPath,
+    BucketPath,
+    any_path,
+    at_once,
+    folders_in,
+    names_in,
+    remove_tree,
+    there,
+)
 
 _NOT_FINISHED = "the run does not count as finished, its attempts are kept"
 
@@ -98,25 +107,25 @@ class RunRecord:
         run_id: Name of the run.
     """
 
-    def __init__(self, results: str | Path, run_id: str) -> None:
+    def __init__(self, results: str | AnyPath, run_id: str) -> None:
         self.run_id = run_id
-        self.folder = Path(results) / "runs" / run_id
+        self.folder: AnyPath = any_path(results) / "runs" / run_id
 
     @property
-    def config_path(self) -> Path:
+    def config_path(self) -> AnyPath:
         """The resolved experiment, as it was when the run was first tried."""
         return self.folder / "config.yaml"
 
     @property
-    def previews_folder(self) -> Path:
+    def previews_folder(self) -> AnyPath:
         """Where the pictures of predictions go."""
         return self.folder / "previews"
 
-    def attempt_folder(self, number: int) -> Path:
+    def attempt_folder(self, number: int) -> AnyPath:
         """Where attempt `number` writes."""
         return self.folder / "attempts" / str(number)
 
-    def weights_path(self, epoch: int) -> Path:
+    def weights_path(self, epoch: int) -> AnyPath:
         """Where the weights of a scored epoch are, as `torch.save` wrote them."""
         return self.folder / "weights" / f"{epoch}.pt"
 
@@ -130,9 +139,9 @@ class RunRecord:
         """
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.config_path.exists():
+        if not there(self.config_path):
             create_exclusive(self.config_path, config_text.encode("utf-8"))
-        if not (identity_path := self.folder / "identity.json").exists():
+        if not there(identity_path := self.folder / "identity.json"):
             create_exclusive(identity_path, json_bytes(identity))
 
     def status(self) -> Status:
@@ -145,7 +154,7 @@ class RunRecord:
         noted, accepted, numbers = self._noted(), self.accepted(), self._numbers()
         if accepted is not None:
             return self._finished(noted, accepted)
-        damaged = os.path.lexists(self._accepted_path)
+        damaged = there(self._accepted_path)
         if damaged or noted.state is RunState.FINISHED:
             return replace(
                 noted,
@@ -167,15 +176,37 @@ class RunRecord:
         steps = content["summary"].get("steps", 0)
         return content if _is_count(content.get("attempt")) and _is_count(steps) else None
 
-    def reset(self) -> None:
-        """Forget the run and all its files: it is whole until one rename, and gone after it.
+    def holder(self, others: Heartbeats, *, patience_s: float = 0.0) -> Claim | None:
+        """Who holds the run; a silent holder of another machine is watched for a while first.
+
+        Args:
+            others: What was seen of drivers before.
+            patience_s: How long to watch one that may be dead.
+        """
+        deadline = time.monotonic() + patience_s
+        while (holder := Lease.holder(self.folder, others)) is not None:
+            if time.monotonic() > deadline:
+                return holder
+            time.sleep(2 * FRESH_S)
+        return None
+
+    def reset(self, others: Heartbeats | None = None, *, patience_s: float = 0.0) -> None:
+        """Forget the run and all its files.
+
+        In a folder it is whole until one rename, and gone after it; in a bucket its acceptance goes
+        first: killed after that, it is an unfinished run.
+
+        Args:
+            others: What was seen of drivers before; None knows nothing yet.
+            patience_s: As of `holder`.
 
         Raises:
             UserError: A living process holds the run.
         """
-        holder = Lease.holder(self.folder)
+        others = others or Heartbeats(self.folder.parent.parent)
+        holder = self.holder(others, patience_s=patience_s)
         if holder is not None:
-            owner = holder.owner
+            owner = holder.owner or {}
             raise UserError(
                 f"this run is being trained by process {owner.get('pid', '?')} "
                 f"on {owner.get('host', '?')}",
@@ -184,11 +215,16 @@ class RunRecord:
             )
         if not self.folder.exists():
             return
+        if isinstance(self.folder, BucketPath):
+            with explained(self.folder):
+                self._accepted_path.unlink()
+            remove_tree(self.folder)
+            return
         # Dotted: neither a run of the index nor in the way of a new one of the same name.
         gone = self.folder.with_name(f".gone-{self.run_id}-{secrets.token_hex(4)}")
         with explained(self.folder):
             self.folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_tree(gone)
 
     def reopen(self) -> None:
         """Take the acceptance back, for a run that is to be trained again from its beginning.
@@ -201,9 +237,9 @@ class RunRecord:
             self._accepted_path.unlink(missing_ok=True)
             for number in self._numbers():
                 (self.attempt_folder(number) / "curve.json").unlink(missing_ok=True)
-                shutil.rmtree(self._checkpoints(number), ignore_errors=True)
+                remove_tree(self._checkpoints(number))
             for folder in (self.folder / "weights", self.previews_folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
 
     def tidy(self) -> None:
         """Remove what an accepted run needs no more: the checkpoints of all its attempts.
@@ -215,7 +251,7 @@ class RunRecord:
         if self.accepted() is None:
             return
         for number in self._numbers():
-            shutil.rmtree(self._checkpoints(number), ignore_errors=True)
+            remove_tree(self._checkpoints(number))
             remove_abandoned(self.attempt_folder(number))
             remove_abandoned(self.attempt_folder(number) / "rows")
         for folder in (self.folder, self.folder / "weights", self.previews_folder):
@@ -231,21 +267,13 @@ class RunRecord:
         """
         messages = self._set_damaged_aside()
         point = self.resume_point(messages)
-        number = max(self._numbers(), default=0) + 1
-        with explained(self.folder):
-            while True:
-                try:
-                    self.attempt_folder(number).mkdir(parents=True)
-                    break
-                except FileExistsError:
-                    # Another process began this one between our listing and our making.
-                    number += 1
         resumed = {"attempt": point[2], "step": point[0]} if point else None
+        number = max(self._numbers(), default=0) + 1
+        # Another process may begin one between our listing and our making.
+        while not self._take_number(number, resumed):
+            number += 1
         attempt = Attempt(self, number, (point[0], point[1]) if point else None)
         try:
-            write_json(
-                attempt.folder / "attempt.json", {"attempt": number, "resumed_from": resumed}
-            )
             for message in messages:
                 attempt.log(message)
             if point:
@@ -253,9 +281,25 @@ class RunRecord:
             self._note(number, state=RunState.RUNNING, attempts=number, message="")
         except (UserError, OSError):
             # Tried again until the disk takes it, it shall not leave an attempt each time.
-            shutil.rmtree(attempt.folder, ignore_errors=True)
+            remove_tree(attempt.folder)
             raise
         return attempt
+
+    def _take_number(self, number: int, resumed: Mapping[str, int] | None) -> bool:
+        """Begin the attempt of a number, unless another process did."""
+        folder = self.attempt_folder(number)
+        content = {"attempt": number, "resumed_from": resumed, "token": secrets.token_hex(8)}
+        with explained(folder):
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                return False
+            try:
+                return create_exclusive(folder / "attempt.json", json_bytes(content))
+            except (UserError, OSError):
+                # Tried again until the disk takes it, it shall not leave an attempt each time.
+                remove_tree(folder)
+                raise
 
     def accepted_attempt(self) -> Attempt | None:
         """The attempt that was accepted; None before there is one."""
@@ -453,24 +497,21 @@ class RunRecord:
 
     # -- within --------------------------------------------------------------------------------
 
-    def _checkpoints(self, number: int) -> Path:
+    def _checkpoints(self, number: int) -> AnyPath:
         return self.attempt_folder(number) / "checkpoints"
 
     def _numbers(self) -> list[int]:
         """Numbers that are taken, in order."""
-        try:
-            names = os.listdir(self.folder / "attempts")
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        names = names_in(self.folder / "attempts")
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _begun(self) -> list[int]:
         """Attempts that wrote anything; the first that they write is what they resumed from."""
-        kinds = ("attempt.json", "rows", "checkpoints")
+        kinds = {"attempt.json", "rows", "checkpoints"}
         return [
             number
             for number in self._numbers()
-            if any((self.attempt_folder(number) / kind).exists() for kind in kinds)
+            if not kinds.isdisjoint(names_in(self.attempt_folder(number)))
         ]
 
     def _joined(self, number: int) -> list[dict[str, Any]]:
@@ -511,20 +552,20 @@ class RunRecord:
         return (own[0] - 1 if own else sys.maxsize, before[-1]) if before else None
 
     @property
-    def _accepted_path(self) -> Path:
+    def _accepted_path(self) -> AnyPath:
         return self.folder / "accepted.json"
 
     def _set_damaged_aside(self) -> list[str]:
         """Make room for what is to be written where something damaged stands; a line for each."""
         status_path = self.folder / "status.json"
         damaged = [status_path] if status_path.is_dir() else []
-        if self.accepted() is None and os.path.lexists(self._accepted_path):
+        if self.accepted() is None and there(self._accepted_path):
             damaged.append(self._accepted_path)
         messages = []
         for path in damaged:
             aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
             with explained(self.folder):
-                path.rename(aside)
+                path.rename(aside)  # type: ignore[arg-type]
             messages.append(f"{path.name} was damaged; it is set aside as {aside.name}")
         return messages
 
@@ -573,6 +614,7 @@ class Attempt:
     def __init__(self, record: RunRecord, number: int, resumes: tuple[int, bytes] | None) -> None:
         self._record, self.number, self._resumes = record, number, resumes
         self._logged: set[str] = set()
+        self._log = b""
         self.folder = record.attempt_folder(number)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
@@ -606,6 +648,11 @@ class Attempt:
             StorageTrouble: The disk does not take it.
         """
         line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n".encode()
+        if isinstance(self.log_path, BucketPath):
+            # An object cannot grow: it is written anew, as it is known here.
+            write_bytes(self.log_path, self._written(self.log_path) + line)
+            self._log += line
+            return
         with explained(self.folder), open(self.log_path, "ab", buffering=0) as file:
             start = file.tell()
             try:
@@ -616,6 +663,13 @@ class Attempt:
                     file.truncate(start)
                 raise
 
+    def _written(self, path: AnyPath) -> bytes:
+        """The log so far."""
+        if not self._log:
+            with contextlib.suppress(FileNotFoundError):
+                self._log = path.read_bytes()
+        return self._log
+
     def log_once(self, text: str) -> None:
         """`log`, unless this attempt logged the same text so already: for what is tried again."""
         if text not in self._logged:
@@ -623,39 +677,43 @@ class Attempt:
             self._logged.add(text)
 
     @property
-    def log_path(self) -> Path:
+    def log_path(self) -> AnyPath:
         """Where the log is."""
         return self.folder / "log.txt"
 
 
-def read_index(results: str | Path) -> list[tuple[str, Status]]:
-    """All runs of a results folder by name, each with its status; empty without a folder."""
-    folder = Path(results) / "runs"
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
-            )
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [(name, RunRecord(results, name).status()) for name in names]
+def tidy(results: AnyPath, run_ids: Collection[str]) -> None:
+    """`RunRecord.tidy` of many runs, all of them accepted."""
+    if not isinstance(results, BucketPath):
+        for run_id in run_ids:
+            RunRecord(results, run_id).tidy()
+        return
+    folder = results / "runs"
+    keys = [entry.key for entry in folder.bucket.below(folder.key) if "/checkpoints/" in entry.key]
+    start = len(folder.key) + 1
+    folder.bucket.delete([key for key in keys if key[start:].partition("/")[0] in run_ids])
 
 
-def _part_path(attempt_folder: Path, step: int) -> Path:
+def read_index(results: str | AnyPath) -> list[tuple[str, Status]]:
+    """All runs of some results by name, each with its status; empty without a folder."""
+    results = any_path(results)
+    names = sorted(name for name in folders_in(results / "runs") if name[0] != ".")
+    ask = at_once if isinstance(results, BucketPath) else map
+    status = ask(lambda name: RunRecord(results, name).status(), names)
+    return list(zip(names, status, strict=True))
+
+
+def _part_path(attempt_folder: AnyPath, step: int) -> AnyPath:
     return attempt_folder / "rows" / f"{step:010d}.json"
 
 
-def _parts(folder: Path) -> list[int]:
+def _parts(folder: AnyPath) -> list[int]:
     """Steps of the parts in a folder, in order."""
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    steps = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    steps = (name.removesuffix(".json") for name in names_in(folder) if name.endswith(".json"))
     return sorted(int(step) for step in steps if step.isdecimal())
 
 
-def read_rows(path: Path) -> list[dict[str, Any]] | None:
+def read_rows(path: AnyPath) -> list[dict[str, Any]] | None:
     """Rows of a curve's file; None when the file is not there, or holds no such list.
 
     A part of a curve is the list itself; in a joined curve it stands beside the summary.
@@ -673,7 +731,7 @@ def read_rows(path: Path) -> list[dict[str, Any]] | None:
     return rows
 
 
-def _read_summary(path: Path) -> dict[str, Any] | None:
+def _read_summary(path: AnyPath) -> dict[str, Any] | None:
     """The summary beside a joined curve; None when either of them is not whole."""
     content = read_json_or_none(path)
     if read_rows(path) is None or not isinstance(content, dict):

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from vesselflow.records.atomic import explained, write_bytes
+from vesselflow.records.paths import AnyPath
 
 #: The tables that figures are drawn from.
 _TABLES = ("points", "runs", "epochs", "images")
 
 
-def replace_figures(sweep: Path, files: Mapping[str, bytes]) -> list[Path]:
+def replace_figures(sweep: AnyPath, files: Mapping[str, bytes]) -> list[AnyPath]:
     """Write `files` (name -> content) and remove what an earlier report left beside them.
 
     Args:
@@ -53,7 +54,7 @@ def replace_figures(sweep: Path, files: Mapping[str, bytes]) -> list[Path]:
     return [folder / name for name in files]
 
 
-def remove_outdated(sweep: Path) -> list[Path]:
+def remove_outdated(sweep: AnyPath) -> list[AnyPath]:
     """Remove the report's own figures where the tables changed since they were drawn.
 
     Returns:
@@ -67,7 +68,7 @@ def remove_outdated(sweep: Path) -> list[Path]:
     return removed
 
 
-def _listed(sweep: Path) -> tuple[dict[str, str], str]:
+def _listed(sweep: AnyPath) -> tuple[dict[str, str], str]:
     """Files by hash, and the hash of their tables; nothing where the list is missing or torn."""
     try:
         listing: Any = json.loads(_path(sweep).read_text(encoding="utf-8"))
@@ -80,16 +81,16 @@ def _listed(sweep: Path) -> tuple[dict[str, str], str]:
     return plain, tables
 
 
-def _list(sweep: Path, files: Mapping[str, str], tables: str) -> None:
+def _list(sweep: AnyPath, files: Mapping[str, str], tables: str) -> None:
     text = json.dumps({"tables": tables, "files": dict(files)}, indent=1, sort_keys=True)
     write_bytes(_path(sweep), f"{text}\n".encode())
 
 
-def _path(sweep: Path) -> Path:
+def _path(sweep: AnyPath) -> AnyPath:
     return sweep / "report" / "figures.json"
 
 
-def _remove(folder: Path, files: Mapping[str, str]) -> list[Path]:
+def _remove(folder: AnyPath, files: Mapping[str, str]) -> list[AnyPath]:
     removed = []
     for name, mark in files.items():
         path = folder / name
@@ -104,7 +105,7 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _hash_of_tables(sweep: Path) -> str:
+def _hash_of_tables(sweep: AnyPath) -> str:
     total = hashlib.sha256()
     for name in _TABLES:
         path = sweep / "tables" / f"{name}.parquet"

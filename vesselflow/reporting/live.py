@@ -26,10 +26,12 @@ _WIDE = 96
 _PHASE_STYLE = {
     "starting": "yellow",
     "training": "cyan",
+    "saving": "cyan",
     "evaluating": "magenta",
     "idle": "bright_black",
     "restarting": "yellow",
     "waiting": "yellow",
+    "leaving": "yellow",
     "silent": "red",
 }
 
@@ -143,6 +145,8 @@ def plain_line(progress: Progress) -> str:
         parts.append(f"best {_best(progress.best)}")
     if progress.trouble is not None:
         parts.append(_trouble(progress.trouble))
+    if progress.waiting is not None:
+        parts.append(_waiting(progress.waiting))
     if progress.stopping:
         parts.append("stopping")
     return ", ".join(parts)
@@ -190,6 +194,8 @@ def render(progress: Progress, *, height: int = 40) -> RenderableType:
     parts.append(_facts(progress))
     if progress.trouble is not None:
         parts.append(Text(_trouble(progress.trouble), style="yellow"))
+    if progress.waiting is not None:
+        parts.append(Text(_waiting(progress.waiting), style="yellow"))
     if progress.messages:
         parts.append(Text())
         parts += [
@@ -313,6 +319,11 @@ def _best(best: Best) -> str:
 def _trouble(trouble: tuple[str, float]) -> str:
     text, seconds = trouble
     return f"waiting for the storage for {duration(seconds)}: {printable(text)}"
+
+
+def _waiting(waiting: tuple[str, float]) -> str:
+    text, seconds = waiting
+    return f"waiting for machines for {duration(seconds)}: {printable(text)}"
 
 
 def _asides(progress: Progress) -> str:

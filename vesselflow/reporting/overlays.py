@@ -6,7 +6,6 @@ import io
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from vesselflow.records.paths import AnyPath
 from vesselflow.reporting.style import shorten, text_width
 from vesselflow.reporting.sweep_tables import ROLES, SweepTables
 from vesselflow.reporting.wording import printable, score_text
@@ -88,21 +88,23 @@ class Preview:
         return picture.astype(np.uint8)
 
 
-def read_previews(run: Path, protocol: str = "") -> list[Preview]:
+def read_previews(run: AnyPath, protocol: str = "") -> list[Preview]:
     """The previews of one run, ``results/runs/<run_id>``; unreadable files are left out.
 
     Those of one protocol, or of all where none is named. Domain, role and source are read from the
     file where it holds them, else from its name ``<domain>_<best|worst>_<source id>.npz``.
     """
     previews = []
-    for path in sorted((run / "previews" / protocol).rglob("*.npz")):
+    folder = run / "previews" / protocol if protocol else run / "previews"
+    found: list[AnyPath] = sorted(folder.rglob("*.npz"), key=str)
+    for path in found:
         preview = _read(path, run.name)
         if preview is not None:
             previews.append(preview)
     return previews
 
 
-def _read(path: Path, run_id: str) -> Preview | None:
+def _read(path: AnyPath, run_id: str) -> Preview | None:
     kind = next((word for word in ("best", "worst") if f"_{word}_" in path.stem), "")
     before, _, after = path.stem.partition(f"_{kind}_")
     if not kind:

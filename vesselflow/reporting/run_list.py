@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vesselflow.errors import UserError, closest
 from vesselflow.records.known import KnownRuns
+from vesselflow.records.paths import AnyPath, BucketPath, Looks, any_path
 from vesselflow.records.runs import RunRecord, RunState, read_index
 from vesselflow.reporting.sweep_tables import SweepTables, is_sweep, read_table, sweeps_of
 from vesselflow.reporting.wording import printable
@@ -100,17 +100,25 @@ def lost_runs(tables: SweepTables) -> list[LostRun]:
     return found
 
 
-def results_of(sweep: Path) -> Path:
+def results_of(sweep: AnyPath) -> AnyPath:
     """The results folder of a sweep's folder."""
     return sweep.resolve().parent
 
 
-def has_records(results: Path) -> bool:
+def has_records(results: AnyPath) -> bool:
     """Whether a results folder holds records of runs, and not copied tables alone."""
+    if isinstance(results, BucketPath):
+        return bool(Looks(results / "runs").names(""))
     return (results / "runs").is_dir()
 
 
-def load_runs(folder: str | Path) -> list[RunRow]:
+def results_at(folder: str | AnyPath) -> AnyPath:
+    """The results folder that ``results`` or ``results/<sweep>`` means."""
+    path = any_path(folder)
+    return results_of(path) if is_sweep(path) else path
+
+
+def load_runs(folder: str | AnyPath) -> list[RunRow]:
     """The runs of a results folder, or of one sweep in it, as they are now.
 
     Args:
@@ -122,7 +130,7 @@ def load_runs(folder: str | Path) -> list[RunRow]:
     Raises:
         UserError: There is no such folder, or it holds no runs.
     """
-    path = Path(folder)
+    path = any_path(folder)
     if not path.is_dir():
         siblings = sweeps_of(path.parent)
         raise UserError(
@@ -157,7 +165,7 @@ def load_runs(folder: str | Path) -> list[RunRow]:
     return list(rows.values())
 
 
-def _recorded(results: Path, only: dict[str, RunRow] | None) -> dict[str, RunRow]:
+def _recorded(results: AnyPath, only: dict[str, RunRow] | None) -> dict[str, RunRow]:
     """What the runs' own records say; of a sweep's runs alone where `only` is given."""
     return {
         name: RunRow(

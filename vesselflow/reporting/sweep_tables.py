@@ -21,6 +21,9 @@ from vesselflow.errors import UserError, closest
 from vesselflow.evaluation.long_tables import SCORING
 from vesselflow.metrics.summary import Summary
 from vesselflow.records.atomic import read_json_or_none
+from vesselflow.records.bucket import BucketTrouble
+from vesselflow.records.cache import local_copy
+from vesselflow.records.paths import AnyPath, BucketPath, any_path
 from vesselflow.reporting.wording import decode, point_text, printable, short_names
 from vesselflow.runs.objective import Objective
 
@@ -42,6 +45,7 @@ _COLUMNS = {
         *("run_id", "point", "fold", "seed", "epoch"),
         *("domain", "role", "source_id", "metric", "value"),
     ),
+    "cost": ("run_id", "attempt"),
 }
 
 
@@ -117,7 +121,7 @@ class SweepTables:
         runs: One row per run.
     """
 
-    def __init__(self, folder: Path, points: pd.DataFrame, runs: pd.DataFrame) -> None:
+    def __init__(self, folder: AnyPath, points: pd.DataFrame, runs: pd.DataFrame) -> None:
         self.folder, self.points, self.runs = folder, points, runs
 
     @property
@@ -338,7 +342,7 @@ def _predicts(sensitivity: float, specificity: float) -> str:
     return ""
 
 
-def load_tables(folder: str | Path) -> SweepTables:
+def load_tables(folder: str | AnyPath) -> SweepTables:
     """Read the tables of a sweep.
 
     Args:
@@ -361,9 +365,9 @@ def load_tables(folder: str | Path) -> SweepTables:
     return SweepTables(sweep, points, runs)
 
 
-def find_sweep(folder: str | Path) -> Path:
+def find_sweep(folder: str | AnyPath) -> AnyPath:
     """The sweep's folder that `folder` means; UserError says what to give instead."""
-    path = Path(folder)
+    path = any_path(folder)
     if path.name == "tables" and (path / "points.parquet").exists():
         path = path.parent
     if not path.is_dir():
@@ -400,12 +404,12 @@ def find_sweep(folder: str | Path) -> Path:
     )
 
 
-def is_sweep(path: Path) -> bool:
+def is_sweep(path: AnyPath) -> bool:
     """Whether a folder belongs to a sweep, with or without results."""
     return any((path / name).exists() for name in ("space.yaml", "resolved.yaml", "tables"))
 
 
-def sweeps_of(results: Path) -> list[Path]:
+def sweeps_of(results: AnyPath) -> list[AnyPath]:
     """The sweeps in a results folder, by name."""
     try:
         inside = sorted(item for item in results.iterdir() if item.is_dir())
@@ -414,18 +418,18 @@ def sweeps_of(results: Path) -> list[Path]:
     return [item for item in inside if is_sweep(item)]
 
 
-def _names(sweeps: Iterable[Path]) -> str:
+def _names(sweeps: Iterable[AnyPath]) -> str:
     return ", ".join(str(item) for item in sweeps)
 
 
 def read_table(
-    path: Path, table: str, *, required: bool = True, where: Mapping[str, Any] | None = None
+    path: AnyPath, table: str, *, required: bool = True, where: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
     """Read one Parquet table and check that it has its columns.
 
     Args:
         path: The file.
-        table: "points", "runs", "epochs" or "images".
+        table: "points", "runs", "epochs", "images" or "cost".
         required: Whether a missing file is an error; otherwise it reads as an empty table.
         where: Column -> value: other rows are left out, and never in memory all at once; a column
             that the table does not have asks for nothing.
@@ -443,7 +447,10 @@ def read_table(
             )
         return pd.DataFrame({name: pd.Series(dtype="object") for name in columns})
     try:
-        frame = pd.read_parquet(path) if where is None else _read_rows(path, where)
+        file = local_copy(path) if isinstance(path, BucketPath) else path
+        frame = pd.read_parquet(file) if where is None else _read_rows(file, where)
+    except BucketTrouble:
+        raise
     except Exception as error:
         # pyarrow raises one of many types for a torn file; each of them means the same here.
         raise UserError(

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from vesselflow.records.atomic import write_bytes
+from vesselflow.records.paths import AnyPath, BucketPath, any_path
 from vesselflow.reporting.overlays import Preview, read_previews
 from vesselflow.reporting.sweep_tables import SweepTables, load_tables
 from vesselflow.reporting.wording import value_text
@@ -41,13 +45,21 @@ class RunBoard:
 
     Values that are NaN or infinite are written as they are: TensorBoard marks them.
 
+    In a bucket the file is put anew with each call of `scalars`, as far as the bucket takes it: a
+    board is no reason to stop a sweep.
+
     Args:
         folder: Folder of the run; made when needed. Each board writes a new file of its own.
         suffix: End of the file's name.
     """
 
-    def __init__(self, folder: str | Path, *, suffix: str = "") -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | AnyPath, *, suffix: str = "") -> None:
+        folder = any_path(folder)
+        self._away = folder if isinstance(folder, BucketPath) else None
+        if isinstance(folder, BucketPath):
+            self.folder = Path(tempfile.mkdtemp(prefix="vesselflow-board-"))
+        else:
+            self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventFileWriter(str(self.folder), filename_suffix=suffix)
 
@@ -77,6 +89,7 @@ class RunBoard:
             self._scalar("epoch", epoch, step)
         # A person who watches a running sweep waits for these.
         self._writer.flush()
+        self._put()
 
     def images(self, tag: str, arrays: Sequence[np.ndarray], step: int) -> None:
         """Add pictures under one tag.
@@ -146,6 +159,15 @@ class RunBoard:
         if not self._closed:
             self._closed = True
             self._writer.close()
+            self._put()
+            if self._away is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _put(self) -> None:
+        if self._away is not None:
+            for path in self.folder.iterdir():
+                with contextlib.suppress(OSError):
+                    self._away.bucket.put((self._away / path.name).key, path)
 
     _closed = False
 
@@ -159,7 +181,7 @@ class RunBoard:
         )
 
 
-def write_boards(sweep: SweepTables | str | Path, *, told: Told | None = None) -> Path:
+def write_boards(sweep: SweepTables | str | AnyPath, *, told: Told | None = None) -> AnyPath:
     """Write the boards of all runs of a sweep that are not there yet or have changed.
 
     Each run has its curves, its final scores and its session for the HPARAMS tab (one row per
@@ -226,21 +248,29 @@ def board_name(point: str, fold: int, seed: int) -> str:
     return f"{_folder_name(point)}/fold{fold}_seed{seed}"
 
 
-def _replace_board(root: Path, folder: Path, digest: str, fill: Callable[[RunBoard], None]) -> None:
+def _replace_board(
+    root: AnyPath, folder: AnyPath, digest: str, fill: Callable[[RunBoard], None]
+) -> None:
     """Write a board beside the tree and move its file in; older files of the folder go."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = sorted(folder.glob("events.out.tfevents.*"))
+    before: list[AnyPath] = sorted(folder.glob("events.out.tfevents.*"), key=str)
     if [path for path in before if path.name.endswith(f".{digest}")]:
         return
     # Beside the tree: a TensorBoard that watches it must not read a board that is half-written.
-    making = root.parent / f".tensorboard-{os.getpid()}"
+    if isinstance(root, BucketPath):
+        making = Path(tempfile.mkdtemp(prefix="vesselflow-boards-"))
+    else:
+        making = root.parent / f".tensorboard-{os.getpid()}"
     try:
         with RunBoard(making, suffix=f".{digest}") as board:
             fill(board)
         for path in making.glob("events.out.tfevents.*"):
-            os.replace(path, folder / path.name)
-        for path in before:
-            path.unlink(missing_ok=True)
+            if isinstance(folder, BucketPath):
+                write_bytes(folder / path.name, path.read_bytes())
+            else:
+                os.replace(path, folder / path.name)
+        for old in before:
+            old.unlink(missing_ok=True)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +18,8 @@ from rich.text import Text
 
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import Summary
+from vesselflow.records.paths import AnyPath
+from vesselflow.reporting.cost_lines import cost_json, cost_lines
 from vesselflow.reporting.run_list import GONE, RunRow, has_records, lost_runs, results_of
 from vesselflow.reporting.sweep_tables import BLIND, DomainKey, SweepTables, load_tables
 from vesselflow.reporting.wording import (
@@ -74,7 +75,7 @@ class Column:
         return spread(score.mean, score.std, score.n, self.digits) + mark
 
 
-def answer_table(tables: SweepTables | str | Path) -> RenderableType:
+def answer_table(tables: SweepTables | str | AnyPath) -> RenderableType:
     """The answer of a sweep: one row per point in grid order, and a sentence on the chosen one.
 
     Columns: the axes, the objective's metric (pooled over a domain, inside the fov) on val, test
@@ -330,7 +331,7 @@ def _some(words: Sequence[str], most: int = 3) -> str:
 
 
 def answer_json(tables: SweepTables) -> dict[str, Any]:
-    """The answer as plain data: the chosen point, how complete it is, warnings, points."""
+    """The answer as plain data: chosen point, how complete it is, warnings, points, cost."""
     done = tables.progress
     return {
         "sweep": tables.name,
@@ -345,6 +346,7 @@ def answer_json(tables: SweepTables) -> dict[str, Any]:
         "gone": [asdict(run) for run in lost_runs(tables)],
         "no_signal": [asdict(run) for run in tables.blind],
         "points": points_json(tables),
+        "cost": cost_json(tables),
     }
 
 
@@ -415,7 +417,7 @@ def summary_markdown(tables: SweepTables) -> str:
         rows.append([_CHOSEN if chosen else "", *cells])
     rule = [":-:", *["---"] * len(axes), *["--:"] * (len(header) - 1 - len(axes))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-    notes = "\n".join(f"- {note}" for note in footnotes(tables))
+    notes = "\n".join(f"- {note}" for note in [*footnotes(tables), *cost_lines(tables)])
     head = [f"# {printable(tables.name)}", chosen_sentence(tables)]
     head += [f"**{warning}**" for warning in warnings(tables)]
     return "\n\n".join([*head, table, notes, provenance_line(tables)]) + "\n"

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from vesselflow.records.atomic import write_bytes
+from vesselflow.records.paths import AnyPath, BucketPath
 from vesselflow.reporting.figure_files import remove_outdated
 from vesselflow.reporting.sweep_tables import SweepTables
 from vesselflow.reporting.terminal import summary_markdown
+
+
+def boards_command(boards: AnyPath) -> str:
+    """What shows event files: TensorBoard reads a bucket itself, where boto3 is installed."""
+    if not isinstance(boards, BucketPath):
+        return f"tensorboard --logdir {boards}"
+    address, _, _ = str(boards).partition("?")
+    endpoint = boards.bucket.options.get("endpoint_override")
+    before = f"AWS_ENDPOINT_URL={endpoint} " if endpoint else ""
+    return f"{before}tensorboard --logdir {address}"
+
 
 #: (what is written, parts done, parts in all).
 Told = Callable[[str, int, int], None]
@@ -25,9 +36,9 @@ class Report:
         boards: Folder for ``tensorboard --logdir``, or None where none was written.
     """
 
-    summary: Path
-    figures: tuple[Path, ...]
-    boards: Path | None
+    summary: AnyPath
+    figures: tuple[AnyPath, ...]
+    boards: AnyPath | None
 
 
 def write_report(tables: SweepTables, *, pictures: bool = True, told: Told | None = None) -> Report:

@@ -23,12 +23,21 @@ DIVISOR_PX = 32
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """What planning needs to know of a store; its digest is empty until it is made."""
+    """What planning needs to know of a store; its digest is empty until it is made.
+
+    Attributes:
+        name: In the space.
+        path: On this machine.
+        digest: Of its content.
+        sources: Its images.
+        origin: Address in a bucket that it was fetched from; "" without.
+    """
 
     name: str
     path: Path
     digest: str
     sources: tuple[SourceInfo, ...]
+    origin: str = ""
 
     @cached_property
     def index(self) -> dict[str, int]:

@@ -26,8 +26,19 @@ from vesselflow.sweeps.events import (
     Ring,
     Started,
 )
-from vesselflow.sweeps.policy import Action, Event, Tally, decide, last_words
+from vesselflow.sweeps.exposure import Exposure
+from vesselflow.sweeps.leaving import Leaving
+from vesselflow.sweeps.policy import (
+    Action,
+    Event,
+    Tally,
+    decide,
+    last_words,
+    loses_steps,
+    on_leaving_machine,
+)
 from vesselflow.sweeps.progress import SlotView
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 #: A slot that has not been heard of for so long has lost its run to another.
 SILENT_S = 10.0
@@ -39,6 +50,8 @@ SLOW_FLOOR_S = 15.0
 #: replaced.
 HUNG_FACTOR = 2.0
 HUNG_FLOOR_S = 60.0
+#: A slot that waited so long for a run, while there are more slots than runs, ends.
+SPARE_S = 30.0
 #: Work of which no median is known (a first step, an image to be scored) is given so long.
 HUNG_UNKNOWN_S = 1800.0
 #: Steps of which the median is taken.
@@ -139,11 +152,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Grant:
-    """A run, given to an arrival of a slot."""
+    """A run, given to an arrival of a slot.
+
+    Attributes:
+        number: Its own.
+        run_id: The run.
+        payload: What the slot needs to do it.
+        reached: Step that the run was last heard at, under whatever grant.
+        survival: What was seen of failures so far.
+    """
 
     number: int
     run_id: str
     payload: Any
+    reached: int = 0
+    survival: Survival = NOTHING_SEEN
 
 
 @dataclass
@@ -205,6 +228,7 @@ class Book:
         self.draining: frozenset[str] = frozenset()
         self.closing = self.stopping = False
         self.failures: dict[str, Failed] = {}
+        self.exposure = Exposure()
         #: Who is in trouble with the storage -> (what, since when).
         self.trouble: dict[str, tuple[str, float]] = {}
         self._counts = dict.fromkeys(JobState, 0)
@@ -260,9 +284,9 @@ class Book:
         self._waiting.appendleft(entry.run_id)
 
     def grant(self, slot: str, arrival: int, entry: Entry, now: float) -> Grant | None:
-        """Give a picked run to an arrival of a slot; None when that arrival is gone meanwhile."""
+        """Give a picked run to an arrival of a slot; None when that is gone, or leaves."""
         state = self.slots.get(slot)
-        if state is None or state.arrival != arrival or self.stopping:
+        if state is None or state.arrival != arrival or self.stopping or self._leaves(state):
             self.return_unused(entry)
             return None
         self._numbers += 1
@@ -273,7 +297,9 @@ class Book:
         state.heard = state.moved = now
         state.steps = entry.steps
         self.events.add(Started(entry.run_id, slot))
-        return Grant(entry.grant, entry.run_id, entry.payload)
+        survival = self.exposure.survival(now)
+        self.exposure.begin(entry.run_id, now)
+        return Grant(entry.grant, entry.run_id, entry.payload, entry.step, survival)
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -315,7 +341,8 @@ class Book:
         if state is None or arrival not in (0, state.arrival):
             return
         lives = all(node_lives(place.node) for place in state.places)
-        self._take_away(state, Event.WORKER_DIED if lives else Event.NODE_GONE, now)
+        event = Event.WORKER_DIED if lives else Event.NODE_GONE
+        self._take_away(state, self._seen_there(state, event), now)
         state.arrival, state.phase, state.since = 0, "restarting", now
         self.trouble.pop(slot, None)
         if gone:
@@ -339,10 +366,39 @@ class Book:
             state.rest(now)
         return True
 
+    def spare(self, slot: str, now: float) -> bool:
+        """Whether a slot that waits may end: it has waited for a while, and others are enough.
+
+        Where it ends, a machine may become idle, and an autoscaler takes it away.
+        """
+        state = self.slots.get(slot)
+        if state is None or state.run_id is not None or now - state.since < SPARE_S:
+            return False
+        return sum(other.arrival != 0 for other in self.slots.values()) > self.outstanding
+
+    def drain(self, leaving: Mapping[str, Leaving]) -> None:
+        """Machines that are about to go, or went after a notice: their slots hand runs back.
+
+        Args:
+            leaving: All of them, by Ray's id.
+        """
+        for node, facts in leaving.items():
+            if node not in self.draining:
+                there = [s for s in self.slots.values() if any(p.node == node for p in s.places)]
+                self.say(facts.line(sum(state.run_id is not None for state in there)))
+        self.draining = frozenset(leaving)
+
     def leaves(self, slot: str) -> bool:
         """Whether a slot is on a machine that is about to go."""
         state = self.slots.get(slot)
-        return state is not None and any(p.node in self.draining for p in state.places)
+        return state is not None and self._leaves(state)
+
+    def _leaves(self, state: SlotState) -> bool:
+        return any(place.node in self.draining for place in state.places)
+
+    def _seen_there(self, state: SlotState | None, event: Event) -> Event:
+        """What an event is where it happened: on a leaving machine things end by themselves."""
+        return on_leaving_machine(event) if state is not None and self._leaves(state) else event
 
     def beat(
         self, slot: str, arrival: int, grant: int, place: tuple[str, int, int, int], now: float
@@ -410,6 +466,7 @@ class Book:
             return False
         self._steps_done += entry.steps - entry.step
         entry.step = entry.steps
+        self.exposure.end(run_id, now)
         self._change(entry, JobState.FINISHED)
         for point in entry.points:
             state = self.points[point]
@@ -450,6 +507,7 @@ class Book:
         entry = self._ended(slot, grant, run_id, now)
         if entry is None:
             return False
+        event = self._seen_there(self.slots.get(slot), event)
         self._decide(entry, event, now, message, place, log, recorded)
         return True
 
@@ -461,11 +519,11 @@ class Book:
                 continue
             if now - state.heard > self.silent_s:
                 reason = f"was not heard of for {now - state.heard:.0f} s"
-                self._take_away(state, Event.SILENT, now)
+                self._take_away(state, self._seen_there(state, Event.SILENT), now)
                 state.phase, state.since = "silent", now
             elif state.run_id is not None and self._hangs(state, now):
                 reason = f"made no progress for {now - state.moved:.0f} s"
-                self._take_away(state, Event.HUNG, now)
+                self._take_away(state, self._seen_there(state, Event.HUNG), now)
                 state.phase, state.since = "restarting", now
             else:
                 continue
@@ -523,8 +581,10 @@ class Book:
         return self._steps_done, self._steps_total
 
     def wakes(self, now: float) -> float | None:
-        """Seconds until a run that is to be tried later may be picked; None when there is none."""
-        return max(0.0, self._later[0][0] - now) if self._later else None
+        """Seconds until a run that is to be tried later may be picked; None when none may."""
+        if self.stopping or self.trouble or not self._later:
+            return None
+        return max(0.0, self._later[0][0] - now)
 
     def views(self, now: float) -> tuple[SlotView, ...]:
         """The slots as a person sees them, by name."""
@@ -536,7 +596,7 @@ class Book:
                 SlotView(
                     name=name,
                     run=entry.label if entry else state.note,
-                    phase=state.phase,
+                    phase="leaving" if state.arrival and self._leaves(state) else state.phase,
                     epoch=state.epoch,
                     epochs=entry.epochs if entry else 0,
                     step=state.step,
@@ -577,6 +637,7 @@ class Book:
         log: str,
         recorded: bool,
     ) -> None:
+        self.exposure.end(entry.run_id, now, failed=loses_steps(event))
         entry.tally = entry.tally.with_event(event)
         if decide(event, entry.tally, self.retries) is Action.FAIL:
             text = message or last_words(event, entry.tally)

@@ -8,6 +8,7 @@ holds while it waits.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vesselflow.errors import UserError
@@ -23,6 +24,7 @@ class Node:
         memory: Bytes of memory; 0 where nobody asked.
         object_store: Bytes of it for shared data; 0 where nobody asked.
         name: Ray's id of the node; "" outside a cluster.
+        market: "spot" or "on_demand", where the cluster file says so.
     """
 
     cpus: float
@@ -30,6 +32,7 @@ class Node:
     memory: int = 0
     object_store: int = 0
     name: str = ""
+    market: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,24 @@ class SlotPlan:
     least: int = 1
     most: int | None = None
 
-    def describe(self) -> str:
-        """The plan in one line."""
+    @property
+    def worker(self) -> str:
+        """What a slot owns, in words."""
         device = f", {self.gpu:g} GPU" if self.gpu else ""
         return (
-            f"{self.slots} slot{'s' * (self.slots != 1)} x {self.workers} worker"
-            f"{'s' * (self.workers != 1)} x {self.threads} CPU thread"
-            f"{'s' * (self.threads != 1)}{device}; {self.relays} points in flight "
-            f"(the machines carry {self.room} such slots)"
+            f"{self.workers} worker{'s' * (self.workers != 1)} x {self.threads} CPU thread"
+            f"{'s' * (self.threads != 1)}{device}"
+        )
+
+    def describe(self) -> str:
+        """The plan in one line."""
+        return (
+            f"{self.slots} slot{'s' * (self.slots != 1)} x {self.worker}; {self.relays} points in "
+            f"flight (the machines carry {self.room} such slots)"
         )
 
 
-def workers_that_fit(nodes: list[Node], threads: int, gpu: float) -> int:
+def workers_that_fit(nodes: Sequence[Node], threads: int, gpu: float) -> int:
     """Workers that the machines carry at once; a worker never spans two machines."""
     total = 0
     for node in nodes:
@@ -135,26 +144,26 @@ def make_plan(
         )
     count = max(1, min(max(room, least), most or runs, runs))
     relays = math.ceil(count / max(1, runs_per_point)) + 1
-    return SlotPlan(
-        count, workers, threads, gpu, relays, max(room, 1 if can_grow else 0), least, most
-    )
+    return SlotPlan(count, workers, threads, gpu, relays, room, least, most)
 
 
-def wanted_slots(
-    plan: SlotPlan, nodes: list[Node], outstanding: int, *, can_grow: bool = False
-) -> int:
+def slots_that_fit(plan: SlotPlan, nodes: Sequence[Node]) -> int:
+    """Slots of a plan that machines carry."""
+    return workers_that_fit(nodes, plan.threads, plan.gpu) // plan.workers
+
+
+def wanted_slots(plan: SlotPlan, nodes: Sequence[Node], outstanding: int) -> int:
     """How many slots there are to be now that these machines are there.
+
+    None is started beyond what fits: it would wait, and fail, for what may never come. Machines
+    are asked for by themselves (`wishes`).
 
     Args:
         plan: The plan.
         nodes: The machines that can take work now; there may be none.
         outstanding: Runs that have not ended: more slots than that have nothing to do.
-        can_grow: True when an autoscaler can add machines: the fewest slots are asked for even
-            where they do not fit, so that it hears of them.
     """
-    room = workers_that_fit(nodes, plan.threads, plan.gpu) // plan.workers
-    if can_grow:
-        room = max(room, plan.least)
+    room = slots_that_fit(plan, nodes)
     return max(0, min(room, outstanding if plan.most is None else min(plan.most, outstanding)))
 
 

@@ -14,15 +14,16 @@ from typing import Any
 from vesselflow.config.axes import comparable
 from vesselflow.config.registry import shown
 from vesselflow.config.space import Space
-from vesselflow.config.yaml_files import load_yaml
+from vesselflow.config.yaml_files import parse_yaml
 from vesselflow.errors import UserError
 from vesselflow.records.atomic import read_json_or_none
+from vesselflow.records.paths import AnyPath
 from vesselflow.sweeps.folder import PROVENANCE, sweep_folder
 from vesselflow.sweeps.stores_made import store_path, used_stores
 
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
-    *("name", "question", "description", "hypotheses", "resources", "estimate"),
+    *("name", "question", "description", "hypotheses", "resources", "estimate", "prices"),
     "train.checkpoint_every_s",
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.
@@ -47,7 +48,7 @@ class Change:
     shared: bool = True
 
 
-def changes_line(space: Space, file: Path, profile: str | None, results: Path) -> str:
+def changes_line(space: Space, file: Path, profile: str | None, results: AnyPath) -> str:
     """One line on what differs from the settings that the sweep's folder holds the answer to.
 
     Args:
@@ -67,8 +68,10 @@ def changes_line(space: Space, file: Path, profile: str | None, results: Path) -
     if not (folder / "tables" / "points.parquet").is_file():
         return ""
     try:
-        old = load_yaml(folder / "resolved.yaml")
-    except UserError:
+        old = parse_yaml((folder / "resolved.yaml").read_text(encoding="utf-8"), where="")
+        if not isinstance(old, dict):
+            raise UserError("not a mapping")
+    except (UserError, OSError, ValueError):
         return (
             "the resolved.yaml of this folder cannot be read: whether its tables answer other "
             "settings is not known; they are replaced, its runs are kept"
@@ -170,7 +173,7 @@ def _drawn(store: Any) -> Any:
     return store.get("synth") if isinstance(store, Mapping) else store
 
 
-def _contents(space: Space, results: Path, noted: Any) -> Iterator[Change]:
+def _contents(space: Space, results: AnyPath, noted: Any) -> Iterator[Change]:
     """Stores whose content is not the noted one; those that cannot be looked at are left out."""
     from vesselflow.stores.store import Store
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,13 +13,16 @@ from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.errors import Interrupted
 from vesselflow.feed.sources import Data
 from vesselflow.feed.view import View
+from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
 from vesselflow.runs.specs import view_of
 from vesselflow.stores.statistics import intensities, pooled_centre_scale
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
-from vesselflow.sweeps.gate import Gate
+from vesselflow.sweeps.gate import Troubles
 from vesselflow.training.group import Group
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 T = TypeVar("T")
 
@@ -34,7 +36,8 @@ class Reports:
         epoch: ``(epoch, step, values)`` of the curve.
         should_stop: True when the run is to be handed back at the next step.
         message: A line that the person should see.
-        storage: What is wrong with the storage that the run waits for; "" when that is over.
+        storage: What is wrong with the storage; "" when that is over. The run waits for it, or goes
+            on (`phase` says so) while a thread, which tells it then, waits to write a checkpoint.
     """
 
     phase: Callable[[str, int, int, int], None] = lambda phase, epoch, step, steps: None
@@ -82,24 +85,33 @@ class Context:
         reports: Who is told.
         device: Where the model lives.
         slot: Name of the slot, for the cost.
+        taken: How the slot came to the run, for the cost.
+        survival: What was seen of failures, for the time between two checkpoints.
     """
 
     def __init__(
         self,
         job: Job,
-        results: Path,
+        results: AnyPath,
         data: Data,
         group: Group,
         reports: Reports,
         device: str,
         slot: str,
+        taken: Taken | None = None,
+        survival: Survival = NOTHING_SEEN,
     ) -> None:
         self.job, self.spec = job, job.run
         self.results, self.data = results, data
         self.group, self.reports, self.device, self.slot = group, reports, device, slot
+        self.taken = taken or Taken()
         self.record = RunRecord(results, job.run.run_id)
-        #: Everything that is written for the run goes through it.
-        self.gate = Gate(reports.storage, lambda: reports.storage(""), reports.should_stop)
+        self.survival = survival
+        self.troubles = Troubles(reports.storage)
+        #: Everything that is written for the run goes through it, or through the one beside it
+        #: where it is written in a thread while the training goes on.
+        self.gate = self.troubles.gate(reports.should_stop)
+        self.gate_beside = self.troubles.gate(reports.should_stop)
 
     def unless_stopped(self, items: Iterable[T]) -> Iterator[T]:
         """The items, one by one; between two of them a stop is heard.

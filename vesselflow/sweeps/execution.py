@@ -6,29 +6,33 @@ Imports no Ray: a slot calls it, and so do tests and notebooks.
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 from vesselflow.errors import Interrupted
 from vesselflow.feed.sources import Data
+from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import Attempt
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.context import Context, Reports, Result
+from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault, classify
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.sweeps.training_job import TrainingJob
 from vesselflow.training.failures import tell
 from vesselflow.training.group import Group, Solo, lead
+from vesselflow.training.interval import NOTHING_SEEN, Survival
 
 
 def execute(
     job: Job,
-    results: Path,
+    results: AnyPath,
     data: Data,
     *,
     group: Group | None = None,
     reports: Reports | None = None,
     device: str = "cpu",
     slot: str = "local",
+    taken: Taken | None = None,
+    survival: Survival = NOTHING_SEEN,
 ) -> Result:
     """Bring one job to its end: train unless it is trained, score what is not scored.
 
@@ -36,13 +40,26 @@ def execute(
     rank meets is told to all, and ends the run on all of them. The run is marked as failed where
     another try would meet the error again; else it is handed back, to be resumed from its last
     checkpoint. After a fault `Fault.PEER_LOST` the group can talk no more: its processes must end.
+    `survival` is what was seen of failures: it sets the time between two checkpoints, no number.
     """
-    context = Context(job, results, data, group or Solo(), reports or Reports(), device, slot)
+    context = Context(
+        job,
+        results,
+        data,
+        group or Solo(),
+        reports or Reports(),
+        device,
+        slot,
+        taken,
+        survival,
+    )
     work = _Work(context)
     try:
         return work.run()
     except Exception as error:
         return work.failed(error)
+    finally:
+        work.training.end_notes()
 
 
 class _Work:

@@ -7,6 +7,7 @@ import errno
 import importlib.metadata
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -19,26 +20,27 @@ from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold, write_folds
-from vesselflow.records.atomic import read_json_or_none, write_json, write_text
+from vesselflow.records.atomic import explained, read_json_or_none, write_json, write_text
+from vesselflow.records.paths import AnyPath, BucketPath, names_in
 from vesselflow.runs.specs import StoreFacts, split_key
 
 #: Says which space a results folder belongs to.
 PROVENANCE = "provenance.json"
 
 
-def sweep_folder(space: Space, profile: str | None, results: Path) -> Path:
+def sweep_folder(space: Space, profile: str | None, results: AnyPath) -> AnyPath:
     """The sweep's folder; one space's profiles have folders of their own."""
     return results / (f"{space.name}-{profile}" if profile else space.name)
 
 
-def check_owner(file: Path, folder: Path) -> None:
+def check_owner(file: Path, folder: AnyPath) -> None:
     """Refuse a sweep's folder that belongs to another space, or to no sweep at all."""
     head = folder / PROVENANCE
     if not folder.is_dir():
         return
     if not head.exists():
         # What a killed process left under a hidden name is nobody's.
-        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        if any(not name.startswith(".") for name in names_in(folder)):
             raise UserError(
                 f"this folder holds files, and no {PROVENANCE} that says whose results they are",
                 where=str(folder),
@@ -62,13 +64,25 @@ def check_owner(file: Path, folder: Path) -> None:
         )
 
 
-def check_writable(folder: Path, *, probe: bool = True) -> None:
+def check_writable(folder: AnyPath, *, probe: bool = True) -> None:
     """Refuse a folder that cannot be written or made; nothing is made, nothing is left.
 
     Args:
         folder: The folder; it need not be there.
-        probe: Write a file and remove it again; without, only the permissions are asked for.
+        probe: Write a file and remove it again; without, only the permissions are asked for (of a
+            bucket only whether it can be read).
+
+    Raises:
+        UserError: It says why.
     """
+    if isinstance(folder, BucketPath):
+        with explained(folder):
+            folder.bucket.check()
+            if probe:
+                tried = folder / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+                tried.touch()
+                tried.unlink()
+        return
     with writing(folder):
         base = next(entry for entry in (folder, *folder.parents) if os.path.lexists(entry))
         if not base.is_dir():
@@ -84,7 +98,7 @@ def check_writable(folder: Path, *, probe: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: AnyPath) -> Iterator[None]:
     """Turn errors of the file system into a UserError on a sweep's folder."""
     try:
         yield
@@ -101,7 +115,7 @@ def write_head(
     space: Space,
     file: Path,
     profile: str | None,
-    folder: Path,
+    folder: AnyPath,
     stores: Mapping[str, StoreFacts],
     command: Sequence[str],
 ) -> None:
@@ -130,7 +144,7 @@ def write_head(
 
 
 def write_splits(
-    folder: Path,
+    folder: AnyPath,
     expansion: Expansion,
     folds: Mapping[str, list[Fold]],
     stores: Mapping[str, StoreFacts],

@@ -8,6 +8,7 @@ Imports no torch: the driver and the broker may use it as well.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,6 +22,54 @@ T = TypeVar("T")
 FIRST_S, LONGEST_S = 0.5, 10.0
 #: Seconds between two looks at whether a stop was asked, within a pause.
 LOOK_S = 0.5
+
+
+class Troubles:
+    """What is wrong with the storage, as several gates of one run meet it: told as one trouble.
+
+    A run has two: that of its steps, and that of the checkpoint which is written beside them.
+
+    Args:
+        tell: Told in one line what is wrong, and "" when nothing is any more; from any thread, one
+            at a time.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._now: dict[int, str] = {}
+        self._gates = 0
+
+    def gate(self, should_stop: Callable[[], bool]) -> Gate:
+        """Another gate; `should_stop` as of `Gate`."""
+        self._gates += 1
+        number = self._gates
+        return Gate(lambda text: self._meet(number, text), lambda: self._over(number), should_stop)
+
+    def repeat(self) -> None:
+        """Tell the trouble again, if there is one: somebody begins to wait for its end."""
+        with self._lock:
+            if self._now:
+                self._tell(self._told)
+
+    @property
+    def _told(self) -> str:
+        """What is told: what is wrong for the one that met it first; "" for nothing."""
+        return next(iter(self._now.values()), "")
+
+    def _meet(self, gate: int, text: str) -> None:
+        with self._lock:
+            before = self._told
+            self._now[gate] = text
+            if self._told != before:
+                self._tell(self._told)
+
+    def _over(self, gate: int) -> None:
+        with self._lock:
+            before = self._told
+            self._now.pop(gate, None)
+            if self._told != before:
+                self._tell(self._told)
 
 
 class Gate:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vesselflow.errors import VesselflowError
+from vesselflow.evaluation.cost_table import Pricing, no_prices
 from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.records.atomic import read_json_or_none, write_json
+from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import RunRecord
 from vesselflow.sweeps.events import Happening
 from vesselflow.sweeps.progress import Progress
@@ -110,27 +111,28 @@ def unfinished(prepared: Prepared, told: Sequence[Failure] = ()) -> list[Failure
     ]
 
 
-def conclude(prepared: Prepared, outcome: Outcome) -> Outcome:
+def conclude(prepared: Prepared, outcome: Outcome, pricing: Pricing = no_prices) -> Outcome:
     """End a sweep, however far it came: its tables, and what has no result and why.
 
     Args:
         prepared: The sweep, as it was read last.
         outcome: Its `failures` are what is known already; they are completed. What was stopped has
             not failed: nothing of it is written.
+        pricing: What machines cost.
 
     Raises:
         UserError: A file of results is damaged beyond repair.
         OSError: The folder cannot be written.
     """
     tables = prepared.folder / "tables"
-    write_tables(tables, prepared.scored, prepared.results, prepared.objective)
+    write_tables(tables, prepared.scored, prepared.results, prepared.objective, pricing=pricing)
     outcome.failures = unfinished(prepared, outcome.failures)
     if not outcome.stopped:
         write_failures(prepared.folder, outcome.failures)
     return outcome
 
 
-def _recorded(row: Scored, results: Path) -> Failure:
+def _recorded(row: Scored, results: AnyPath) -> Failure:
     """What the record of a run says of why it has no result."""
     record = RunRecord(results, row.cell.run.run_id)
     log = record.attempt_folder(record.status().attempts) / "log.txt"
@@ -139,7 +141,7 @@ def _recorded(row: Scored, results: Path) -> Failure:
     return Failure(row.cell.label, message, log=str(log) if log.exists() else "")
 
 
-def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
+def write_failures(folder: AnyPath, failures: Sequence[Failure]) -> None:
     """Write what failed into a sweep's folder, or remove what an earlier start wrote there.
 
     Raises:
@@ -152,7 +154,7 @@ def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
         file.unlink(missing_ok=True)
 
 
-def read_failures(folder: Path) -> list[Failure]:
+def read_failures(folder: AnyPath) -> list[Failure]:
     """What the last start of a sweep wrote; empty when nothing failed, or nothing is readable."""
     content = read_json_or_none(folder / FAILURES)
     names = tuple(Failure.__dataclass_fields__)

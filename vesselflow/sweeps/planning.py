@@ -15,6 +15,7 @@ from vesselflow.config.space import Space
 from vesselflow.errors import UserError
 from vesselflow.evaluation.long_tables import Lookup, Scored
 from vesselflow.feed.folds import Fold
+from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.runs.cells import Cell, Job, make_cells, make_jobs
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.specs import StoreFacts, folds_of, split_key
@@ -54,8 +55,8 @@ class SweepPlan:
     file: Path
     profile: str | None
     expansion: Expansion
-    results: Path
-    folder: Path
+    results: AnyPath
+    folder: AnyPath
     stores: dict[str, StoreFacts]
     folds: dict[str, list[Fold]]
     cells: list[Cell]
@@ -95,6 +96,8 @@ class SweepPlan:
 
     def rescore(self) -> None:
         """Read again what is known of each cell that was not complete."""
+        self.lookup.refresh()
+        self.lookup.fetch([row.cell for row in self.scored if not row.complete])
         self.scored = [
             row if row.complete else self.lookup.score(row.cell, self.objective)
             for row in self.scored
@@ -108,7 +111,7 @@ class Prepared(SweepPlan):
 
 def plan_sweep(
     space: Space,
-    results: str | Path = "results",
+    results: str | AnyPath = "results",
     *,
     fresh: bool = False,
     here: bool = True,
@@ -133,11 +136,11 @@ def plan_sweep(
     Raises:
         UserError: A store, a split, a model or the results folder is not as it must be.
     """
-    file, results = space.file, Path(results)
+    file, results = space.file, any_path(results)
     folder = sweep_folder(space, space.profile, results)
     check_owner(file, folder)
     check_writable(folder, probe=start)
-    stores = known_stores(space, file, results)
+    stores = known_stores(space, file, results, notify)
     folds = check_space(space, file, stores)
     lookup = Lookup(results, keep=start)
     cells, scored = look_up_runs(space, folds, stores, lookup)
@@ -197,7 +200,7 @@ def make_ready(
 
 def prepare(
     space: Space,
-    results: str | Path = "results",
+    results: str | AnyPath = "results",
     *,
     command: Sequence[str] = (),
     notify: Callable[[str], None] = lambda text: None,
@@ -223,6 +226,7 @@ def look_up_runs(
     if not all(facts.digest for facts in stores.values()):
         return [], []
     cells, objective = make_cells(space, folds, stores), Objective.of(space.objective)
+    lookup.fetch(cells)
     return cells, [lookup.score(cell, objective) for cell in cells]
 
 

@@ -36,6 +36,10 @@ _DEATHS = frozenset({Event.WORKER_DIED, Event.PEER_LOST, Event.OUT_OF_MEMORY, Ev
 #: What its surroundings caused, as far as one can tell: forgiven often, but not for ever, because
 #: a run can also bring these about itself, time after time.
 _MISHAPS = frozenset({Event.SILENT, Event.CLUSTER})
+#: What leaves a run with all that it had in memory on the storage.
+_ORDERLY = frozenset({Event.HANDED_BACK, *_FINAL})
+#: What a machine that is being shut down does to what runs on it.
+_OF_LEAVING = frozenset({Event.WORKER_DIED, Event.PEER_LOST, Event.HUNG, *_MISHAPS})
 #: Mishaps that are forgiven beyond `retries`.
 PATIENCE = 8
 
@@ -72,6 +76,16 @@ def decide(event: Event, tally: Tally, retries: int) -> Action:
     if event in _MISHAPS and tally.mishaps > retries + PATIENCE:
         return Action.FAIL
     return Action.RESUME
+
+
+def loses_steps(event: Event) -> bool:
+    """Whether the steps since the last checkpoint are lost with it."""
+    return event not in _ORDERLY
+
+
+def on_leaving_machine(event: Event) -> Event:
+    """What an event is on a machine that was given notice: its end, which no run has caused."""
+    return Event.NODE_GONE if event in _OF_LEAVING else event
 
 
 def last_words(event: Event, tally: Tally) -> str:

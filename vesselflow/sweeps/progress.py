@@ -7,7 +7,17 @@ from dataclasses import dataclass
 #: Seconds of stepping before the pace says anything.
 PACE_S = 2.0
 #: What a slot can be doing.
-PHASES = ("starting", "training", "evaluating", "waiting", "idle", "silent", "restarting")
+PHASES = (
+    "starting",
+    "training",
+    "saving",
+    "evaluating",
+    "waiting",
+    "leaving",
+    "idle",
+    "silent",
+    "restarting",
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,7 @@ class Progress:
         messages: The latest messages, oldest first.
         stopping: Whether a clean stop was asked for.
         trouble: What keeps runs from being written, and for how many seconds.
+        waiting: What is waited for because no machine can take a run, and for how many seconds.
     """
 
     sweep: str
@@ -102,6 +113,7 @@ class Progress:
     messages: tuple[str, ...] = ()
     stopping: bool = False
     trouble: tuple[str, float] | None = None
+    waiting: tuple[str, float] | None = None
 
 
 def eta(done: int, total: int, elapsed_s: float) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from pathlib import Path
 
 from torch import nn
 
@@ -19,6 +18,7 @@ from vesselflow.evaluation.evaluated import (
 from vesselflow.evaluation.long_tables import chosen_epoch, validation_curve
 from vesselflow.evaluation.previews import write_previews
 from vesselflow.evaluation.scoring import evaluate, select
+from vesselflow.records.paths import AnyPath, there
 from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
@@ -107,7 +107,7 @@ class ScoringJob:
         for evaluation in self.context.job.evaluations:
             self._path(evaluation).unlink(missing_ok=True)
 
-    def _path(self, evaluation: Evaluation) -> Path:
+    def _path(self, evaluation: Evaluation) -> AnyPath:
         return evaluation_path(self.context.results, evaluation)
 
     def _read(self, evaluation: Evaluation) -> Evaluated | None:
@@ -178,7 +178,7 @@ class ScoringJob:
             # Named as the evaluation is: other images or settings under the same name are new.
             what = digest([evaluation.name, objective.metric, objective.direction])
             done = folder / f".{what}"
-            if done.exists():
+            if there(done):
                 continue
             if not self.context.record.weights_path(epoch).is_file():
                 # Pictures are no reason to train a run again whose scores are all there.

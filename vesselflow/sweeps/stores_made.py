@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from vesselflow.config.paths import url_scheme
 from vesselflow.config.space import Space
 from vesselflow.config.store_specs import StoreSpec
 from vesselflow.errors import UserError
+from vesselflow.records.atomic import storage_trouble
+from vesselflow.records.bucket import SCHEMES
+from vesselflow.records.cache import cache_folder, local_copy
+from vesselflow.records.paths import AnyPath, BucketPath, any_path
 from vesselflow.runs.specs import StoreFacts
 from vesselflow.sweeps import checks
 
 
-def known_stores(space: Space, file: Path, results: Path) -> dict[str, StoreFacts]:
+def known_stores(
+    space: Space,
+    file: Path,
+    results: AnyPath,
+    notify: Callable[[str], None] = lambda text: None,
+) -> dict[str, StoreFacts]:
     """What is known of every store that the space uses, before any is made.
+
+    One in a bucket is fetched into this machine's cache; `notify` gets a line before.
 
     Raises:
         UserError: A store is neither there nor can be made.
     """
     facts = {}
     for name in used_stores(space):
-        path, declared = store_path(space, name, results), space.stores[name]
+        declared = space.stores[name]
+        if origin := origin_of(declared):
+            notify(f"the store '{name}' comes from {origin}")
+        path = store_path(space, name, results)
         where = f"{file.name}: stores.{name}"
         if path.exists():
-            facts[name] = _opened(name, path, where)
+            facts[name] = _opened(name, path, where, origin)
         elif declared.importer is not None:
             if not Path(declared.importer.source).is_dir():
                 raise UserError(
@@ -40,12 +56,12 @@ def known_stores(space: Space, file: Path, results: Path) -> dict[str, StoreFact
     return facts
 
 
-def _opened(name: str, path: Path, where: str) -> StoreFacts:
+def _opened(name: str, path: Path, where: str, origin: str) -> StoreFacts:
     from vesselflow.stores.store import Store
 
     try:
         with Store.open(path) as store:
-            return StoreFacts(name, path, store.digest, tuple(store.sources))
+            return StoreFacts(name, path, store.digest, tuple(store.sources), origin)
     except UserError as error:
         raise UserError(str(error), where=where) from None
 
@@ -61,7 +77,7 @@ def missing_store(path: Path, where: str) -> UserError:
 
 
 def open_stores(
-    space: Space, file: Path, results: Path, notify: Callable[[str], None]
+    space: Space, file: Path, results: AnyPath, notify: Callable[[str], None]
 ) -> dict[str, StoreFacts]:
     """Open every store that the space uses; make those that are declared as synthetic."""
     facts = {}
@@ -75,7 +91,30 @@ def open_stores(
             if error.where.startswith(where):
                 raise
             raise UserError(str(error), where=where) from None
-        facts[name] = _opened(name, path, where)
+        facts[name] = _opened(name, path, where, origin_of(space.stores[name]))
+    return facts
+
+
+def borrowed_stores(
+    space: Space, file: Path, results: AnyPath, scratch: Path, notify: Callable[[str], None]
+) -> dict[str, StoreFacts]:
+    """Open every store that the space uses; those that are missing are made in a scratch folder.
+
+    Raises:
+        UserError: A store can neither be opened nor made.
+    """
+    facts = {}
+    for name in used_stores(space):
+        path, where = store_path(space, name, results), f"{file.name}: stores.{name}"
+        if not path.exists():
+            path = scratch / f"{name}.h5"
+            try:
+                make_store(space.stores[name], name, path, where, notify)
+            except UserError as error:
+                if error.where.startswith(where):
+                    raise
+                raise UserError(str(error), where=where) from None
+        facts[name] = _opened(name, path, where, origin_of(space.stores[name]))
     return facts
 
 
@@ -88,15 +127,38 @@ def used_stores(space: Space) -> list[str]:
     return list(names)
 
 
-def store_path(space: Space, name: str, results: Path) -> Path:
-    """Where a store stands; a synthetic one stands in the results folder, named by content."""
+def store_path(space: Space, name: str, results: AnyPath) -> Path:
+    """Where a store stands; a synthetic one stands in the results folder, named by content.
+
+    With results in a bucket it stands in this machine's cache: HDF5 files are read in place.
+    """
     from vesselflow.stores.synth import file_name
 
     declared = space.stores[name]
     if declared.synth is not None:
-        return results / "stores" / file_name(declared.synth.arguments)
+        base = cache_folder() if isinstance(results, BucketPath) else results
+        return base / "stores" / file_name(declared.synth.arguments)
     assert declared.path is not None
-    return Path(declared.path)
+    return _fetched(declared.path) if origin_of(declared) else Path(declared.path)
+
+
+def origin_of(declared: StoreSpec) -> str:
+    """The address in a bucket that a store is fetched from; "" for one of this machine."""
+    path = declared.path or ""
+    return path if url_scheme(path) in SCHEMES else ""
+
+
+@functools.cache
+def _fetched(address: str) -> Path:
+    """The copy on this machine of a store in a bucket."""
+    source = any_path(address)
+    assert isinstance(source, BucketPath)
+    try:
+        return local_copy(source)
+    except FileNotFoundError:
+        raise UserError(f"no such object: {address}", hint="put the store there first") from None
+    except OSError as error:
+        raise storage_trouble(error, source) or error from None
 
 
 def make_store(

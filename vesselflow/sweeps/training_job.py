@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +16,12 @@ from vesselflow.feed.batches import Samples
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.runs import Attempt
 from vesselflow.sweeps.context import Context
+from vesselflow.sweeps.cost_notes import CostNotes, reached_before
+from vesselflow.sweeps.gate import Gate
 from vesselflow.sweeps.scoring_job import ScoringJob
 from vesselflow.training.group import lead, together
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
+from vesselflow.training.saving import Write
 
 
 class TrainingJob:
@@ -36,9 +40,12 @@ class TrainingJob:
         self.context, self.scoring = context, scoring
         self.began = time.perf_counter()
         self.attempt: Attempt | None = None
-        self.first_step_s: float | None = None
+        self.start_s: float | None = None
         self.steps = 0
+        self._from_step = self._reached = 0
+        self._save_s, self._stepped = 0.0, self.began
         self._batches: StepClock | None = None
+        self._notes: CostNotes | None = None
 
     def run(self) -> bool:
         """Train to the end; False when it was stopped on request before.
@@ -55,11 +62,15 @@ class TrainingJob:
         self._batches = ready.batches
         context.reports.phase("training", start // max(1, total // settings.epochs), start, total)
 
+        epoch_now = 0
+
         def progress(epoch: int, step: int) -> None:
+            nonlocal epoch_now
             ready.batches.stop()
-            self.steps = step - start
-            if self.first_step_s is None:
-                self.first_step_s = time.perf_counter() - self.began
+            epoch_now = epoch
+            self.steps, self._stepped = step - start, time.perf_counter()
+            if self.start_s is None:
+                self.start_s = self._rest_s()
             context.reports.phase("training", epoch, step, total)
 
         def epoch_done(epoch: int, step: int, values: dict[str, float]) -> None:
@@ -68,10 +79,17 @@ class TrainingJob:
             context.reports.epoch(epoch, step, values)
 
         def keep_weights(epoch: int, step: int, payload: bytes) -> None:
-            context.gate.keep(lambda: context.record.keep_weights(epoch, payload))
+            with self._saving():
+                context.gate.keep(lambda: context.record.keep_weights(epoch, payload))
+
+        def waiting() -> None:
+            # A large file on a slow storage is no step that hangs.
+            context.reports.phase("saving", epoch_now, start + self.steps, total)
+            context.troubles.repeat()
 
         hooks = Hooks(
             save=self._save,
+            waiting=waiting,
             epoch=epoch_done,
             keep_weights=keep_weights,
             score=self.scoring.validate,
@@ -89,6 +107,7 @@ class TrainingJob:
             resume=resume,
             device=context.device,
             dataset_statistics=context.statistics,
+            survival=context.survival,
         )
         if outcome.finished:
             summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
@@ -102,6 +121,12 @@ class TrainingJob:
         context.gate.keep(lambda: context.record.create(config, dict(context.spec.identity)))
         self.attempt = context.gate.keep(context.record.begin_attempt)
         point = self.attempt.resume_point()
+        self._from_step = 0 if point is None else point[0]
+        self._reached = context.taken.reached
+        if self.attempt.number > 1:
+            # Of a sweep before this one the records alone know how far it came.
+            self._reached = max(self._reached, reached_before(context.record.costs()))
+        self._notes = CostNotes(self.attempt, self._noted)
         if point is None:
             context.gate.keep(self.scoring.forget)
             return None, 0
@@ -134,11 +159,17 @@ class TrainingJob:
         ready.batches = StepClock(context.data.batches(samples, rows, order))
         _ = context.statistics  # read here, where a rank that cannot is not waited for
 
-    def _save(self, step: int, payload: bytes) -> None:
-        """Write a checkpoint, and what the attempt has cost until it."""
-        attempt = self._attempt()
-        self.context.gate.keep(lambda: attempt.checkpoints.save(step, payload))
-        self._write_cost(self.cost())
+    def _save(self, step: int) -> Write:
+        """What writes a checkpoint, and what the attempt has cost by then."""
+        # Since its last step the training stood still for the copy, and for a write before it.
+        self._save_s += time.perf_counter() - self._stepped
+        attempt, gate = self._attempt(), self.context.gate_beside
+
+        def write(payload: memoryview) -> None:
+            gate.keep(lambda: attempt.checkpoints.save(step, payload))
+            self._write_cost(gate)
+
+        return write
 
     def _finish(self, summary: dict[str, int]) -> None:
         self.context.gate.keep(lambda: self.context.record.finish(self._attempt(), summary))
@@ -151,30 +182,64 @@ class TrainingJob:
         """The samples of the training part, in store order."""
         return np.flatnonzero(np.isin(samples.source, np.asarray(self.context.spec.train)))
 
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Count the seconds for which training waits for what is kept."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._save_s += time.perf_counter() - began
+
+    def _rest_s(self) -> float:
+        """Seconds so far that were neither steps nor scoring nor saving.
+
+        An attempt may score an epoch before its first step: its checkpoint was the epoch's end.
+        """
+        train_s = self._batches.seconds if self._batches is not None else 0.0
+        others = train_s + self.scoring.seconds + self._save_s
+        return max(0.0, time.perf_counter() - self.began - others)
+
     def cost(self) -> dict[str, float]:
-        """What this attempt has cost so far, in seconds and steps."""
+        """What this attempt has cost so far, in seconds and steps.
+
+        ``reached`` is the step to which the run had come before: steps below it are repeated.
+        """
+        taken = self.context.taken
         train_s = self._batches.seconds if self._batches is not None else 0.0
         return {
             "wall_s": time.perf_counter() - self.began,
+            "idle_s": taken.idle_s,
+            "slot_start_s": taken.slot_start_s,
+            "start_s": self._rest_s() if self.start_s is None else self.start_s,
             "train_s": train_s,
             "evaluate_s": self.scoring.seconds,
-            "start_s": self.first_step_s or 0.0,
+            "save_s": self._save_s,
+            "from_step": float(self._from_step),
+            "reached": float(self._reached),
             "steps": float(self.steps),
             "steps_per_s": self.steps / train_s if train_s else float("nan"),
         }
 
     def close(self) -> dict[str, float]:
         """Keep the cost with the attempt, if there is one on this rank, and return it."""
-        cost = self.cost()
+        self.end_notes()
         with contextlib.suppress(Interrupted):
-            self._write_cost(cost)
-        return cost
+            self._write_cost(self.context.gate)
+        return self.cost()
 
-    def _write_cost(self, cost: dict[str, float]) -> None:
-        attempt = self.attempt
-        if attempt is not None:
-            machine = {"slot": self.context.slot, "host": socket.gethostname()}
-            self.context.gate.keep(lambda: attempt.write_cost({**cost, **machine}))
+    def end_notes(self) -> None:
+        """Write no more beside the training."""
+        if self._notes is not None:
+            self._notes.end()
+
+    def _write_cost(self, gate: Gate) -> None:
+        if self._notes is not None:
+            gate.keep(self._notes.write)
+
+    def _noted(self) -> dict[str, float | str]:
+        where = {"slot": self.context.slot, "host": socket.gethostname()}
+        return {**self.cost(), **where, **self.context.taken.seat.plain()}
 
 
 @dataclass

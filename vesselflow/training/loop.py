@@ -26,6 +26,8 @@ from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.training import packing
 from vesselflow.training.group import Group, Solo, together
+from vesselflow.training.interval import NOTHING_SEEN, Due, Survival
+from vesselflow.training.saving import Saver, Write
 from vesselflow.training.step import Stepper
 
 
@@ -41,7 +43,10 @@ class Hooks:
     """What the loop does at its edges; every default does nothing.
 
     Attributes:
-        save: ``(step, payload)``: keep a checkpoint (called on rank 0 alone).
+        save: ``(step) -> write``: a checkpoint of this step was copied (called on rank 0 alone).
+            ``write(payload)`` keeps it; called in a thread, while the training goes on, and never
+            while another write is under way.
+        waiting: The training begins to wait for a write (rank 0 alone).
         epoch: ``(epoch, step, values)``: the epoch's curve values (rank 0 alone).
         keep_weights: ``(epoch, step, payload)``: keep the weights of a scored epoch (rank 0).
         score: ``(model, epoch, step) -> values``: scores on validation data (rank 0 alone; the
@@ -52,7 +57,8 @@ class Hooks:
         clock: Monotonic seconds, for the timed checkpoints only.
     """
 
-    save: Callable[[int, bytes], None] = lambda step, payload: None
+    save: Callable[[int], Write] = lambda step: lambda payload: None
+    waiting: Callable[[], None] = lambda: None
     epoch: Callable[[int, int, dict[str, float]], None] = lambda epoch, step, values: None
     keep_weights: Callable[[int, int, bytes], None] = lambda epoch, step, payload: None
     score: Callable[[nn.Module, int, int], dict[str, float]] = lambda model, epoch, step: {}
@@ -136,6 +142,8 @@ def train(
     resume: bytes | None = None,
     device: torch.device | str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
+    survival: Survival = NOTHING_SEEN,
+    saver: Callable[[Callable[[int], Write], Callable[[], None]], Saver] = Saver,
 ) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
@@ -151,9 +159,11 @@ def train(
         seed: Seed of the run.
         group: The workers; a plain process when None.
         hooks: What happens at the edges.
-        resume: A checkpoint's payload, as `Hooks.save` got it.
+        resume: A checkpoint's payload, as what `Hooks.save` returned got it.
         device: Where to train.
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
+        survival: What was seen of failures, for the time between two checkpoints.
+        saver: Makes what keeps the state, of `Hooks.save` and `Hooks.waiting`.
 
     Raises:
         Diverged: Too many gradients in a row were not finite.
@@ -195,23 +205,21 @@ def train(
         means = _EpochMeans(state["means"], state["means_counts"])
         pending = state["pending"]
 
-    def checkpoint() -> bytes:
-        return packing.dump(
-            {
-                "step": step,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "ema": ema.state_dict() if ema is not None else None,
-                "skipped": skipped,
-                "in_a_row": in_a_row,
-                "means": means.sums,
-                "means_counts": means.counts,
-                "pending": pending,
-            }
-        )
-
     def save() -> None:
-        hooks.save(step, checkpoint())
+        began = hooks.clock()
+        state = {
+            "step": step,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "ema": ema.state_dict(copy=False) if ema is not None else None,
+            "skipped": skipped,
+            "in_a_row": in_a_row,
+            "means": means.sums,
+            "means_counts": means.counts,
+            "pending": pending,
+        }
+        saving.save(step, state)
+        due.saved(began)
 
     def close_epoch() -> None:
         """Keep and score the weights of the epoch whose last step is done; write its curve."""
@@ -239,52 +247,62 @@ def train(
 
         return all(together(group, act))
 
+    saving = saver(hooks.save, hooks.waiting)
     if pending is not None:
         if not edge(close_epoch):
             return Trained(False, step, steps, skipped)
         pending = None
-    saved_at = hooks.clock()
+    due = Due(settings.checkpoint_every_s, survival, hooks.clock)
     model.train()
-    while step < steps:
-        progress = step / max(1, steps - 1)
-        lr = experiment.optimizer["lr"] * schedule(step, steps)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = lr
-        result = stepper.run(
-            step,
-            progress,
-            partial(batches.batch, step),
-            stop=hooks.should_stop(),
-            save=group.rank == 0 and hooks.clock() - saved_at >= settings.checkpoint_every_s,
-        )
-        step += 1
-        if result.applied:
-            in_a_row = 0
-            if ema is not None:
-                ema.update(model)
-        else:
-            skipped, in_a_row = skipped + 1, in_a_row + 1
-            if in_a_row > settings.nan_tolerance:
-                raise Diverged(
-                    f"{in_a_row} gradients in a row were not finite, the last at step {step}; "
-                    f"losses there: {result.losses}; lower optimizer.lr, or set train.clip_norm"
-                )
-        scalars = {f"loss.{name}": value for name, value in loss.scalars(progress).items()}
-        means.add({**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars})
-        ends_epoch = step % per_epoch == 0
-        if group.rank == 0:
-            hooks.progress((step - 1) // per_epoch + 1, step)
-        if ends_epoch:
-            pending = {f"train/{name}": value for name, value in means.means().items()}
-            means = _EpochMeans()
-        if ends_epoch or result.save or result.stop:
-            # Before the epoch is scored: whoever is stopped or killed while it is repeats no step.
-            closes = ends_epoch and not result.stop
-            done = edge(save, close_epoch) if closes else edge(save)
-            if result.stop or not done:
-                return Trained(False, step, steps, skipped)
-            pending = None
-            saved_at = hooks.clock()
+    with saving:
+        while step < steps:
+            progress = step / max(1, steps - 1)
+            lr = experiment.optimizer["lr"] * schedule(step, steps)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = lr
+            began, writing = hooks.clock(), saving.busy
+            result = stepper.run(
+                step,
+                progress,
+                partial(batches.batch, step),
+                stop=hooks.should_stop(),
+                save=saving.failed or (not writing and group.rank == 0 and due.now(saving.write_s)),
+            )
+            due.step(hooks.clock() - began, writing or saving.busy)
+            step += 1
+            if result.applied:
+                in_a_row = 0
+                if ema is not None:
+                    ema.update(model)
+            else:
+                skipped, in_a_row = skipped + 1, in_a_row + 1
+                if in_a_row > settings.nan_tolerance:
+                    raise Diverged(
+                        f"{in_a_row} gradients in a row were not finite, the last at step {step}; "
+                        f"losses there: {result.losses}; lower optimizer.lr, or set "
+                        "train.clip_norm"
+                    )
+            scalars = {f"loss.{name}": value for name, value in loss.scalars(progress).items()}
+            means.add({**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars})
+            ends_epoch = step % per_epoch == 0
+            if group.rank == 0:
+                hooks.progress((step - 1) // per_epoch + 1, step)
+            if ends_epoch:
+                pending = {f"train/{name}": value for name, value in means.means().items()}
+                means = _EpochMeans()
+            if ends_epoch or result.save or result.stop:
+                # Before the epoch is scored: whoever is stopped while it is repeats no step.
+                if result.stop:
+                    done = edge(save, saving.wait)
+                elif not ends_epoch:
+                    done = edge(save)
+                elif step < steps:
+                    done = edge(save, close_epoch)
+                else:
+                    done = edge(save, close_epoch, saving.wait)
+                if result.stop or not done:
+                    return Trained(False, step, steps, skipped)
+                pending = None
     return Trained(True, step, steps, skipped)
 
 

@@ -9,6 +9,10 @@ from vesselflow.config.registry import Registry
 _HERE = "vesselflow.metrics.thresholds"
 
 THRESHOLDS = Registry("threshold rule")
-# 2: among logits, without levels.
-THRESHOLDS.add("best", target=f"{_HERE}.best:best", version=2)
+THRESHOLDS.add(
+    "best",
+    target=f"{_HERE}.best:best",
+    version=2,
+    changes={2: "chooses among all logits instead of 65,536 levels of the probability"},
+)
 THRESHOLDS.add("half", target=f"{_HERE}.half:half")

@@ -14,14 +14,24 @@ from vesselflow.optimizers.learning_rates.warmed import warms_to_the_end
 _HERE = "vesselflow.optimizers.learning_rates"
 
 LEARNING_RATES = Registry("schedule")
-# 2: a warm-up leaves one step at least; cosines reach their floor; cycles restart at the top.
 LEARNING_RATES.add(
     "constant",
     target=f"{_HERE}.constant:Constant",
     arguments=ConstantArguments,
     revised=(2, warms_to_the_end),
+    changes={2: "a warm-up leaves one step at full rate at least"},
 )
 LEARNING_RATES.add(
-    "cosine", target=f"{_HERE}.cosine:Cosine", arguments=CosineArguments, revised=(2, is_revised)
+    "cosine",
+    target=f"{_HERE}.cosine:Cosine",
+    arguments=CosineArguments,
+    revised=(2, is_revised),
+    changes={2: "it ends on its floor, and a warm-up leaves one step at least"},
 )
-LEARNING_RATES.add("cyclic", target=f"{_HERE}.cyclic:Cyclic", arguments=CyclicArguments, version=2)
+LEARNING_RATES.add(
+    "cyclic",
+    target=f"{_HERE}.cyclic:Cyclic",
+    arguments=CyclicArguments,
+    version=2,
+    changes={2: "cycles have whole steps and restart at the top"},
+)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from vesselflow.records.paths import AnyPath
 from vesselflow.reporting.figure_files import replace_figures
 from vesselflow.reporting.figures.by_axis import draw_axis
 from vesselflow.reporting.figures.curves import draw_curves
@@ -23,7 +23,7 @@ Draw = Callable[[SweepTables], tuple[Figure, pd.DataFrame] | None]
 _LONGEST_NAME = 80
 
 
-def write_figures(sweep: SweepTables | str | Path, *, told: Told | None = None) -> list[Path]:
+def write_figures(sweep: SweepTables | str | AnyPath, *, told: Told | None = None) -> list[AnyPath]:
     """Draw all figures of a sweep into ``report/figures``.
 
     Drawn are: the objective's metric against each axis of the grid (``<metric>_by_<axis>.png``),

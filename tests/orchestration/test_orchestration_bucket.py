@@ -1,0 +1,55 @@
+"""A sweep whose results are in a bucket: killed, cut off, taken up again; the same tables."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import fault_cases as cases
+import pytest
+
+from vesselflow.bench.bucket_proxy import BucketProxy
+from vesselflow.records.paths import AnyPath, BucketPath, any_path
+
+pytestmark = pytest.mark.ray
+
+
+def _checkpoints(results: AnyPath) -> int:
+    assert isinstance(results, BucketPath)
+    keys = [entry.key for entry in results.bucket.below(f"{results.key}/runs")]
+    return sum(key.endswith(".ckpt") for key in keys)
+
+
+def _tables(results: AnyPath) -> dict[str, bytes]:
+    folder = results / "tiny" / "tables"
+    return {name: (folder / f"{name}.parquet").read_bytes() for name in cases.TABLES}
+
+
+def test_a_bucket_that_goes_away_and_two_kills_change_no_table(
+    undisturbed: tuple[Path, Path, dict[str, bytes]], bucket: str, s3_server: str
+) -> None:
+    space, _, tables = undisturbed
+    # Looked at past the proxy.
+    results = any_path(bucket.replace("?", "/results?"))
+    with BucketProxy(s3_server, latency_s=0.005) as proxy:
+        address = str(results).replace(s3_server, proxy.address)
+        driver = cases.start(space, address)
+        cases.wait_until(lambda: _checkpoints(results) > 0, driver, 150)
+        proxy.leave()
+        said = cases.lines_until(driver, "does not answer")
+        assert "Traceback" not in "".join(said)
+        time.sleep(5)
+        proxy.come_back()
+        before = _checkpoints(results)
+        cases.wait_until(lambda: _checkpoints(results) != before, driver, 150)
+        cases.kill_slot_worker(driver)
+        time.sleep(1)
+        cases.kill_driver(driver)
+        output = cases.finish(cases.start(space, address))
+    assert "Traceback" not in output
+    assert _tables(results) == tables
+    # Everything that was begun was taken up where it was: no run began anew.
+    for entry in results.bucket.below(f"{results.key}/runs"):
+        number = entry.key.partition("/attempts/")[2].partition("/")[0]
+        if entry.key.endswith("attempt.json") and int(number) > 1:
+            assert b'"resumed_from": {' in results.bucket.get(entry.key)
