@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from vesselflow.evaluation.cost_table import Quote
 from vesselflow.orchestration import broker as module
 from vesselflow.orchestration.broker import Broker
 from vesselflow.sweeps import book
 from vesselflow.sweeps.book import Entry, JobState, Place
+from vesselflow.sweeps.budget import Budget
 from vesselflow.sweeps.events import Message
 from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.policy import Event
@@ -71,6 +73,7 @@ def _run(
     scene: Callable[[Broker, Disk], Awaitable[None]],
     retries: int = 2,
     driver: Any = None,
+    **more: Any,
 ) -> None:
     disk = Disk()
 
@@ -82,6 +85,7 @@ def _run(
             "val/x",
             alive=lambda: frozenset({"node"}),
             claim=disk.claim,
+            **more,
         )
         await broker.submit([Entry(n, n, n.encode(), (f"p{n}",), 1, 10) for n in "ab"], {})
         await scene(broker, disk)
@@ -359,3 +363,76 @@ def test_slots_wait_for_the_data(tmp_path):
         assert await broker.data() == {"x": 1}
 
     _run(tmp_path, scene)
+
+
+# -- money -----------------------------------------------------------------------------------------
+
+PAID = (Place("node", 1, "host", "aws:big:spot"),)
+
+
+def _dollar_a_second(machine: str, market: str) -> Quote:
+    return Quote(3600.0, 3600.0, "here") if machine == "aws:big" else Quote()
+
+
+def test_a_run_that_the_budget_has_no_room_for_is_not_taken_and_none_after_it(tmp_path):
+    budget = Budget(60.0)
+    budget.durations.end(1000.0, 10)
+
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", PAID)
+        assert (await broker.claim("s", arrival)).word == "close"
+        assert disk.claimed == []
+        assert broker.book.count(JobState.QUEUED) == 2
+        look = await broker.look(0)
+        assert "with one more run it may be $10" in look.broke
+        assert not look.stopping
+        (row,) = look.spent
+        assert (row["machine"], row["count"], row["price"]) == ("aws:big:spot", 1, 3600.0)
+        budget.durations.ended.clear()
+        assert (await broker.claim("s", arrival)).word == "close", "it was said once"
+
+    _run(tmp_path, scene, budget=budget, pricing=_dollar_a_second)
+
+
+def test_what_finished_runs_took_is_what_the_next_ones_are_expected_to_take(tmp_path):
+    budget = Budget(1e6)
+
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", PAID)
+        answer = await broker.claim("s", arrival)
+        assert answer.grant is not None, "of the first run nothing is known"
+        cost = {"wall_s": 50.0, "steps": 10.0}
+        await broker.finish("s", answer.grant.number, "a", {}, cost)
+        assert budget.durations.ended == [5.0]
+        assert (await broker.look(0)).broke == ""
+
+    _run(tmp_path, scene, budget=budget, pricing=_dollar_a_second)
+
+
+def test_before_the_budget_is_passed_all_that_is_held_is_handed_back(tmp_path):
+    now = [0.0]
+
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", PAID)
+        answer = await broker.claim("s", arrival)
+        assert answer.grant is not None
+        now[0] = 5.0
+        assert not (await broker.look(0)).stopping
+        now[0] = 15.0
+        look = await broker.look(0)
+        assert look.stopping
+        assert "the machines cost $20.00 while they end" in look.broke
+        going, _ = await broker.beat("s", arrival, answer.grant.number, ("training", 1, 1, 10))
+        assert not going
+
+    money = {"budget": Budget(30.0), "pricing": _dollar_a_second}
+    _run(tmp_path, scene, clock=lambda: now[0], **money)
+
+
+def test_a_machine_without_a_price_ends_a_budget(tmp_path):
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", (Place("node", 1, "host", "rack-7"),))
+        assert (await broker.claim("s", arrival)).word == "close"
+        assert (await broker.look(0)).broke == "no price is known of rack-7"
+
+    _run(tmp_path, scene, budget=Budget(10.0), pricing=_dollar_a_second)

@@ -109,6 +109,17 @@ def test_machines_boot_and_are_paid_from_their_asking() -> None:
     assert told.machine_s == {"m": told.wall_s}
 
 
+def test_a_rented_machine_that_has_nothing_to_do_is_given_back() -> None:
+    short, long = _runs(1, steps=60), [RunModel("long", 5000, step_s=1.0)]
+    rented = MachineModel("m", count=2, boot_s=10.0, price=3600.0)
+    told = simulate(short + long, [rented], Settings(look_s=0, machines_s=0))
+    assert told.wall_s == pytest.approx(10 + 5000, rel=0.01)
+    # The other one worked for a minute, waited half of one for a run, and then for its end.
+    assert told.machine_s["m"] == pytest.approx(10 + 5000 + 10 + 62 + 30 + 300, rel=0.01)
+    own = MachineModel("m", count=2, price=3600.0)
+    assert simulate(short + long, [own], Settings()).machine_s["m"] > 2 * 5000
+
+
 def test_a_killed_worker_resumes_from_its_last_checkpoint_after_its_start() -> None:
     kill = Disturbance(45.0, Blow.KILL_SLOT)
     told = simulate(_runs(1), [MachineModel()], Settings(slot_s=3, look_s=0.5), disturbances=[kill])

@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "too few came; default: what the cluster file says",
     )
     parser.add_argument(
+        "--budget",
+        metavar="DOLLARS",
+        help="take no more runs before the machines of this command cost so much; with 'prices' in "
+        "the space on machines of one's own",
+    )
+    parser.add_argument(
         "--no-figures", action="store_true", help="tables only, no figures and no TensorBoard"
     )
     parser.epilog = (
@@ -66,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a sweep; the exit codes are those of `vesselflow --help`."""
+    from vesselflow.cli.budget import check_priced, read_budget
     from vesselflow.cli.output import Output
     from vesselflow.cli.plan import check_results, print_plan, slots_here
     from vesselflow.config.loading import load_space
@@ -74,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.sweeps.wishes import on_demand_after
 
     console = Output(highlight=False)
+    budget = read_budget(args.budget)
     space = load_space(
         args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
     )
@@ -85,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
             where="--on-demand-after",
             hint="name one with --address",
         )
+    if here and budget is not None:
+        check_priced(space)
     fetched: list[str] = []
 
     def notify(text: str) -> None:
@@ -156,7 +166,16 @@ def _sweep(
             "checkpoints; the same command carries on"
         )
         _end(console, line, asked.code, at_once=True)
-    return _report(console, prepared, outcome, total - len(missing), figures=not args.no_figures)
+    code = _report(console, prepared, outcome, total - len(missing), figures=not args.no_figures)
+    return _out_of_money(console, outcome, args.budget) if outcome.budget else code
+
+
+def _out_of_money(console: Console, outcome: Outcome, given: str) -> int:
+    from vesselflow.cli.budget import budget_lines, read_budget
+
+    for line in budget_lines(outcome, read_budget(given) or 0.0):
+        console.print(line, style="red", markup=False, soft_wrap=True)
+    return 1
 
 
 def _end(console: Console, line: str, code: int, *, at_once: bool) -> None:
@@ -195,6 +214,7 @@ def _run(
     notify: Callable[[str], None],
     asked: Asked,
 ) -> Outcome:
+    from vesselflow.cli.budget import read_budget
     from vesselflow.reporting.live import LiveView
     from vesselflow.sweeps.outcome import Watch
     from vesselflow.sweeps.wishes import on_demand_after
@@ -212,7 +232,13 @@ def _run(
             stop=asked.stop,
         )
         after = on_demand_after(args.on_demand_after, os.environ)
-        outcome = run_sweep(prepared, watch, address=args.address, on_demand_after_s=after)
+        outcome = run_sweep(
+            prepared,
+            watch,
+            address=args.address,
+            on_demand_after_s=after,
+            budget=read_budget(args.budget),
+        )
     if boards:
         boards.close()
     return outcome
@@ -337,6 +363,7 @@ def _report(
     from vesselflow.reporting.terminal import answer_table
     from vesselflow.reporting.written import boards_command, write_report
     from vesselflow.sweeps.outcome import FAILURES
+    from vesselflow.sweeps.spending import spent_line
 
     failures = outcome.failures
     if any(row.complete for row in prepared.scored):
@@ -351,6 +378,8 @@ def _report(
         if report.boards:
             boards = f"boards:  {boards_command(report.boards)}"
             console.print(boards, markup=False, soft_wrap=True)
+    if line := spent_line(outcome.spent):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
     for failure in failures:
         line = f"failed: {failure.line()}"
         console.print(line, style="red", markup=False, soft_wrap=True)

@@ -20,16 +20,20 @@ from typing import Any
 import psutil
 import ray
 
+from vesselflow.evaluation.cost_table import Pricing, no_prices
 from vesselflow.records.atomic import create_exclusive
 from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
 from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.records.runs import RunRecord
 from vesselflow.sweeps.book import Book, Entry, Grant, JobState, Place, PointState, Verdict
+from vesselflow.sweeps.budget import Budget
+from vesselflow.sweeps.cost_machine import MachineKind, machine_kind
 from vesselflow.sweeps.events import Happening
 from vesselflow.sweeps.leaving import Leaving
 from vesselflow.sweeps.policy import Event
 from vesselflow.sweeps.progress import SlotView
+from vesselflow.sweeps.spending import Spending
 
 #: Seconds that a call waits for something to happen before it answers "nothing yet".
 LONG_POLL_S = 1.0
@@ -72,6 +76,8 @@ class Snapshot:
     skipped: int
     seen: int
     verdicts: tuple[Verdict, ...]
+    spent: tuple[dict[str, Any], ...] = ()
+    broke: str = ""
 
 
 class Broker:
@@ -86,6 +92,8 @@ class Broker:
         alive: Ids of the machines that are there; asked in a thread.
         claim: Takes the lease of a run; None while another driver has it. OSError and UserError
             are trouble of the storage.
+        pricing: What machines cost.
+        budget: How much they may; None for no limit.
     """
 
     def __init__(
@@ -98,11 +106,14 @@ class Broker:
         clock: Callable[[], float] = time.monotonic,
         alive: Callable[[], frozenset[str]] | None = None,
         claim: Callable[[str], Lease | None] | None = None,
+        pricing: Pricing = no_prices,
+        budget: Budget | None = None,
     ) -> None:
         self._results, self._driver, self._clock = any_path(results), driver, clock
         self._alive = alive or _nodes_alive
         self._claim = claim or self._claim_lease
         self.book = Book(retries, curve)
+        self.spending, self._budget, self._broke = Spending(pricing), budget, ""
         self._leases: dict[str, Lease] = {}
         self._elsewhere: set[str] = set()
         self._lost: set[str] = set()
@@ -121,6 +132,10 @@ class Broker:
         self._care()
         alive = await self._in_thread(self._alive)
         arrival = self.book.arrive(slot, places, self._clock(), alive.__contains__)
+        self.spending.look(alive, self._clock())
+        for place in places:
+            if place.machine:
+                self.spending.known(place.node, MachineKind.read(place.machine))
         self._wake()
         return arrival
 
@@ -135,12 +150,15 @@ class Broker:
         book, deadline = self.book, self._clock() + LONG_POLL_S
         while True:
             now = self._clock()
-            if book.closing or book.stopping or book.leaves(slot):
+            if book.closing or book.stopping or self._broke or book.leaves(slot):
                 return Answer("close")
             if not book.idle(slot, arrival, now) or book.spare(slot, now):
                 return Answer("close")
             entry = book.pick(now)
             if entry is not None:
+                if self._too_dear(slot, entry, now):
+                    book.return_unused(entry)
+                    return Answer("close")
                 if await self._hold(entry):
                     grant = book.grant(slot, arrival, entry, self._clock())
                     if grant is not None:
@@ -197,6 +215,9 @@ class Broker:
     ) -> None:
         """A run is done."""
         if self.book.finish(slot, grant, run_id, values, cost, self._clock()):
+            if self._budget is not None:
+                seconds, steps = cost.get("wall_s", 0.0), cost.get("steps", 0.0)
+                self._budget.durations.end(seconds, int(steps))
             self._tell(run_id)
             # Nobody asks for it again: the slot need not wait for the disk.
             task = self._start(self._release(run_id))
@@ -253,6 +274,11 @@ class Broker:
         verdicts = tuple(book.overdue(now))
         if verdicts:
             self._wake(len(verdicts))
+        if self._budget is not None and not book.stopping:
+            passed = self._budget.passed(self.spending, now)
+            if passed:
+                self._broke = self._broke or passed
+                await self.stop()
         events, skipped = book.events.since(seen)
         done, total = book.steps
         trouble = min(book.trouble.values(), key=lambda entry: entry[1], default=None)
@@ -268,6 +294,8 @@ class Broker:
             skipped=skipped,
             seen=book.events.end,
             verdicts=verdicts,
+            spent=tuple(self.spending.rows(now)),
+            broke=self._broke,
         )
 
     async def starting(self, slot: str, note: str = "") -> None:
@@ -359,6 +387,27 @@ class Broker:
         create_exclusive(path, b"probe")
         path.unlink(missing_ok=True)
 
+    def _too_dear(self, slot: str, entry: Entry, now: float) -> bool:
+        """Whether no run is taken any more, because one more might pass the budget."""
+        if self._budget is not None and not self._broke:
+            self._broke = self._budget.refuses(self.book, self.spending, slot, entry, now)
+            if self._broke:
+                self._wake_all()
+        return self._broke != ""
+
+    async def _look_at_machines(self) -> None:
+        """Keep the ledger of machines; this one, which leads, says itself what it is."""
+        own: tuple[str, MachineKind] | None = None
+        while True:
+            # Ray starts itself where somebody asks who is not connected: tests are not.
+            if ray.is_initialized():
+                with contextlib.suppress(Exception):  # The next look tells.
+                    alive = await self._in_thread(self._alive)
+                    self.spending.look(alive, self._clock())
+                    own = own or await self._in_thread(_this_machine)
+                    self.spending.known(*own)
+            await asyncio.sleep(HEARTBEAT_S)
+
     async def _heartbeats(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
@@ -374,6 +423,7 @@ class Broker:
         """Start what runs beside the calls; an actor is made outside its event loop."""
         if not self._tasks:
             self._start(self._heartbeats())
+            self._start(self._look_at_machines())
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
@@ -419,6 +469,11 @@ class Broker:
 
 def _line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _this_machine() -> tuple[str, MachineKind]:
+    """Ray's id of this machine, and its kind."""
+    return ray.get_runtime_context().get_node_id(), machine_kind()
 
 
 def _nodes_alive() -> frozenset[str]:

@@ -43,11 +43,13 @@ from vesselflow.records.paths import AnyPath, BucketPath
 from vesselflow.records.runs import RunRecord, tidy
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.book import Entry, JobState
+from vesselflow.sweeps.budget import Budget
 from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, workers_that_fit
 from vesselflow.sweeps.events import Failed, Finished, Message, Started
 from vesselflow.sweeps.outcome import Failure, Outcome, Stopped, Watch, conclude
 from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.progress import Best, Progress, eta
+from vesselflow.sweeps.spending_file import SpendingFile
 from vesselflow.sweeps.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def run_sweep(
     *,
     address: str | None = None,
     on_demand_after_s: float | None = None,
+    budget: float | None = None,
 ) -> Outcome:
     """Bring every run that is missing to its end, and write the tables.
 
@@ -88,6 +91,7 @@ def run_sweep(
         address: Of a Ray cluster; None starts one on this machine.
         on_demand_after_s: How long too few spot machines are borne before on-demand ones are asked
             for; None where the cluster's machines are of no market.
+        budget: Dollars that the machines of this call may cost; None for no limit.
 
     Raises:
         VesselflowError: The cluster was lost, or no slot could be started.
@@ -96,7 +100,7 @@ def run_sweep(
     missing = prepared.jobs()
     if missing:
         driver = _Driver(prepared, missing, watch, outcome)
-        driver.on_demand_after_s = on_demand_after_s
+        driver.on_demand_after_s, driver.budget = on_demand_after_s, budget
         driver.run(address)
         return outcome
     return conclude(prepared, outcome, PriceList(prepared.space.prices))
@@ -124,6 +128,8 @@ class _Driver:
         self.failed: dict[str, Failed] = {}
         self.can_grow = False
         self.on_demand_after_s: float | None = None
+        self.budget: float | None = None
+        self.ledger = SpendingFile(prepared.folder)
         self.scratch = Path()
         self.plan: SlotPlan | None = None
         self.reading = Reading(prepared, missing, watch.notify)
@@ -227,6 +233,8 @@ class _Driver:
                 self.entry,
                 prepared.space.resources.retries,
                 self.objective.curve,
+                pricing=PriceList(prepared.space.prices),
+                budget=None if self.budget is None else Budget(self.budget, self.can_grow),
             )
         )
 
@@ -401,9 +409,10 @@ class _Driver:
                 self._start_aside(now)
             if now - looked_at_machines > MACHINES_S:
                 looked_at_machines = now
-                wanted = self.machines.turn(look.outstanding)
+                wanted = self.machines.turn(0 if look.broke else look.outstanding)
                 self._recall(look, wanted)
-            self.slots.reconcile(wanted, ending=asked)
+            ending = asked or look.broke != ""
+            self.slots.reconcile(wanted, ending=ending)
             self.watch.progress(self._progress(look))
             if reader.ready():
                 ray.get(self.broker.provide.remote(reader.take()))
@@ -412,15 +421,20 @@ class _Driver:
                 self.trials_over.set()
                 ray.get(self.broker.stop.remote())
                 self._recall(look, 0)
+            if look.broke and not self.outcome.budget:
+                self.outcome.budget = look.broke
+                self.say(f"no more runs are taken: {look.broke}")
+                self._recall(look, 0)
             if not look.outstanding:
+                self.outcome.budget = ""
                 return
-            if asked:
+            if ending:
                 if not self.slots.alive:
-                    self.outcome.stopped = True
+                    self.outcome.stopped = asked
                     return
             elif reason := self.slots.hopeless():
                 raise VesselflowError(f"no slot could be started: {reason}")
-            if asked:
+            if ending:
                 time.sleep(LOOK_S)
             else:
                 self.watch.stop.wait(LOOK_S)
@@ -449,6 +463,8 @@ class _Driver:
 
     def _take(self, look: Snapshot) -> None:
         self.seen = look.seen
+        self.outcome.spent = list(look.spent)
+        self.ledger.note(self.outcome.spent)
         for event in look.events:
             if isinstance(event, Started):
                 assert self.slots is not None
@@ -553,6 +569,7 @@ class _Driver:
             ray.get(self.broker.release.remote(), timeout=CLOSE_S)
 
     def _conclude(self) -> None:
+        self.ledger.note(self.outcome.spent, last=True)
         self.prepared.rescore()
         self.outcome.failures = self._failures()
         conclude(self.prepared, self.outcome, PriceList(self.prepared.space.prices))

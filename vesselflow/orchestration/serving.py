@@ -394,7 +394,8 @@ def _seat(settings: SlotConfig, group: Group) -> Seat:
 
 def _places(group: Group) -> tuple[Place, ...]:
     """Where all ranks live (a collective call)."""
-    here = Place(ray.get_runtime_context().get_node_id(), os.getpid(), socket.gethostname())
+    node, host = ray.get_runtime_context().get_node_id(), socket.gethostname()
+    here = Place(node, os.getpid(), host, str(machine_kind()))
     return tuple(group.collect(here))
 
 

@@ -143,11 +143,13 @@ class Place:
         node: Ray's id of its machine.
         pid: Its process.
         host: The machine's name.
+        machine: Its kind, as `cost_machine.MachineKind` writes it; "" where nobody asked.
     """
 
     node: str
     pid: int
     host: str
+    machine: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.cost_table import Pricing, no_prices
 from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.records.atomic import read_json_or_none, write_json
 from vesselflow.records.paths import AnyPath
-from vesselflow.records.runs import RunRecord
+from vesselflow.records.runs import RunRecord, RunState
 from vesselflow.sweeps.events import Happening
 from vesselflow.sweeps.progress import Progress
 
@@ -67,12 +67,18 @@ class Outcome:
         trained: Runs that this call brought to their end.
         failures: Runs that have no result, and why.
         stopped: True when it was stopped on request before its end.
+        budget: Why a budget ended it before its end; "" where none did.
+        undone: Runs that a budget left undone, as a person names them.
+        spent: What its machines have cost, kind by kind, as `Spending.rows` says it.
         seconds: By phase of the driver.
     """
 
     trained: int = 0
     failures: list[Failure] = field(default_factory=list)
     stopped: bool = False
+    budget: str = ""
+    undone: list[str] = field(default_factory=list)
+    spent: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -126,7 +132,13 @@ def conclude(prepared: Prepared, outcome: Outcome, pricing: Pricing = no_prices)
     """
     tables = prepared.folder / "tables"
     write_tables(tables, prepared.scored, prepared.results, prepared.objective, pricing=pricing)
+    told = {failure.label for failure in outcome.failures}
     outcome.failures = unfinished(prepared, outcome.failures)
+    if outcome.budget:
+        # What was not begun for want of money has not failed.
+        told |= {row.cell.label for row in prepared.scored if row.state == RunState.FAILED.value}
+        outcome.undone = [one.label for one in outcome.failures if one.label not in told]
+        outcome.failures = [one for one in outcome.failures if one.label in told]
     if not outcome.stopped:
         write_failures(prepared.folder, outcome.failures)
     return outcome

@@ -12,16 +12,13 @@ import heapq
 import itertools
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from vesselflow.records.drivers import TIMEOUT_S
-from vesselflow.records.leases import Claim, holds
-from vesselflow.sweeps.book import Book, Entry, Place
-from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, wanted_slots, workers_that_fit
-from vesselflow.sweeps.policy import Event
+from vesselflow.sweeps.book import Book
+from vesselflow.sweeps.capacity import Node, SlotPlan, make_plan, workers_that_fit
+from vesselflow.sweeps.simulated_driver import SimulatedDriver
+from vesselflow.sweeps.simulated_parts import Machine, Record
 from vesselflow.sweeps.simulation_model import (
     Blow,
     Disturbance,
@@ -29,15 +26,10 @@ from vesselflow.sweeps.simulation_model import (
     RunModel,
     Settings,
     Simulated,
-    Timeline,
 )
 
-#: Seconds for which a run that another driver holds is left alone, as the broker does.
-_ELSEWHERE_S = 2.0
-#: Seconds that a slot takes for a run that turns out to be done already.
-_FOUND_DONE_S = 0.1
-#: Seconds between two looks of the driver at who is silent.
-_LOOK_S = 0.5
+#: Seconds after which an autoscaler gives a machine back on which nothing runs.
+IDLE_S = 300.0
 #: What is simulated at most: a year, and so many events for each run.
 _LONGEST_S, _EVENTS = 366 * 86400.0, 5_000
 
@@ -70,63 +62,6 @@ def simulate(
     return world.run(watch)
 
 
-@dataclass
-class _Record:
-    """What the results folder knows of a run."""
-
-    run: RunModel
-    checkpoint: int = 0
-    accepted: bool = False
-    claim: tuple[int, _Driver] | None = None
-    released: bool = True
-
-
-@dataclass(eq=False)
-class _Machine:
-    kind: MachineModel
-    node: str
-    site: int
-    asked_s: float
-    free: int
-    alive: bool = True
-    draining: bool = False
-
-
-@dataclass(eq=False)
-class _Slot:
-    """One start of a slot: of the processes under its name."""
-
-    name: str
-    machines: tuple[_Machine, ...]
-    places: tuple[Place, ...]
-    arrival: int = 0
-    attempt: _Attempt | None = None
-    alive: bool = True
-
-
-@dataclass(eq=False)
-class _Attempt:
-    record: _Record
-    grant: int
-    began_s: float
-    line: Timeline
-    found_done: bool
-    #: When it waits for the storage: (from, to).
-    holds: list[tuple[float, float]] = field(default_factory=list)
-
-    def elapsed(self, now: float) -> float:
-        """Seconds of its own at a moment, without those for which it waited."""
-        held = sum(max(0.0, min(now, upto) - since) for since, upto in self.holds)
-        return now - self.began_s - held
-
-    @property
-    def end_s(self) -> float:
-        """When it is done, as far as is known now."""
-        if self.found_done:
-            return self.began_s + _FOUND_DONE_S
-        return self.began_s + self.line.end_s + sum(upto - since for since, upto in self.holds)
-
-
 class _World:
     """Clock, machines, results folder and drivers."""
 
@@ -138,11 +73,11 @@ class _World:
         draws: random.Random,
     ) -> None:
         self.settings, self.draws, self.now = settings, draws, 0.0
-        self.records = {run.run_id: _Record(run) for run in runs}
+        self.records = {run.run_id: Record(run) for run in runs}
         self.kinds = tuple(machines)
-        self.machines: dict[str, _Machine] = {}
+        self.machines: dict[str, Machine] = {}
         self.told = Simulated()
-        self.drivers: list[_Driver] = []
+        self.drivers: list[SimulatedDriver] = []
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
         self._paid: list[tuple[MachineModel, float]] = []
@@ -217,8 +152,8 @@ class _World:
 
     def _join(self, kind: MachineModel, site: int, asked_s: float) -> None:
         wanted = self.settings
-        free = workers_that_fit([Node(kind.cpus, kind.gpus)], wanted.threads, wanted.gpu)
-        machine = _Machine(kind, f"node-{len(self.machines)}", site, asked_s, free)
+        room = workers_that_fit([Node(kind.cpus, kind.gpus)], wanted.threads, wanted.gpu)
+        machine = Machine(kind, f"node-{len(self.machines)}", site, asked_s, room, room)
         self.machines[machine.node] = machine
         for driver in self._at_site(site):
             driver.open.append(machine)
@@ -229,13 +164,23 @@ class _World:
             call = self.notice if noticed else self.lose
             self.at(self.now + life, call, machine, *([kind.notice_s] if noticed else []))
 
-    def _at_site(self, site: int) -> list[_Driver]:
+    def _at_site(self, site: int) -> list[SimulatedDriver]:
         return [driver for driver in self.drivers if driver.site == site and driver.alive]
 
     def lives(self, node: str) -> bool:
         return self.machines[node].alive
 
-    def notice(self, machine: _Machine, seconds: float, after_s: float | None = None) -> None:
+    def unused(self, machine: Machine) -> None:
+        """No slot is on a machine now: a rented one is given back after a while."""
+        if machine.kind.boot_s > 0:
+            self.at(self.now + IDLE_S, self._give_back, machine)
+
+    def _give_back(self, machine: Machine) -> None:
+        if machine.alive and not machine.draining and machine.free == machine.room:
+            machine.alive = False
+            self._paid.append((machine.kind, self.now - machine.asked_s))
+
+    def notice(self, machine: Machine, seconds: float, after_s: float | None = None) -> None:
         """A machine will be gone in some seconds, and says so."""
         if not machine.alive or machine.draining:
             return
@@ -244,7 +189,7 @@ class _World:
             driver.drain(machine, seconds)
         self.at(self.now + seconds, self.lose, machine, after_s)
 
-    def lose(self, machine: _Machine, after_s: float | None = None) -> None:
+    def lose(self, machine: Machine, after_s: float | None = None) -> None:
         """A machine is gone; of rented ones another is asked for.
 
         Args:
@@ -263,11 +208,11 @@ class _World:
     # -- drivers -------------------------------------------------------------------------------
 
     def begin_driver(self, site: int) -> None:
-        driver = _Driver(self, site)
+        driver = SimulatedDriver(self, site)
         self.drivers.append(driver)
         self.at(self.now + self.settings.driver_s, driver.begin)
 
-    def kill_driver(self, driver: _Driver, again_s: float, *, known: bool) -> None:
+    def kill_driver(self, driver: SimulatedDriver, again_s: float, *, known: bool) -> None:
         """The driver and its slots die.
 
         Args:
@@ -278,7 +223,7 @@ class _World:
         driver.die(known)
         self.at(self.now + again_s, self._again, driver)
 
-    def _again(self, driver: _Driver) -> None:
+    def _again(self, driver: SimulatedDriver) -> None:
         self.drivers.remove(driver)
         self.begin_driver(driver.site)
 
@@ -309,411 +254,3 @@ class _World:
             if slots:
                 driver, slot = slots[blow.which % len(slots)]
                 driver.strike(slot, blow.blow)
-
-
-class _Driver:
-    """A driver with its book: slots, claims, looks."""
-
-    def __init__(self, world: _World, site: int) -> None:
-        self.world, self.site = world, site
-        self.book = Book(world.settings.retries, "")
-        self.slots: dict[str, _Slot] = {}
-        self.open: deque[_Machine] = deque()
-        self.alive, self.over, self.over_s = True, False, math.inf
-        self.died_s: float | None = None
-        self.known_dead = False
-        self._idle: deque[_Slot] = deque()
-        self._numbers = itertools.count()
-        self._looks = self._begun = False
-        self._blocked_s = self._wakes_s = -math.inf
-
-    def begin(self) -> None:
-        """The command is given: what is not done is queued."""
-        if not self.alive:
-            return
-        self._begun = True
-        self.book.submit(
-            Entry(
-                run_id=run_id,
-                label=run_id,
-                payload=None,
-                points=(run_id,),
-                epochs=record.run.epochs,
-                steps=record.run.steps,
-            )
-            for run_id, record in self.world.records.items()
-            if not record.accepted
-        )
-        self.open.extend(
-            machine
-            for machine in self.world.machines.values()
-            if machine.alive and machine.site == self.site
-        )
-        for machine in self.open:
-            machine.free = workers_that_fit(
-                [Node(machine.kind.cpus, machine.kind.gpus)],
-                self.world.settings.threads,
-                self.world.settings.gpu,
-            )
-        self._drained()
-        self.look()
-
-    def die(self, known: bool) -> None:
-        """It and its slots are gone."""
-        for slot in list(self.slots.values()):
-            self._stop(slot)
-        self.alive, self.died_s, self.known_dead = False, self.world.now, known
-        self.slots.clear()
-
-    # -- machines ------------------------------------------------------------------------------
-
-    def look_soon(self) -> None:
-        """Machines came or went: the next look at them tells."""
-        if not self._looks and self.alive and self._begun:
-            self._looks = True
-            self.world.at(self.world.now + self.world.settings.machines_s, self.look)
-
-    def look(self) -> None:
-        """Start what slots are wanted and have room."""
-        self._looks = False
-        if not self.alive or self._done():
-            return
-        nodes = [
-            Node(m.kind.cpus, m.kind.gpus)
-            for m in self.world.machines.values()
-            if m.alive and not m.draining and m.site == self.site
-        ]
-        wanted = wanted_slots(self.world.plan, nodes, self.book.outstanding)
-        while len(self.slots) < wanted and (room := self._room()) is not None:
-            self._start(room, f"slot-{next(self._numbers)}")
-
-    def _room(self) -> tuple[_Machine, ...] | None:
-        """A machine for each worker of a slot: one that holds all of them, where there is one."""
-        need = self.world.settings.workers
-        for _ in range(len(self.open)):
-            machine = self.open[0]
-            if machine.alive and not machine.draining and machine.free >= need:
-                return (machine,) * need
-            if not machine.alive or machine.draining or machine.free == 0:
-                self.open.popleft()
-            else:
-                self.open.rotate(-1)
-        places = [machine for machine in self.open for _ in range(machine.free)]
-        return tuple(places[:need]) if len(places) >= need else None
-
-    def _start(self, room: tuple[_Machine, ...], name: str) -> None:
-        for machine in room:
-            machine.free -= 1
-        places = tuple(Place(machine.node, 0, machine.node) for machine in room)
-        slot = self.slots[name] = _Slot(name, room, places)
-        self.book.starting(name, self.world.now)
-        self.world.at(self.world.now + self.world.settings.slot_s, self._arrive, slot)
-
-    def _arrive(self, slot: _Slot) -> None:
-        if slot.alive and self.alive:
-            now = self.world.now
-            slot.arrival = self.book.arrive(slot.name, slot.places, now, self.world.lives)
-            self._claim(slot)
-
-    def _leave(self, slot: _Slot) -> None:
-        """The processes of a slot have ended: what they owned is free."""
-        slot.alive = False
-        if self.slots.get(slot.name) is slot:
-            del self.slots[slot.name]
-        for machine in slot.machines:
-            machine.free += 1
-            if machine.alive and machine not in self.open:
-                self.open.append(machine)
-
-    def drain(self, machine: _Machine, seconds: float) -> None:
-        """A machine was given notice: what its slots hold is handed back at the next step."""
-        self._drained()
-        world = self.world
-        for slot in self._on(machine):
-            attempt = slot.attempt
-            if attempt is None:
-                self._let_go(slot)
-                continue
-            run, place = attempt.record.run, attempt.line.at(attempt.elapsed(world.now))
-            last = place.step >= run.steps or place.step == place.checkpoint
-            # Between two images, or at the end of the step in work.
-            wait = 0.0 if last else run.step_s + run.save_s
-            if wait < seconds:
-                world.at(world.now + wait, self._hand_back, slot, attempt)
-
-    def _drained(self) -> None:
-        self.book.draining = frozenset(
-            machine.node
-            for machine in self.world.machines.values()
-            if machine.draining and machine.site == self.site
-        )
-
-    def _hand_back(self, slot: _Slot, attempt: _Attempt) -> None:
-        """The agreed stop: a checkpoint of where it is, then the run is in the queue again."""
-        if not slot.alive or slot.attempt is not attempt:
-            return
-        now = self.world.now
-        goes_on = self._beat(slot)
-        assert not goes_on, "who is on a leaving machine is told to hand back"
-        self._forget(slot, agreed=True)
-        run_id = attempt.record.run.run_id
-        self.book.end(slot.name, attempt.grant, run_id, Event.HANDED_BACK, now)
-        self._release(attempt.record)
-        self._let_go(slot)
-        self._wake()
-
-    def _let_go(self, slot: _Slot) -> None:
-        """A slot ends as it should; the driver sees it at its next look."""
-        self._leave(slot)
-        self.world.at(self.world.now + self.world.settings.look_s, self._gone, slot)
-
-    def _gone(self, slot: _Slot) -> None:
-        if self.alive:
-            self.book.lose(slot.name, slot.arrival, self.world.now, self.world.lives, gone=True)
-            self.look_soon()
-            self._wake()
-
-    def lost_machine(self, machine: _Machine) -> None:
-        """A machine is gone: its slots are silent until that is noticed."""
-        for slot in self._on(machine):
-            self._stop(slot)
-        world = self.world
-        world.at(world.now + self.book.silent_s + world.settings.look_s, self._overdue)
-
-    def _on(self, machine: _Machine) -> list[_Slot]:
-        return [slot for slot in self.slots.values() if machine in slot.machines]
-
-    # -- runs ----------------------------------------------------------------------------------
-
-    def _claim(self, slot: _Slot) -> None:
-        """What the broker does with a slot that asks for work."""
-        book, now = self.book, self.world.now
-        while slot.alive:
-            if book.leaves(slot.name) or not book.idle(slot.name, slot.arrival, now):
-                self._let_go(slot)
-                return
-            entry = book.pick(now)
-            if entry is None:
-                self._idle.append(slot)
-                self._wake_later(book.wakes(now))
-                return
-            record = self.world.records[entry.run_id]
-            if not self._hold(record):
-                book.put_back(entry, now, patience=False)
-                continue
-            grant = book.grant(slot.name, slot.arrival, entry, now)
-            assert grant is not None, "an arrival that lives is granted what it picked"
-            self._begin(slot, record, grant.number)
-            return
-
-    def _hold(self, record: _Record) -> bool:
-        """Take the lease of a run, by the rule of all drivers."""
-        if record.claim is not None and record.claim[1] is self and not record.released:
-            return True
-        last = None if record.claim is None else self._read(record, *record.claim)
-        if holds(last, lambda token: self._silent_s(record), _may_live):
-            return False
-        record.claim = (1 + (last.number if last else 0), self)
-        record.released = False
-        return True
-
-    def _read(self, record: _Record, number: int, driver: _Driver) -> Claim:
-        """A claim as another driver reads it."""
-        owner = {"dead": driver.known_dead}
-        return Claim(number, timeout_s=TIMEOUT_S, owner=owner, released=record.released)
-
-    def _silent_s(self, record: _Record) -> float:
-        """Seconds for which the driver of a claim has shown nothing: it beats until it dies."""
-        assert record.claim is not None
-        died_s = record.claim[1].died_s
-        return 0.0 if died_s is None else self.world.now - died_s
-
-    def _release(self, record: _Record) -> None:
-        if record.claim is not None and record.claim[1] is self:
-            record.released = True
-
-    def _begin(self, slot: _Slot, record: _Record, grant: int) -> None:
-        speed = max(machine.kind.speed for machine in slot.machines)
-        run = record.run if speed == 1.0 else record.run.scaled(speed)
-        line = Timeline(run, record.checkpoint)
-        attempt = _Attempt(record, grant, self.world.now, line, record.accepted)
-        slot.attempt = attempt
-        self.world.told.attempts += 1
-        if self._blocked_s > self.world.now:
-            self._wait_for_storage(attempt)
-        self.world.at(attempt.end_s, self._finish, slot, attempt)
-
-    def _finish(self, slot: _Slot, attempt: _Attempt) -> None:
-        if not slot.alive or slot.attempt is not attempt or not self.alive:
-            return
-        now, record, told = self.world.now, attempt.record, self.world.told
-        if now < attempt.end_s:
-            # It waited for the storage meanwhile.
-            self.world.at(attempt.end_s, self._finish, slot, attempt)
-            return
-        slot.attempt = None
-        taken = self.book.finish(slot.name, attempt.grant, record.run.run_id, {}, {}, now)
-        assert taken, "the latest grant of a run that lives is believed"
-        told.work_s += attempt.elapsed(now)
-        if not attempt.found_done:
-            told.twice += record.accepted
-        record.accepted = True
-        self._release(record)
-        if not self._done():
-            self._claim(slot)
-
-    def _done(self) -> bool:
-        """Whether every run has ended: the driver sees it at its next look."""
-        if self._begun and not self.over and not self.book.outstanding:
-            self.over, self.over_s = True, self.world.now + self.world.settings.look_s
-            # It gives all its leases back, also those of runs that were given up.
-            for record in self.world.records.values():
-                self._release(record)
-        return self.over
-
-    def _wake_later(self, seconds: float | None) -> None:
-        """Let idle slots ask again when a run that is tried later may be picked; once for all."""
-        if seconds is not None:
-            # A bit more: rounded, the sum may lie before the moment that is meant.
-            when = self.world.now + seconds + 1e-6
-            if not self.world.now < self._wakes_s <= when:
-                self._wakes_s = when
-                self.world.at(when, self._wake)
-
-    def _wake(self) -> None:
-        """Let idle slots ask again."""
-        waiting, self._idle = self._idle, deque()
-        for slot in waiting:
-            if slot.alive and self.alive and not self.over:
-                self._claim(slot)
-
-    # -- ends of attempts ----------------------------------------------------------------------
-
-    def strike(self, slot: _Slot, blow: Blow) -> None:
-        """A worker of a slot is killed, or stopped."""
-        world, attempt = self.world, slot.attempt
-        self._stop(slot, torn=blow is Blow.TEAR)
-        if blow is Blow.FREEZE_SLOT:
-            silent_s = self.book.silent_s + world.settings.look_s
-            world.at(world.now + silent_s, self._overdue)
-            if attempt is not None:
-                world.at(world.now + 2 * silent_s, self._late_words, slot, attempt)
-        else:
-            world.at(world.now + world.settings.look_s, self._died, slot)
-
-    def _late_words(self, slot: _Slot, attempt: _Attempt) -> None:
-        """A stopped worker goes on before it is killed, and tells of a run that others have."""
-        if self.alive:
-            run_id, now = attempt.record.run.run_id, self.world.now
-            place = ("training", 1, 1, attempt.record.run.steps)
-            assert not self.book.beat(slot.name, slot.arrival, attempt.grant, place, now)
-            assert not self.book.finish(slot.name, attempt.grant, run_id, {}, {}, now)
-            assert not self.book.end(slot.name, attempt.grant, run_id, Event.RAISED, now)
-
-    def _died(self, slot: _Slot) -> None:
-        """The driver sees that the processes of a slot are gone: it starts them again."""
-        if self.alive and self.slots.get(slot.name) is slot:
-            self.book.lose(slot.name, 0, self.world.now, self.world.lives)
-            self._replace(slot)
-
-    def _overdue(self) -> None:
-        """The driver looks who is silent; who lives has beaten just now."""
-        if not self.alive or self.over:
-            return
-        for slot in self.slots.values():
-            if slot.alive and slot.arrival:
-                self._beat(slot)
-        for verdict in self.book.overdue(self.world.now):
-            slot = self.slots[verdict.slot]
-            assert not slot.alive, f"{verdict.slot} lives, and {verdict.reason}"
-            self._replace(slot)
-        # Those that had not arrived when their machine went are seen by their processes' end.
-        for slot in [s for s in self.slots.values() if not s.alive and not s.arrival]:
-            self._replace(slot)
-        if any(not slot.alive for slot in self.slots.values()):
-            self.world.at(self.world.now + _LOOK_S, self._overdue)
-
-    def _replace(self, slot: _Slot) -> None:
-        lives = all(machine.alive and not machine.draining for machine in slot.machines)
-        self._leave(slot)
-        if lives and not self._done():
-            for machine in slot.machines:
-                machine.free -= 1
-            again = self.slots[slot.name] = _Slot(slot.name, slot.machines, slot.places)
-            world = self.world
-            world.at(world.now + world.settings.slot_s, self._arrive, again)
-        elif not lives:
-            self.book.lose(slot.name, 0, self.world.now, self.world.lives, gone=True)
-        self.look_soon()
-        self._wake()
-        self._done()
-
-    def _stop(self, slot: _Slot, *, torn: bool = False) -> None:
-        """The processes of a slot do nothing more; nobody knows it yet."""
-        if slot.alive and slot.arrival:
-            self._beat(slot)
-        self._forget(slot, torn=torn)
-        slot.alive = False
-
-    def _forget(self, slot: _Slot, *, agreed: bool = False, torn: bool = False) -> None:
-        """An attempt ends before its run does: what is lost is what no checkpoint has."""
-        attempt, slot.attempt = slot.attempt, None
-        if attempt is None or attempt.found_done:
-            return
-        record, told, now = attempt.record, self.world.told, self.world.now
-        place = attempt.line.at(attempt.elapsed(now))
-        kept = place.step if agreed else place.before if torn else place.checkpoint
-        lost = place.step - kept
-        record.checkpoint = kept
-        told.losses += 1
-        told.work_s += attempt.elapsed(now)
-        told.repeated_steps += lost
-        told.repeated_s += lost * record.run.step_s
-        if agreed:
-            told.most_repeated_noticed = max(told.most_repeated_noticed, lost)
-        else:
-            told.most_repeated = max(told.most_repeated, lost)
-
-    def _beat(self, slot: _Slot) -> bool:
-        """Tell the book where a slot is; whether it is to go on."""
-        now, attempt = self.world.now, slot.attempt
-        if attempt is None:
-            return self.book.beat(slot.name, slot.arrival, 0, ("idle", 0, 0, 0), now)
-        run = attempt.record.run
-        place = attempt.line.at(attempt.elapsed(now))
-        scoring = place.step in (place.checkpoint, run.steps)
-        phase = "evaluating" if scoring else "training"
-        if any(since <= now < upto for since, upto in attempt.holds):
-            phase = "waiting"
-        epoch = min(run.epochs, 1 + place.step * run.epochs // run.steps)
-        where = (phase, epoch, place.step, run.steps)
-        return self.book.beat(slot.name, slot.arrival, attempt.grant, where, now)
-
-    # -- storage -------------------------------------------------------------------------------
-
-    def block(self, seconds: float) -> None:
-        """Nothing can be written for a while: who has to, waits."""
-        now = self.world.now
-        self._blocked_s = max(self._blocked_s, now + seconds)
-        self.book.storage("storage", "blocked", now)
-        for slot in self.slots.values():
-            if slot.attempt is not None:
-                self._wait_for_storage(slot.attempt)
-        self.world.at(self._blocked_s, self._unblock)
-
-    def _wait_for_storage(self, attempt: _Attempt) -> None:
-        now = self.world.now
-        saves_s = now + attempt.line.at(attempt.elapsed(now)).next_save_s
-        since = max([saves_s, *(upto for _, upto in attempt.holds)])
-        if since < self._blocked_s:
-            attempt.holds.append((since, self._blocked_s))
-
-    def _unblock(self) -> None:
-        if self.world.now >= self._blocked_s and self.alive:
-            self.book.storage("storage", "", self.world.now)
-            self._wake()
-
-
-def _may_live(owner: Mapping[str, Any]) -> bool:
-    """Whether a claim's holder may live, as far as who reads it can tell."""
-    return not owner["dead"]
