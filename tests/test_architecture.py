@@ -30,13 +30,14 @@ TIERS = (
     ("orchestration",),
     ("reporting",),
     ("bench",),
+    ("chaos",),
     ("cli",),
 )
 ROOMS = tuple(room for tier in TIERS for room in tier)
 
 #: Library -> where it may be imported: a room, or a pattern of files in one.
 CONFINED = {
-    "ray": ("feed/ray_*.py", "notices/ray_*.py", "orchestration/**", "bench/**"),
+    "ray": ("feed/ray_*.py", "notices/ray_*.py", "orchestration/**", "bench/**", "chaos/**"),
     "optuna": ("orchestration/**", "bench/**"),
     "rich": ("reporting/**", "cli/**"),
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "gc": ("vesselflow.cli.gc", "remove what no answer in a results folder needs"),
     "cluster": ("vesselflow.cli.cluster", "check a cluster file before it costs anything"),
     "submit": ("vesselflow.cli.submit", "run a sweep on a cluster, from a laptop"),
+    "chaos": ("vesselflow.cli.chaos", "disturb a sweep on purpose: its tables must not change"),
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 

@@ -1,0 +1,224 @@
+"""Several seeds on one space: the undisturbed sweep once, then each seed held against it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vesselflow
+from vesselflow.chaos.bucket import LocalBucket
+from vesselflow.chaos.comparison import (
+    Finding,
+    compare_codes,
+    compare_tables,
+    compare_work,
+    read_tables,
+)
+from vesselflow.chaos.drivers import Driver
+from vesselflow.chaos.play import Play, Played, Stage, Storage
+from vesselflow.chaos.schedule import BUCKET, RANKS, Event, possible, schedule
+from vesselflow.chaos.watch import steps_of
+from vesselflow.config.fingerprint import canonical_json
+from vesselflow.config.space import Space
+from vesselflow.errors import UserError, VesselflowError
+from vesselflow.records.atomic import explained, read_json_or_none, write_json, write_text
+from vesselflow.records.paths import AnyPath, any_path
+from vesselflow.runs.registries import REGISTRIES
+
+#: Seconds that the undisturbed sweep may take.
+REFERENCE_S = 900.0
+#: Seconds for one seed, and how many times the undisturbed sweep it may take where that is longer.
+LIMIT_S, LIMIT_TIMES = 180.0, 4.0
+#: Says of a folder that chaos made it.
+MARK = ".chaos.json"
+#: A kill is charged to the run whose worker it hits; chaos kills more than a run is forgiven.
+RETRIES = ("--set", "resources.retries=50")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be disturbed.
+
+    Attributes:
+        space: The space.
+        words: That name it after ``vesselflow sweep``: file, profile, overrides.
+        folder: For everything.
+        limit_s: Seconds for one seed; None for `LIMIT_S`, or longer where the undisturbed sweep
+            takes so long that it is a slow machine.
+        bucket: Where the results of the seeds go; None for the folder.
+    """
+
+    space: Space
+    words: Sequence[str]
+    folder: Path
+    limit_s: float | None = None
+    bucket: LocalBucket | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a seed went.
+
+    Attributes:
+        seed: The seed.
+        events: Its schedule.
+        played: What happened.
+        findings: What must hold.
+    """
+
+    seed: int
+    events: Sequence[Event]
+    played: Played
+    findings: Sequence[Finding]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all does that must."""
+        return not self.played.trouble and all(finding.holds for finding in self.findings)
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written."""
+        return {
+            "seed": self.seed,
+            "holds": self.holds,
+            "seconds": round(self.played.seconds, 1),
+            "trouble": self.played.trouble,
+            "schedule": [event.plain() for event in self.events],
+            "timeline": [list(line) for line in self.played.timeline],
+            "exit_codes": [vars(ended) for ended in self.played.ended],
+            "comparison": [finding.plain() for finding in self.findings],
+        }
+
+
+def claim_folder(folder: Path) -> None:
+    """Take a folder for chaos, which empties parts of it.
+
+    Raises:
+        UserError: It holds what is not of chaos, or cannot be written.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MARK).exists() and any(folder.iterdir()):
+            raise UserError(
+                "this folder holds files that are not of `vesselflow chaos`, which empties it",
+                where=str(folder),
+                allowed="an empty or a new folder",
+                hint="choose another with --results DIR",
+            )
+    write_json(folder / MARK, {"made_by": "vesselflow chaos"})
+
+
+def fingerprint(space: Space) -> str:
+    """Name of a space's undisturbed sweep: its content, and the code that it was done by."""
+    digest = hashlib.sha256(canonical_json(space.resolved()).encode())
+    package = Path(vesselflow.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def undisturbed(asked: Asked, say: Callable[[str], None]) -> Path:
+    """The results of the sweep that nothing disturbs; made once for a space and a state of code.
+
+    Raises:
+        VesselflowError: It did not end well: there is nothing to compare with.
+    """
+    results = asked.folder / f"undisturbed-{fingerprint(asked.space)}"
+    done = results / "done.json"
+    if read_json_or_none(done):
+        say("the undisturbed sweep is there")
+        return results
+    say("the undisturbed sweep")
+    results.mkdir(exist_ok=True)
+    words = [*asked.words, "--results", str(results), "--no-figures"]
+    began = time.monotonic()
+    driver = Driver(1, words, asked.folder / "undisturbed.log", {})
+    try:
+        code = driver.wait(REFERENCE_S)
+    finally:
+        driver.end()
+    if code != 0:
+        how = f"within {REFERENCE_S:g} s" if code is None else f"well ({code})"
+        raise VesselflowError(f"the undisturbed sweep did not end {how}: {driver.last_words()}")
+    say(f"the undisturbed sweep took {time.monotonic() - began:.0f} s")
+    write_json(done, {"seconds": round(time.monotonic() - began, 1)})
+    return results
+
+
+def limit_s(reference: Path) -> float:
+    """Seconds that a seed may take."""
+    done = read_json_or_none(reference / "done.json")
+    took = done.get("seconds") if isinstance(done, dict) else None
+    return max(LIMIT_S, LIMIT_TIMES * took) if isinstance(took, int | float) else LIMIT_S
+
+
+def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], None]) -> Verdict:
+    """Disturb a sweep by one seed, and compare; writes ``chaos-<seed>.json``.
+
+    Args:
+        asked: What is disturbed.
+        seed: The seed.
+        reference: The undisturbed results.
+        say: Gets each line of the timeline.
+    """
+    folder = asked.folder / f"seed-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    results, given, env = _results(asked.bucket, folder)
+    workers = asked.space.resources.workers
+    has = {RANKS: workers > 1, BUCKET: asked.bucket is not None}
+    kinds = possible([name for name, there in has.items() if there])
+    events = schedule(seed, kinds)
+    write_text(folder / "schedule.txt", "".join(f"{event}\n" for event in events))
+    words = [*asked.words, *RETRIES, "--results", given, "--no-figures"]
+    steps = steps_of(reference)
+    stage = Stage(
+        words,
+        results,
+        steps,
+        folder,
+        nodes=max(2, workers + 1),
+        cpus=asked.space.resources.threads,
+        limit_s=asked.limit_s or limit_s(reference),
+        env=env,
+        storage=asked.bucket or Storage(),
+        look_s=0.1 if asked.bucket is None else 0.5,
+    )
+    play = Play(stage, events, say)
+    played = play.run()
+    name = asked.space.name + (f"-{asked.space.profile}" if asked.space.profile else "")
+    findings = [
+        *compare_tables(read_tables(reference / name), read_tables(results / name)),
+        compare_codes(played.ended),
+        *compare_work(
+            play.watch.redone(),
+            play.watch.resumed(),
+            played.notices,
+            missing=sorted(steps.keys() - play.watch.accepted.keys()),
+        ),
+    ]
+    verdict = Verdict(seed, events, played, findings)
+    write_json(asked.folder / f"chaos-{seed}.json", verdict.plain())
+    return verdict
+
+
+def _results(bucket: LocalBucket | None, folder: Path) -> tuple[AnyPath, str, dict[str, str]]:
+    """Where a seed puts its results: as read here, as the sweep is told, and its variables."""
+    if bucket is None:
+        results = folder / "results"
+        results.mkdir()
+        return results, str(results), {}
+    read, given = (bucket.address(folder.name, proxied=proxied) for proxied in (False, True))
+    return any_path(read), given, {**bucket.env, "VESSELFLOW_CACHE": str(folder / "cache")}
+
+
+def read_space(file: Path, profile: str | None, overrides: Sequence[str]) -> Space:
+    """The space, checked, so that what is wrong with it is told before anything is started."""
+    from vesselflow.config.loading import load_space
+
+    return load_space(file, profile=profile, overrides=tuple(overrides), registries=REGISTRIES)

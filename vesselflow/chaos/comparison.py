@@ -1,0 +1,151 @@
+"""What must hold after a sweep was disturbed. Pure, but for reading the tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vesselflow.chaos.watch import Resumed
+from vesselflow.records.paths import AnyPath
+
+#: All but ``cost``, which tells what it took.
+TABLES = ("points", "runs", "epochs", "images")
+
+
+#: What was done to a driver -> the exit codes that it may have by that. One whose cluster's head
+#: was killed may have been done before it noticed.
+KILLED, HEADLESS = "killed", "the head was killed"
+CODES = {"": (0,), KILLED: (-9,), HEADLESS: (1, 0)}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A driver that ended by itself, or that was killed.
+
+    Attributes:
+        number: 1 for the first.
+        code: Its exit code; a signal's is negative.
+        asked: What was done to it, one of `CODES`; empty for nothing.
+    """
+
+    number: int
+    code: int
+    asked: str = ""
+
+    @property
+    def well(self) -> bool:
+        """Whether its code is one that fits what was done to it."""
+        return self.code in CODES[self.asked]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A node that was given notice, and then left alone until it had gone.
+
+    Attributes:
+        machine: Its name.
+        working: Run -> attempt that worked there when it was given.
+    """
+
+    machine: str
+    working: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that must hold.
+
+    Attributes:
+        what: In words.
+        holds: Whether it does.
+        seen: What was seen.
+    """
+
+    what: str
+    holds: bool
+    seen: str
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in the report."""
+        return dict(vars(self))
+
+
+def read_tables(folder: AnyPath) -> dict[str, bytes | None]:
+    """Table -> its bytes in a sweep's folder; None for one that is not there."""
+    found: dict[str, bytes | None] = {}
+    for name in TABLES:
+        try:
+            found[name] = (folder / "tables" / f"{name}.parquet").read_bytes()
+        except FileNotFoundError:
+            found[name] = None
+    return found
+
+
+def compare_tables(
+    undisturbed: Mapping[str, bytes | None], disturbed: Mapping[str, bytes | None]
+) -> list[Finding]:
+    """Each table byte by byte, no column exempt."""
+    findings = []
+    for name in TABLES:
+        ours, theirs = disturbed.get(name), undisturbed.get(name)
+        same = ours is not None and ours == theirs
+        seen = "equal" if same else f"{_digest(ours)} instead of {_digest(theirs)}"
+        findings.append(Finding(f"table {name}", same, seen))
+    return findings
+
+
+def compare_codes(ended: Sequence[Ended]) -> Finding:
+    """Every driver ends with a code that fits what was done to it; the last with 0."""
+    told = [
+        f"{each.number}: {each.code}" + (f" ({each.asked})" if each.asked else "") for each in ended
+    ]
+    well = all(each.well for each in ended) and bool(ended) and ended[-1].code == 0
+    return Finding("exit codes", well, "; ".join(told) or "no driver ended")
+
+
+def compare_work(
+    redone: Sequence[str],
+    resumed: Iterable[Resumed],
+    notices: Iterable[Notice],
+    *,
+    missing: Sequence[str] = (),
+) -> list[Finding]:
+    """What was done twice.
+
+    Args:
+        redone: A line for each finished run that something happened to.
+        resumed: How attempts followed each other.
+        notices: What was given notice.
+        missing: Runs that have no result.
+    """
+    follows = list(resumed)
+    after = [
+        each
+        for notice in notices
+        for each in follows
+        if notice.working.get(each.run) == each.before and each.machine == notice.machine
+    ]
+    again = sum(each.repeated for each in after)
+    kills = [each.repeated for each in follows if each not in after]
+    return [
+        Finding("runs without a result", not missing, ", ".join(missing) or "0"),
+        Finding("finished runs redone", not redone, "; ".join(redone) or "0"),
+        Finding(
+            "steps repeated after a notice",
+            again == 0,
+            f"{again} of {len(after)} run(s) that went on elsewhere"
+            + "".join(f"; {each.run} attempt {each.attempt}" for each in after if each.repeated),
+        ),
+        Finding(
+            "steps repeated after anything else",
+            True,
+            f"{sum(kills)} in {len(kills)} attempt(s) that took a run up again, "
+            f"at most {max(kills, default=0)} in one",
+        ),
+    ]
+
+
+def _digest(content: bytes | None) -> str:
+    return "no file" if content is None else hashlib.sha256(content).hexdigest()[:12]

@@ -1,0 +1,121 @@
+"""`vesselflow chaos SPACE --seed S`: disturb a sweep on purpose; its tables must not change."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vesselflow.chaos.command import Verdict
+
+_EPILOG = """A Ray cluster of several nodes is started on this machine, the sweep runs on it, and a
+schedule that the seed alone decides kills and stops workers, nodes and drivers, tears checkpoints,
+gives notices and starts second drivers; what a person would start again is started again. Then all
+tables but cost must equal those of an undisturbed sweep byte by byte, no finished run may be done
+twice, and no step after a notice. Without SPACE, a small one of its own is disturbed.
+
+exit codes: 0 all of it holds for every seed; 1 not; DIR/chaos-SEED.json says all that is printed
+
+  vesselflow chaos
+  vesselflow chaos search_spaces/mine.yaml --set train.epochs=2 --seeds 0-9"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "space", nargs="?", help="YAML file of a search space; default: a small one"
+    )
+    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
+    parser.add_argument(
+        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
+        help="override a key, as of `vesselflow sweep`",
+    )  # fmt: skip
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    which.add_argument("--seeds", metavar="LIST", help="several: 0-9, or 1,4,7")
+    parser.add_argument(
+        "--results", metavar="DIR", default="results/chaos", help="default: results/chaos"
+    )
+    parser.add_argument(
+        "--bucket", action="store_true",
+        help="results in a bucket on loopback (by moto), that goes away and is slow too",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit-s", type=float, metavar="N",
+        help="seconds after which a seed has failed; default: 180, and on a slow machine 4 times "
+        "what the undisturbed sweep took",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play every seed, and say how each went."""
+    import contextlib
+
+    from vesselflow.chaos import command
+    from vesselflow.chaos.bucket import LocalBucket
+    from vesselflow.chaos.schedule import read_seeds
+    from vesselflow.chaos.space import SPACE
+    from vesselflow.cli.output import Output
+    from vesselflow.errors import UserError, VesselflowError
+    from vesselflow.records.atomic import write_text
+
+    try:
+        seeds = [args.seed] if args.seeds is None else read_seeds(args.seeds)
+    except ValueError:
+        raise UserError(
+            f"{args.seeds!r} is no list of seeds", where="--seeds", allowed="such as 0-9 or 1,4,7"
+        ) from None
+    if args.limit_s is not None and not args.limit_s > 0:
+        raise UserError(f"{args.limit_s:g} is not allowed", where="--limit-s", allowed="above 0")
+    folder = Path(args.results).resolve()
+    file = folder / "chaos.yaml" if args.space is None else Path(args.space)
+    if args.space is None:
+        command.claim_folder(folder)
+        write_text(file, SPACE)
+    space = command.read_space(file, args.profile, args.overrides)
+    command.claim_folder(folder)
+    words = [str(file), *(["--profile", args.profile] if args.profile else [])]
+    for override in args.overrides:
+        words += ["--set", override]
+    console = Output(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    verdicts = []
+    with contextlib.ExitStack() as stack:
+        bucket = stack.enter_context(LocalBucket()) if args.bucket else None
+        asked = command.Asked(space, words, folder, args.limit_s, bucket)
+        try:
+            reference = command.undisturbed(asked, say)
+        except UserError:
+            raise
+        except VesselflowError as error:
+            console.print(f"vesselflow: {error}", style="red", markup=False, soft_wrap=True)
+            return 1
+        for seed in seeds:
+            console.print(f"\n[bold]seed {seed}[/bold]")
+            verdicts.append(command.play_seed(asked, seed, reference, say))
+            _show(console, verdicts[-1])
+    held = sum(verdict.holds for verdict in verdicts)
+    if len(verdicts) > 1:
+        broken = ", ".join(str(each.seed) for each in verdicts if not each.holds)
+        say(f"\n{held} of {len(verdicts)} seeds hold" + (f"; not: {broken}" if broken else ""))
+    return 0 if held == len(verdicts) else 1
+
+
+def _show(console: Console, verdict: Verdict) -> None:
+    from rich.table import Table
+
+    table = Table("what must hold", "", "seen")
+    for finding in verdict.findings:
+        table.add_row(finding.what, "yes" if finding.holds else "NO", finding.seen)
+    console.print(table, markup=False)
+    if verdict.played.trouble:
+        console.print(f"given up: {verdict.played.trouble}", style="red", markup=False)
+    how = "holds" if verdict.holds else "DOES NOT HOLD"
+    console.print(f"seed {verdict.seed} {how}, {verdict.played.seconds:.0f} s", markup=False)
