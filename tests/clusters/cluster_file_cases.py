@@ -72,7 +72,6 @@ def checker(folder: Path) -> Checker:
         code=ROOT / "vesselflow",
         vesselflow=__version__,
         ray="2.60.0",
-        python=(3, 11),
     )
     return Checker(folder, around)
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
 from cluster_file_cases import Checker, filled, told
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vesselflow.clusters.surroundings import Slots
+from vesselflow.errors import UserError
 
 TABLE = Path(__file__).with_name("faults.yaml")
 
@@ -123,3 +130,35 @@ def test_no_shape_of_a_file_is_too_odd_for_a_line(
     assert f"\n{old}" in text
     rows = look(text.replace(f"\n{old}", f"\n{new}", 1))
     assert any(row.finding.severity.value == "error" for row in rows)
+
+
+ODD = st.sampled_from(
+    [None, 3, -1, "x", True, "", [], {}, [None], [[1]], [{"a": 1}], {"a": {"b": 1}}]
+)
+
+
+def places(data: object, keys: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    """Every place of plain data."""
+    steps = data.items() if isinstance(data, dict) else enumerate(data)  # type: ignore[arg-type]
+    for key, below in steps:
+        yield (*keys, key)
+        if isinstance(below, dict | list):
+            yield from places(below, (*keys, key))
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp", "local"])
+@given(draw=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_anywhere_it_is_told_and_not_a_crash(
+    look: Checker, name: str, draw: st.DataObject
+) -> None:
+    """What is made of a file with odd values: findings, or one line; never a traceback."""
+    data = yaml.safe_load(filled(name))
+    for _ in range(2):
+        place = draw.draw(st.sampled_from(sorted(places(data), key=str)))
+        here = data
+        for step in place[:-1]:
+            here = here[step]
+        here[place[-1]] = draw.draw(ODD)
+    with contextlib.suppress(UserError):
+        look(yaml.safe_dump(data), Slots("s.yaml"))

@@ -140,7 +140,7 @@ ALL_DIE = [
 STOPS = [(resume.Attempt(2, stop=(1, 4)), ""), (resume.Attempt(3, stop=(2, 6)), "")]
 
 FEW = settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     # Each example takes seconds: what failed is told as it is.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

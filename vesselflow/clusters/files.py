@@ -156,7 +156,7 @@ def cluster_of(document: Document) -> ClusterFile:
     most = _whole(document.at("max_workers"), 0)
     if cloud == "local":
         head, types = _own_machines(provider)
-        most = len(provider.get("worker_ips") or [])
+        most = types[-1].max_workers
     elif cloud == SLURM:
         head, types = _queued(document)
         most = types[-1].max_workers

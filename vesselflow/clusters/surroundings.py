@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -57,7 +56,6 @@ class Surroundings:
         code: Folder of the vesselflow that runs.
         vesselflow: Its version.
         ray: Ray's version; None without Ray.
-        python: Version of Python: (3, 11).
     """
 
     folder: Path
@@ -66,7 +64,6 @@ class Surroundings:
     code: Path
     vesselflow: str
     ray: str | None
-    python: tuple[int, int]
 
     def local(self, path: str) -> Path:
         """A path of this machine as Ray understands it."""
@@ -90,7 +87,6 @@ def here() -> Surroundings:
         code=Path(vesselflow.__file__).parent,
         vesselflow=__version__,
         ray=ray,
-        python=sys.version_info[:2],
     )
 
 

@@ -126,7 +126,7 @@ def check_rights(checked: Checked) -> Iterator[Finding]:
             str(scope)
             for account in accounts
             if isinstance(account, dict)
-            for scope in (account.get("scopes") or [])
+            for scope in (account["scopes"] if isinstance(account.get("scopes"), list) else [])
         ]
         if not any(scope.rpartition("/")[2] in _WRITES for scope in scopes):
             yield error(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from vesselflow.clusters.checks.shape import PLACEHOLDER
 from vesselflow.clusters.findings import Finding, error, warning
+from vesselflow.clusters.schemas import said
 from vesselflow.clusters.surroundings import Checked
 
 
@@ -23,16 +24,23 @@ def check_addresses(checked: Checked) -> Iterator[Finding]:
             "machines", ("provider",), "no workers are named", allowed="worker_ips: [192.168.1.11]"
         )
         return
-    seen = {head}
+    seen = {str(head)}
     for index, worker in enumerate(workers):
-        if worker in seen and PLACEHOLDER not in str(worker):
+        if not isinstance(worker, str):
+            yield error(
+                "machines",
+                ("provider", "worker_ips", index),
+                f"{said(worker)} is no address",
+                allowed="192.168.1.11, or a name",
+            )
+        elif worker in seen and PLACEHOLDER not in str(worker):
             what = "is the head too" if worker == head else "is named twice"
             yield error(
                 "machines",
                 ("provider", "worker_ips", index),
                 f"{worker} {what}: two Rays on one machine take each other's ports",
             )
-        seen.add(worker)
+        seen.add(str(worker))
 
 
 def check_user(checked: Checked) -> Iterator[Finding]:

@@ -110,7 +110,7 @@ def check_ray(checked: Checked) -> Iterator[Finding]:
 
 
 def check_python(checked: Checked) -> Iterator[Finding]:
-    """That no command asks for a Python that is too old, or other than the one here."""
+    """That no command asks for a Python that is too old."""
     least = ".".join(map(str, LEAST_PYTHON))
     lists = (*SETUP, "head_setup_commands", "worker_setup_commands")
     for command in commands(checked, *lists):
