@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,10 +45,14 @@ train: {epochs: 1, steps_per_epoch: 2, micro_batch_size: 2}
 
 
 @pytest.fixture
-def dashboard(tmp_path: Path, bucket: str) -> Iterator[str]:
+def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The dashboard of a cluster whose nodes hold the code as the launcher's files put it there."""
     home = tmp_path / "home"
-    home.mkdir()
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
+    # The laptop has it too; without it nobody is answered.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / ".ray" / "auth_token"))
     (home / "vesselflow").symlink_to(ROOT)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = subprocess.Popen(

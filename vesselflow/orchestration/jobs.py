@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ray.dashboard.modules import dashboard_sdk
+from ray.dashboard.modules.job import sdk
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vesselflow.errors import UserError, VesselflowError
@@ -41,7 +43,9 @@ class Jobs:
     """
 
     def __init__(self, address: str) -> None:
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        for module in (dashboard_sdk, sdk):
+            # Each sets its own level when it is imported.
+            logging.getLogger(module.__name__).setLevel(logging.WARNING)
         try:
             self._client = JobSubmissionClient(address)
         except (ConnectionError, RuntimeError, requests.RequestException) as error:
