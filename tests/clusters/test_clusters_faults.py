@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -159,6 +160,6 @@ def test_whatever_stands_anywhere_it_is_told_and_not_a_crash(
         here = data
         for step in place[:-1]:
             here = here[step]
-        here[place[-1]] = draw.draw(ODD)
+        here[place[-1]] = copy.deepcopy(draw.draw(ODD))  # else a list is put into itself
     with contextlib.suppress(UserError):
         look(yaml.safe_dump(data), Slots("s.yaml"))

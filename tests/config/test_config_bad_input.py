@@ -11,7 +11,7 @@ from vesselflow.errors import UserError
 TOP = (
     "data, split, normalise, augment, model, loss, optimizer, schedule, train, score, name, "
     "question, description, stores, grid, fixed, search, folds, seeds, objective, hypotheses, "
-    "resources, estimate"
+    "resources, estimate, prices"
 )
 
 SECTIONS = "data, split, normalise, augment, model, loss, optimizer, schedule, train, score"
