@@ -365,6 +365,39 @@ def test_slots_wait_for_the_data(tmp_path):
     _run(tmp_path, scene)
 
 
+def test_a_run_that_lost_its_slot_is_anybodys(tmp_path):
+    """Two drivers on a small cluster: one has the machines, the other must not have the runs."""
+
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", HERE)
+        assert (await broker.claim("s", arrival)).word == "run"
+        assert disk.claimed == ["a"]
+        await broker.lose("s")
+        assert disk.given_back == ["a"]
+        disk.elsewhere = {"a"}
+        arrival = await broker.arrive("s", HERE)
+        answer = await broker.claim("s", arrival)
+        assert answer.grant is not None
+        assert answer.grant.run_id == "b", "the other driver took the first one meanwhile"
+        await broker.arrive("s", HERE)
+        assert disk.given_back == ["a", "b"]
+
+    _run(tmp_path, scene)
+
+
+def test_a_slot_that_falls_silent_gives_its_run_back(tmp_path):
+    now = [0.0]
+
+    async def scene(broker: Broker, disk: Disk) -> None:
+        arrival = await broker.arrive("s", HERE)
+        assert (await broker.claim("s", arrival)).word == "run"
+        now[0] = book.SILENT_S + 1
+        assert len((await broker.look(0)).verdicts) == 1
+        assert disk.given_back == ["a"]
+
+    _run(tmp_path, scene, clock=lambda: now[0])
+
+
 # -- money -----------------------------------------------------------------------------------------
 
 PAID = (Place("node", 1, "host", "aws:big:spot"),)

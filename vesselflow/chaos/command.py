@@ -21,6 +21,7 @@ from vesselflow.chaos.comparison import (
 )
 from vesselflow.chaos.drivers import Driver
 from vesselflow.chaos.play import Play, Played, Stage, Storage
+from vesselflow.chaos.prediction import predict, told
 from vesselflow.chaos.schedule import BUCKET, RANKS, Event, possible, schedule
 from vesselflow.chaos.watch import steps_of
 from vesselflow.config.fingerprint import canonical_json
@@ -205,6 +206,22 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
     verdict = Verdict(seed, events, played, findings)
     write_json(asked.folder / f"chaos-{seed}.json", verdict.plain())
     return verdict
+
+
+def prediction(asked: Asked, verdict: Verdict, reference: Path) -> str:
+    """What `plan` says of a seed beside what it took; written beside the verdict."""
+    wanted = asked.space.resources
+    found = predict(
+        asked.space,
+        reference,
+        verdict.events,
+        nodes=max(2, wanted.workers + 1),
+        cpus=wanted.threads,
+        seed=verdict.seed,
+    )
+    plain = {**verdict.plain(), "predicted_s": None if found is None else vars(found.wall_s)}
+    write_json(asked.folder / f"chaos-{verdict.seed}.json", plain)
+    return told(found, verdict.played.seconds)
 
 
 def _results(bucket: LocalBucket | None, folder: Path) -> tuple[AnyPath, str, dict[str, str]]:

@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(f"\n[bold]seed {seed}[/bold]")
             verdicts.append(command.play_seed(asked, seed, reference, say))
             _show(console, verdicts[-1])
+            say(command.prediction(asked, verdicts[-1], reference))
     held = sum(verdict.holds for verdict in verdicts)
     if len(verdicts) > 1:
         broken = ", ".join(str(each.seed) for each in verdicts if not each.holds)

@@ -132,6 +132,7 @@ class Broker:
         self._care()
         alive = await self._in_thread(self._alive)
         arrival = self.book.arrive(slot, places, self._clock(), alive.__contains__)
+        await self._release_waiting()
         self.spending.look(alive, self._clock())
         for place in places:
             if place.machine:
@@ -273,6 +274,7 @@ class Broker:
         book, now = self.book, self._clock()
         verdicts = tuple(book.overdue(now))
         if verdicts:
+            await self._release_waiting()
             self._wake(len(verdicts))
         if self._budget is not None and not book.stopping:
             passed = self._budget.passed(self.spending, now)
@@ -306,6 +308,7 @@ class Broker:
         """The processes of a slot ended."""
         alive = await self._in_thread(self._alive)
         self.book.lose(slot, 0, self._clock(), alive.__contains__, gone=gone)
+        await self._release_waiting()
         self._wake()
 
     async def drain(self, leaving: Mapping[str, Leaving]) -> None:
@@ -361,6 +364,24 @@ class Broker:
     def _claim_lease(self, run_id: str) -> Lease | None:
         assert self._driver is not None
         return Lease.claim(RunRecord(self._results, run_id).folder, self._driver)
+
+    async def _release_waiting(self) -> None:
+        """Give runs back that wait again: on a small cluster another driver may have the slots.
+
+        Its slots would wait for runs that ours hold, and ours for the machines that its slots own.
+        A storage that does not answer is not waited for.
+        """
+        jobs = self.book.jobs
+        waiting = [
+            self._start(self._release(run_id))
+            for run_id in self._leases
+            if run_id in jobs and jobs[run_id].state is JobState.QUEUED
+        ]
+        self._releases.update(waiting)
+        for task in waiting:
+            task.add_done_callback(self._releases.discard)
+        if waiting:
+            await asyncio.wait(waiting, timeout=LONG_POLL_S)
 
     async def _release(self, run_id: str) -> None:
         lease = self._leases.pop(run_id, None)

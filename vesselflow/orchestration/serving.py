@@ -230,7 +230,6 @@ def serve(settings: SlotConfig) -> str:
     from vesselflow.training.group import current_group
     from vesselflow.training.process import settle_process
 
-    began = time.monotonic()
     settle_process(settings.threads)
     check_fit(settings)
     group = current_group()
@@ -261,7 +260,7 @@ def serve(settings: SlotConfig) -> str:
         beacon,
         do,
         seat=_seat(settings, group),
-        slot_start_s=time.monotonic() - began,
+        slot_start_s=_start_s(),
     ).run()
 
 
@@ -378,6 +377,17 @@ class Server:
     def _where(self) -> str:
         rank = f" rank {self._group.rank}" if self._group.size > 1 else ""
         return f"{self._settings.slot}{rank} on {socket.gethostname()}"
+
+
+def _start_s() -> float:
+    """Seconds that this process took until now.
+
+    Ray keeps processes ready: one may have idled for hours before it became a slot. So a start is
+    no longer than a few times what it has computed.
+    """
+    process = psutil.Process()
+    used = process.cpu_times()
+    return float(min(time.time() - process.create_time(), 3.0 * (used.user + used.system)))
 
 
 def _seat(settings: SlotConfig, group: Group) -> Seat:

@@ -105,6 +105,7 @@ def estimate(
     seconds_per_step: float | None = None,
     measured: bool = False,
     mean_life_s: float,
+    known_only: bool = False,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Estimate:
     """Find out what is left of a sweep and how fast it goes.
@@ -115,6 +116,8 @@ def estimate(
         seconds_per_step: What the user says; None asks finished runs, then measures.
         measured: Finished runs are not asked.
         mean_life_s: Mean time until a machine is taken away.
+        known_only: Nothing is measured: where finished runs do not tell of every kind, there is
+            nothing to be done.
         told: (kinds measured, of how many).
 
     Raises:
@@ -138,6 +141,8 @@ def estimate(
         doubt = Doubt(speed=MEASURED, kind=AMONG, start=START)
         source = "by finished runs" if known else "measured here"
         left = [job for job, kind in zip(jobs, kinds, strict=True) if kind not in paces]
+        if left and known_only:
+            return Estimate((), (), {}, doubt)
         if left:
             found, deviation, slot_s = _measured(left, plan, place, told)
             paces |= found

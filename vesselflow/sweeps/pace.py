@@ -89,7 +89,11 @@ def noted_pace(job: Job, noted: Sequence[Mapping[str, Any]], machine: str) -> Pa
         machine: Which kind of machine is asked about; others tell nothing of it.
     """
     here = [
-        {name: float(value) for name, value in one.items() if isinstance(value, int | float)}
+        {
+            name: float(value)
+            for name, value in one.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
         for one in noted
         if one.get("machine") == machine
     ]
@@ -100,7 +104,20 @@ def noted_pace(job: Job, noted: Sequence[Mapping[str, Any]], machine: str) -> Pa
     images = sum(len(evaluation.domain.sources) for evaluation in job.evaluations)
     score_s = math.fsum(one.get("evaluate_s", 0.0) for one in here) / max(1, images)
     start_s = statistics.median(one.get("start_s", 0.0) for one in here)
-    return Pace(train_s / steps, {"": score_s}, start_s, steps=int(steps), source="finished runs")
+    train = job.run.experiment.train
+    # One at the end of each epoch, and as many between as the time allows.
+    each_s = max(train_s / steps, min(train.checkpoint_every_s, SHORTEST_S))
+    saves = train.epochs + train_s / each_s
+    save_s = math.fsum(one.get("save_s", 0.0) for one in here) / saves
+    return Pace(
+        train_s / steps,
+        {"": score_s},
+        start_s,
+        save_s,
+        steps=int(steps),
+        run_steps=int(steps),
+        source="finished runs",
+    )
 
 
 def joined(paces: Sequence[Pace]) -> Pace:
