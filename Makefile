@@ -27,7 +27,7 @@ sweep: $(READY)
 	$(BIN)/vesselflow sweep $(SPACE) $(ARGS)
 
 # Both halves run, whatever the first one says. Exit code 5: $(ARGS) chose no test of that half.
-QUICK := $(BIN)/python -m pytest -n 2 -m "not ray and not bench"
+QUICK := $(BIN)/python -m pytest -n 2 -m "not ray and not bench and not long"
 RAY   := $(BIN)/python -m pytest -m "ray and not bench and not long"
 # The rooms whose numbers a CPU could change.
 ROOMS := augment contracts evaluation feed inference losses metrics models optimizers stores sweeps training

@@ -62,6 +62,8 @@ class Head:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Tests that were started in the background ignore Ctrl-C, and bash cannot undo that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.started.append(process)
         return process

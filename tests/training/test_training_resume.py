@@ -68,11 +68,10 @@ def attempts(draw: st.DrawFn) -> tuple[resume.Attempt, str]:
 
 
 def tear(results: Path, how: str) -> None:
-    """Damage the newest checkpoint of all attempts, if there is one."""
+    """Damage the newest checkpoint of all attempts, if there is one with anything in it."""
     found = sorted(results.rglob("*.ckpt"), key=lambda path: int(path.stem))
-    if not how or not found:
+    if not how or not found or not (content := found[-1].read_bytes()):
         return
-    content = found[-1].read_bytes()
     middle = len(content) // 2
     torn = {
         "cut": content[:middle],
