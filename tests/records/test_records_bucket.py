@@ -29,8 +29,10 @@ from vesselflow.records.atomic import (
 )
 from vesselflow.records.bucket import Bucket, BucketTrouble
 from vesselflow.records.cache import local_copy
+from vesselflow.records.drivers import Driver
 from vesselflow.records.index import Index, stamp_of
 from vesselflow.records.known import KnownRuns
+from vesselflow.records.leases import Lease
 from vesselflow.records.paths import (
     AnyPath,
     BucketPath,
@@ -407,3 +409,44 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
         path = any_path(f"s3://vessels/x?endpoint_override=http://127.0.0.1:{port}")
         with pytest.raises(BucketTrouble, match="does not answer"):
             path.read_bytes()
+
+
+def test_a_run_asks_a_bucket_little(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request costs milliseconds: what a process wrote itself is not read again."""
+    asked: list[str] = []
+    told = Bucket._told
+
+    def counted(self: Bucket, key: str, *, writes: bool = False) -> Any:
+        asked.append(key)
+        return told(self, key, writes=writes)
+
+    def requests() -> int:
+        number = len(asked)
+        asked.clear()
+        return number
+
+    results = any_path(bucket) / "results"
+    record, driver = RunRecord(results, "r"), Driver.begin(results, {"pid": 1})
+    monkeypatch.setattr(Bucket, "_told", counted)
+    lease = Lease.claim(record.folder, driver)
+    assert lease is not None
+    assert requests() == 3  # listed, created, listed
+    record.create("model: {}\n", {})
+    attempt = record.begin_attempt()
+    assert requests() == 2 + 7
+    for epoch in (1, 2, 3):
+        attempt.write_rows(epoch, [{"step": epoch, "epoch": epoch, "loss": 0.5}])
+        attempt.checkpoints.save(epoch, b"state")
+    # Rows, two questions whether it still speaks for the run, its note; a checkpoint. Then the
+    # list of checkpoints before the first and the removal of the oldest.
+    assert requests() == 3 * (4 + 1) + 1 + 1
+    assert record.finish(attempt, {"steps": 3})
+    assert requests() == 5
+    assert [row["epoch"] for row in record.rows()] == [1, 2, 3]
+    asked.clear()
+    record.tidy()
+    assert requests() == 3
+    assert lease.release()
+    assert requests() == 2
+    assert Lease.holder(record.folder, driver.others) is None
+    driver.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.inference.whole import predict_whole
 from vesselflow.records.atomic import write_bytes
-from vesselflow.records.paths import AnyPath
+from vesselflow.records.paths import AnyPath, names_in
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
@@ -53,20 +54,22 @@ def write_previews(
     *,
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
+    present: Collection[str] | None = None,
 ) -> list[AnyPath]:
     """Write `<role>_<domain>_<best|worst>_<source id>.npz`; return their paths.
 
     Each holds image uint8 (h, w, 3), probability uint8 (h, w), prediction, target and fov uint8
     (h, w), all reduced alike until the longer side is at most `LONGEST_PX` (masks by majority), and
     threshold, metric (the objective's), value, domain, role, source_id. Previews that an earlier
-    evaluation left of this domain are replaced. Where no image has a value nothing is written.
+    evaluation left of this domain are replaced; `present` names the files of the folder, where they
+    are known already. Where no image has a value nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}
     stem = f"{domain.role}_{_safe(domain.name)}"
-    for old in folder.glob(f"{stem}_*.npz"):
-        if old.name.startswith((f"{stem}_best_", f"{stem}_worst_")):
-            old.unlink()
+    for old in names_in(folder) if present is None else present:
+        if old.startswith((f"{stem}_best_", f"{stem}_worst_")) and old.endswith(".npz"):
+            (folder / old).unlink(missing_ok=True)
     written = []
     threshold = evaluated.threshold_logit
     for name, (source_id, value) in extremes(evaluated, objective).items():

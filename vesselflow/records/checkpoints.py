@@ -36,6 +36,8 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.folder, self.keep = any_path(folder), keep
         self.messages: list[str] = []
+        # Listed at the first save: nobody else writes here.
+        self._saved: set[int] | None = None
 
     def save(self, step: int, payload: bytes | memoryview) -> None:
         """Keep a checkpoint; older ones go only when it is safely on the disk.
@@ -48,9 +50,11 @@ class Checkpoints:
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         write_sealed(self._path(step), _HEADER + b"%d\n" % FORMAT, payload)
-        for old in self.steps()[self.keep :]:
+        self._saved = {step, *(self.steps() if self._saved is None else self._saved)}
+        for old in sorted(self._saved, reverse=True)[self.keep :]:
             if old != step:
                 self._path(old).unlink(missing_ok=True)
+                self._saved.discard(old)
 
     def load(self, step: int) -> bytes:
         """The payload of one step.

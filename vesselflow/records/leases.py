@@ -103,7 +103,8 @@ class Lease:
             # Not flushed to the disk: a claim need not outlive the machine that made it, and one
             # that cannot be read is free when its time is over.
             made = create_exclusive(lease._path, json_bytes(lease._content()), flush=False)
-            if made and lease.lost():
+            # That the file is ours need not be asked: it was made a moment ago.
+            if made and lease._passed():
                 # Others claimed, and cleared lower numbers away, between reading and creating.
                 lease._path.unlink(missing_ok=True)
                 made = False
@@ -150,8 +151,9 @@ class Lease:
     def _give_back(self) -> bool:
         # Not by removing the file: an older holder that comes back to life would then find no
         # number above its own.
+        # Also where a higher one counts now, whom a lower one does not trouble.
         try:
-            if not self.lost():
+            if self._ours():
                 write_json(self._path, {**self._content(), "released": True}, flush=False)
         except FileNotFoundError:
             return True
@@ -165,16 +167,28 @@ class Lease:
     def lost(self) -> bool:
         """Whether another claim counts now, or this one was cleared away."""
         try:
-            if max(_numbers(self._folder), default=0) != self.number:
-                return True
-            # After a reset the numbers begin again: the same number can be another's.
-            token = read_json(self._path)["token"]
-            return isinstance(token, str) and token != self._token
+            return self._passed() or not self._ours()
         except (FileNotFoundError, NotADirectoryError):
             return True
-        except (OSError, *_DAMAGED):
-            # Who damages a claim has claimed nothing.
+        except OSError:
             return False
+
+    def _passed(self) -> bool:
+        """Whether another number counts; not as long as the storage does not tell."""
+        try:
+            return max(_numbers(self._folder), default=0) != self.number
+        except OSError:
+            return False
+
+    def _ours(self) -> bool:
+        """Whether the file of our number is still ours."""
+        try:
+            # After a reset the numbers begin again: the same number can be another's.
+            token = read_json(self._path)["token"]
+        except _DAMAGED:
+            # Who damages a claim has claimed nothing.
+            return True
+        return not isinstance(token, str) or token == self._token
 
     def _content(self) -> dict[str, Any]:
         driver = self._driver

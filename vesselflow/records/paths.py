@@ -11,7 +11,7 @@ import fnmatch
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -205,6 +205,20 @@ def remove_tree(folder: AnyPath) -> None:
         return
     with contextlib.suppress(OSError):
         folder.bucket.delete([entry.key for entry in folder.bucket.below(folder.key)])
+
+
+def remove_files(files: Sequence[AnyPath]) -> None:
+    """Remove files; what is not there is no error. Of a bucket, all in one request.
+
+    Raises:
+        OSError: One cannot be removed.
+    """
+    objects = [file for file in files if isinstance(file, BucketPath)]
+    if objects:
+        objects[0].bucket.delete([file.key for file in objects])
+    for file in files:
+        if isinstance(file, Path):
+            file.unlink(missing_ok=True)
 
 
 class Mark(NamedTuple):

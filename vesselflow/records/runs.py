@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import math
 import secrets
 import sys
@@ -35,6 +36,7 @@ from vesselflow.records.atomic import (
     create_exclusive,
     explained,
     json_bytes,
+    read_json,
     read_json_or_none,
     remove_abandoned,
     storage_trouble,
@@ -139,9 +141,12 @@ class RunRecord:
         """
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        if not there(self.config_path):
+        # A bucket is not asked first: it creates only what is not there, in one request.
+        asked = not isinstance(self.folder, BucketPath)
+        if not (asked and there(self.config_path)):
             create_exclusive(self.config_path, config_text.encode("utf-8"))
-        if not there(identity_path := self.folder / "identity.json"):
+        identity_path = self.folder / "identity.json"
+        if not (asked and there(identity_path)):
             create_exclusive(identity_path, json_bytes(identity))
 
     def status(self) -> Status:
@@ -151,10 +156,13 @@ class RunRecord:
         leave a finished run that looks unfinished. Where that file is damaged, or gone while the
         note says "finished", the run is not finished, and the message says so.
         """
-        noted, accepted, numbers = self._noted(), self.accepted(), self._numbers()
+        return self._status(self._noted())
+
+    def _status(self, noted: Status) -> Status:
+        """How the run stands, where its note is known already."""
+        (accepted, damaged), numbers = self._read_accepted(), self._numbers()
         if accepted is not None:
-            return self._finished(noted, accepted)
-        damaged = there(self._accepted_path)
+            return self._finished(noted, accepted, numbers)
         if damaged or noted.state is RunState.FINISHED:
             return replace(
                 noted,
@@ -170,11 +178,23 @@ class RunRecord:
 
         None before there is one, and where the file that names it is damaged.
         """
-        content = read_json_or_none(self._accepted_path)
-        if not isinstance(content, dict) or not isinstance(content.get("summary"), dict):
-            return None
-        steps = content["summary"].get("steps", 0)
-        return content if _is_count(content.get("attempt")) and _is_count(steps) else None
+        return self._read_accepted()[0]
+
+    def _read_accepted(self) -> tuple[dict[str, Any] | None, bool]:
+        """The accepted attempt, and whether the file that should name it is damaged."""
+        path = self._accepted_path
+        try:
+            content = read_json(path)
+        except (FileNotFoundError, NotADirectoryError):
+            # A link that leads nowhere stands in the way of a new file.
+            return None, not isinstance(path, BucketPath) and there(path)
+        except (IsADirectoryError, ValueError, RecursionError):
+            return None, True
+        if isinstance(content, dict) and isinstance(content.get("summary"), dict):
+            steps = content["summary"].get("steps", 0)
+            if _is_count(content.get("attempt")) and _is_count(steps):
+                return content, False
+        return None, True
 
     def holder(self, others: Heartbeats, *, patience_s: float = 0.0) -> Claim | None:
         """Who holds the run; a silent holder of another machine is watched for a while first.
@@ -250,6 +270,10 @@ class RunRecord:
         """
         if self.accepted() is None:
             return
+        if isinstance(self.folder, BucketPath):
+            with contextlib.suppress(OSError):
+                tidy(self.folder.parent.parent, [self.run_id])
+            return
         for number in self._numbers():
             remove_tree(self._checkpoints(number))
             remove_abandoned(self.attempt_folder(number))
@@ -266,19 +290,21 @@ class RunRecord:
             StorageTrouble: The folder cannot be written; no attempt has begun, try again.
         """
         messages = self._set_damaged_aside()
-        point = self.resume_point(messages)
+        numbers = self._numbers()
+        point = self._resume_point(numbers, messages)
         resumed = {"attempt": point[2], "step": point[0]} if point else None
-        number = max(self._numbers(), default=0) + 1
+        number = max(numbers, default=0) + 1
         # Another process may begin one between our listing and our making.
         while not self._take_number(number, resumed):
             number += 1
         attempt = Attempt(self, number, (point[0], point[1]) if point else None)
+        attempt._written = _Written((point[0], point[2]) if point else None)
         try:
             for message in messages:
                 attempt.log(message)
             if point:
                 attempt.log(f"resumes from step {point[0]} of attempt {point[2]}")
-            self._note(number, state=RunState.RUNNING, attempts=number, message="")
+            attempt.note(state=RunState.RUNNING, attempts=number, message="")
         except (UserError, OSError):
             # Tried again until the disk takes it, it shall not leave an attempt each time.
             remove_tree(attempt.folder)
@@ -315,8 +341,14 @@ class RunRecord:
         Raises:
             StorageTrouble: There are checkpoints, none is whole, and one could not be read.
         """
+        return self._resume_point(self._numbers(), messages)
+
+    def _resume_point(
+        self, numbers: Sequence[int], messages: list[str] | None
+    ) -> tuple[int, bytes, int] | None:
         trouble: StorageTrouble | None = None
-        stored = {number: Checkpoints(self._checkpoints(number)) for number in self._begun()}
+        begun = self._begun(numbers)
+        stored = {number: Checkpoints(self._checkpoints(number)) for number in begun}
         found = [(step, number) for number, kept in stored.items() for step in kept.steps()]
         for step, number in sorted(found, reverse=True):
             try:
@@ -352,14 +384,15 @@ class RunRecord:
         Returns:
             Whether this attempt is the accepted one (also when it was accepted before).
         """
-        curve = {"rows": self._joined(attempt.number), "summary": dict(summary)}
-        write_json(attempt.folder / "curve.json", curve)
+        rows = self._joined(attempt.number, attempt._written)
+        write_json(attempt.folder / "curve.json", {"rows": rows, "summary": dict(summary)})
         self._accept(attempt.number, summary)
         accepted = self.accepted()
         if accepted is None:
             # A reset took the run away under us: nothing is accepted, and nothing noted.
             return False
-        self._write_status(self._finished(self._noted(), accepted))
+        noted = attempt._noted or self._noted()
+        self._write_status(self._finished(noted, accepted, self._numbers()))
         return bool(accepted["attempt"] == attempt.number)
 
     def mend(self) -> bool:
@@ -388,7 +421,7 @@ class RunRecord:
         self._accept(number, ended[number])
         accepted = self.accepted()
         if accepted is not None:
-            self._write_status(self._finished(self._noted(), accepted))
+            self._write_status(self._finished(self._noted(), accepted, self._numbers()))
         return accepted is not None
 
     def _accept(self, number: int, summary: Mapping[str, Any]) -> None:
@@ -404,7 +437,7 @@ class RunRecord:
             traceback: The whole story.
         """
         attempt.log_once(f"failed: {message}\n{traceback}".rstrip())
-        self._note(attempt.number, state=RunState.FAILED, message=" ".join(message.split()))
+        attempt.note(state=RunState.FAILED, message=" ".join(message.split()))
 
     def give_up(self, message: str, place: str = "") -> None:
         """Mark the run as failed on behalf of attempts that could not say so themselves.
@@ -417,13 +450,14 @@ class RunRecord:
         """
         number = max(self._numbers(), default=0)
         if number and self.accepted() is None:
-            Attempt(self, number, None).log(f"given up: {message} {place}".rstrip())
-            self._note(number, state=RunState.FAILED, message=" ".join(message.split()))
+            newest = Attempt(self, number, None)
+            newest.log(f"given up: {message} {place}".rstrip())
+            newest.note(state=RunState.FAILED, message=" ".join(message.split()))
 
     def pause(self, attempt: Attempt, message: str = "") -> None:
         """Mark the run as stopped on purpose, at a checkpoint from which it can go on."""
         attempt.log_once(f"paused: {message}".rstrip(": "))
-        self._note(attempt.number, state=RunState.PAUSED, message=" ".join(message.split()))
+        attempt.note(state=RunState.PAUSED, message=" ".join(message.split()))
 
     # -- results -------------------------------------------------------------------------------
 
@@ -505,31 +539,36 @@ class RunRecord:
         names = names_in(self.folder / "attempts")
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _begun(self) -> list[int]:
+    def _begun(self, numbers: Sequence[int] | None = None) -> list[int]:
         """Attempts that wrote anything; the first that they write is what they resumed from."""
         kinds = {"attempt.json", "rows", "checkpoints"}
         return [
             number
-            for number in self._numbers()
+            for number in (self._numbers() if numbers is None else numbers)
             if not kinds.isdisjoint(names_in(self.attempt_folder(number)))
         ]
 
-    def _joined(self, number: int) -> list[dict[str, Any]]:
+    def _joined(self, number: int, written: _Written | None = None) -> list[dict[str, Any]]:
         """The curve of an attempt and of those that it resumed from, each step once.
 
         At the step of the checkpoint that was resumed from both may have rows, or only one of them:
         the checkpoint is written before the epoch is scored. Those of the older attempt count.
+        What the attempt itself wrote need not be read where it is still known.
         """
         found: dict[int, list[dict[str, Any]]] = {}
         upto = math.inf
         current: int | None = number
         while current is not None:
             folder = self.attempt_folder(current)
-            resumed = self._resumed_from(current)
+            resumed = self._resumed_from(current) if written is None else written.resumed_from
             after = -1 if resumed is None else resumed[0]
-            for step in _parts(folder / "rows"):
-                if after <= step <= upto and (rows := read_rows(_part_path(folder, step))):
+            for step in _parts(folder / "rows") if written is None else written.parts:
+                if not after <= step <= upto:
+                    continue
+                path = _part_path(folder, step)
+                if rows := read_rows(path) if written is None else written.parts[step]:
                     found[step] = rows
+            written = None
             upto = min(upto, after)
             current = None if resumed is None else resumed[1]
         return [row for step in sorted(found) for row in found[step]]
@@ -558,8 +597,10 @@ class RunRecord:
     def _set_damaged_aside(self) -> list[str]:
         """Make room for what is to be written where something damaged stands; a line for each."""
         status_path = self.folder / "status.json"
-        damaged = [status_path] if status_path.is_dir() else []
-        if self.accepted() is None and there(self._accepted_path):
+        # In a bucket, no folder can be where an object should be.
+        in_way = not isinstance(status_path, BucketPath) and status_path.is_dir()
+        damaged = [status_path] if in_way else []
+        if self._read_accepted()[1]:
             damaged.append(self._accepted_path)
         messages = []
         for path in damaged:
@@ -582,24 +623,33 @@ class RunRecord:
         known = all(map(_is_count, counts)) and isinstance(noted.message, str)
         return noted if known else Status()
 
-    def _note(self, number: int, **changes: Any) -> None:
-        noted = self.status()
-        # An attempt that was taken over, or came too late, no longer speaks for the run.
-        if number >= noted.attempts and noted.state is not RunState.FINISHED:
-            self._write_status(replace(noted, **changes))
-
     def _write_status(self, status: Status) -> None:
         write_json(self.folder / "status.json", {**asdict(status), "state": status.state.value})
 
-    def _finished(self, noted: Status, accepted: Mapping[str, Any]) -> Status:
+    def _finished(
+        self, noted: Status, accepted: Mapping[str, Any], numbers: Sequence[int]
+    ) -> Status:
         return replace(
             noted,
             state=RunState.FINISHED,
-            attempts=max(self._numbers(), default=0),
+            attempts=max(numbers, default=0),
             steps=int(accepted["summary"].get("steps", noted.steps)),
             message="",
             accepted_attempt=int(accepted["attempt"]),
         )
+
+
+class _Written:
+    """What an attempt wrote itself, so that it need not be read again.
+
+    Attributes:
+        resumed_from: Step and attempt that it resumed from; None for a fresh start.
+        parts: The parts of its curve, as they would be read.
+    """
+
+    def __init__(self, resumed_from: tuple[int, int] | None) -> None:
+        self.resumed_from = resumed_from
+        self.parts: dict[int, list[dict[str, Any]]] = {}
 
 
 class Attempt:
@@ -615,6 +665,9 @@ class Attempt:
         self._record, self.number, self._resumes = record, number, resumes
         self._logged: set[str] = set()
         self._log = b""
+        # What this process wrote of it; None for an attempt that another one began.
+        self._written: _Written | None = None
+        self._noted: Status | None = None
         self.folder = record.attempt_folder(number)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
@@ -633,9 +686,20 @@ class Attempt:
         path = _part_path(self.folder, part)
         with explained(path.parent):
             path.parent.mkdir(exist_ok=True)
-        write_json(path, list(rows))
+        content = json_bytes(list(rows))
+        write_bytes(path, content)
+        if self._written is not None:
+            self._written.parts[part] = _rows_of(json.loads(content)) or []
         epochs = [int(row["epoch"]) for row in rows if "epoch" in row]
-        self._record._note(self.number, steps=part, **({"epochs": max(epochs)} if epochs else {}))
+        self.note(steps=part, **({"epochs": max(epochs)} if epochs else {}))
+
+    def note(self, **changes: Any) -> None:
+        """Change the run's note, unless it is finished, or this attempt was taken over."""
+        noted = self._record._status(self._noted or self._record._noted())
+        # An attempt that was taken over, or came too late, no longer speaks for the run.
+        if self.number >= noted.attempts and noted.state is not RunState.FINISHED:
+            self._noted = replace(noted, **changes)
+            self._record._write_status(self._noted)
 
     def write_cost(self, cost: Mapping[str, Any]) -> None:
         """Write what the attempt cost: seconds, machine; replaces what it said before."""
@@ -650,7 +714,7 @@ class Attempt:
         line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n".encode()
         if isinstance(self.log_path, BucketPath):
             # An object cannot grow: it is written anew, as it is known here.
-            write_bytes(self.log_path, self._written(self.log_path) + line)
+            write_bytes(self.log_path, self._log_so_far(self.log_path) + line)
             self._log += line
             return
         with explained(self.folder), open(self.log_path, "ab", buffering=0) as file:
@@ -663,8 +727,7 @@ class Attempt:
                     file.truncate(start)
                 raise
 
-    def _written(self, path: AnyPath) -> bytes:
-        """The log so far."""
+    def _log_so_far(self, path: AnyPath) -> bytes:
         if not self._log:
             with contextlib.suppress(FileNotFoundError):
                 self._log = path.read_bytes()
@@ -689,8 +752,10 @@ def tidy(results: AnyPath, run_ids: Collection[str]) -> None:
             RunRecord(results, run_id).tidy()
         return
     folder = results / "runs"
+    if len(run_ids) == 1:
+        folder = folder / next(iter(run_ids)) / "attempts"
     keys = [entry.key for entry in folder.bucket.below(folder.key) if "/checkpoints/" in entry.key]
-    start = len(folder.key) + 1
+    start = len((results / "runs").key) + 1
     folder.bucket.delete([key for key in keys if key[start:].partition("/")[0] in run_ids])
 
 
@@ -718,9 +783,11 @@ def read_rows(path: AnyPath) -> list[dict[str, Any]] | None:
 
     A part of a curve is the list itself; in a joined curve it stands beside the summary.
     """
-    rows = read_json_or_none(path)
-    if isinstance(rows, dict):
-        rows = rows.get("rows")
+    return _rows_of(read_json_or_none(path))
+
+
+def _rows_of(content: Any) -> list[dict[str, Any]] | None:
+    rows = content.get("rows") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         return None
     for row in rows:

@@ -18,7 +18,7 @@ from vesselflow.evaluation.evaluated import (
 from vesselflow.evaluation.long_tables import chosen_epoch, validation_curve
 from vesselflow.evaluation.previews import write_previews
 from vesselflow.evaluation.scoring import evaluate, select
-from vesselflow.records.paths import AnyPath, there
+from vesselflow.records.paths import AnyPath, names_in, remove_files
 from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
@@ -104,8 +104,7 @@ class ScoringJob:
     def forget(self) -> None:
         """A run that starts from nothing has no scores: those of a run that was reset go."""
         self._known.clear()
-        for evaluation in self.context.job.evaluations:
-            self._path(evaluation).unlink(missing_ok=True)
+        remove_files([self._path(evaluation) for evaluation in self.context.job.evaluations])
 
     def _path(self, evaluation: Evaluation) -> AnyPath:
         return evaluation_path(self.context.results, evaluation)
@@ -172,15 +171,19 @@ class ScoringJob:
     def _previews(self, scores: dict[Evaluation, Evaluated]) -> None:
         """Pictures of evaluations that share their epoch and their protocol."""
         objective = self.context.job.objective
+        present: dict[AnyPath, list[str]] = {}
         for evaluation, evaluated in scores.items():
             epoch, domain, protocol = evaluation.epoch, evaluation.domain, evaluation.protocol
             folder = self.context.record.previews_folder / protocol.name
             # Named as the evaluation is: other images or settings under the same name are new.
             what = digest([evaluation.name, objective.metric, objective.direction])
             done = folder / f".{what}"
-            if there(done):
+            if folder not in present:
+                present[folder] = names_in(folder)
+            if done.name in present[folder]:
                 continue
-            if not self.context.record.weights_path(epoch).is_file():
+            loaded = self._loaded is not None and self._loaded[0] == epoch
+            if not loaded and not self.context.record.weights_path(epoch).is_file():
                 # Pictures are no reason to train a run again whose scores are all there.
                 self.context.reports.message(
                     f"{self.context.spec.label}: no previews: the weights of epoch {epoch} are lost"
@@ -198,6 +201,7 @@ class ScoringJob:
                 objective,
                 device=self.context.device,
                 dataset_statistics=self.context.statistics,
+                present=present[folder],
             )
             self.context.gate.keep(write)
             self.context.gate.keep(done.touch)
