@@ -394,6 +394,7 @@ def test_what_is_no_whole_number_is_refused(here: Path, text: str) -> None:
         ((), ("COMMAND", "see 'vesselflow --help'")),
         (("swep",), ("'swep'", "choose from 'sweep', 'plan', 'data'", "see 'vesselflow --help'")),
         (("sweep",), ("required: space", "see 'vesselflow sweep --help'")),
+        (("runs", "--reslts", "x"), ("arguments: --reslts", "see 'vesselflow runs --help'")),
         (("bench", "fed"), ("'fed'", "'overhead', 'feed'", "see 'vesselflow bench --help'")),
         (("bench", "feed", "--rounds", "0"), ("--rounds: 0 is not allowed; allowed: 1 or more",)),
         (("bench", "feed", "--rounds", "x"), ("--rounds", "int value: 'x'", "bench --help'")),

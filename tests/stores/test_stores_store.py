@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -376,3 +378,26 @@ def test_a_file_in_the_way_of_a_folder_is_one_line(tmp_path: Path) -> None:
         make_store(tmp_path / "file" / "s.h5")
     with pytest.raises(UserError, match="is a folder"):
         make_store(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """HDF5 buries what the disk said in a paragraph; a limit of the process stands for the disk."""
+    code = (
+        "import os, resource, signal, sys; from vesselflow.errors import UserError;"
+        "from vesselflow.stores.synth import make_synth;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        "\ntry: make_synth(sys.argv[1], 'fundus', 2, 0, 'a', 64)"
+        "\nexcept UserError as error: print(error, flush=True)"
+        # HDF5 trips over the file that it could not write when Python takes everything down.
+        "\nos._exit(0)"
+    )
+    path = tmp_path / "a.h5"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == (
+        f"{path}: cannot be written: File too large; "
+        "check the folder's permissions and the space on the disk\n"
+    ), done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -85,7 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
     try:
         with _interruptible():
-            args = build_parser(command).parse_args(words)
+            parser = build_parser(command)
+            args, unknown = parser.parse_known_args(words)
+            if unknown:
+                # The page that lists what the command knows.
+                parser.prog = f"vesselflow {command}"
+                parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             return int(args.run(args) or 0)
     except UserError as error:
         for line in error.lines():

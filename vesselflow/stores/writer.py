@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def write_store(
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = _reason(error.strerror or str(error))
         raise UserError(
             f"cannot be written: {reason}",
             where=str(path),
@@ -85,6 +86,12 @@ def write_store(
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return digest
+
+
+def _reason(text: str) -> str:
+    """What the disk said, out of HDF5's paragraph."""
+    said = re.search(r"errno = (\d+)", text)
+    return os.strerror(int(said[1])) if said else text
 
 
 def _fill(
