@@ -16,7 +16,8 @@ from vesselflow.chaos.comparison import (
     read_tables,
 )
 from vesselflow.chaos.watch import Resumed, Watch, steps_of
-from vesselflow.records.runs import Attempt, RunRecord
+from vesselflow.records.attempts import Attempt
+from vesselflow.records.runs import RunRecord
 
 SAME = dict.fromkeys(TABLES, b"1")
 

@@ -14,7 +14,8 @@ from vesselflow.evaluation.long_tables import lost_records, score_cell
 from vesselflow.feed.local import LocalData
 from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 from vesselflow.sweeps.context import Reports
 from vesselflow.sweeps.execution import execute
 

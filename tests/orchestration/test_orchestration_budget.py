@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from vesselflow.records.atomic import read_json
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 
 pytestmark = pytest.mark.ray
 

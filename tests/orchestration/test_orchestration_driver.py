@@ -16,7 +16,8 @@ from vesselflow.errors import UserError
 from vesselflow.orchestration.broker import Snapshot
 from vesselflow.orchestration.driver import ASIDE_S, DASHBOARD_S, _Driver
 from vesselflow.orchestration.reading import Beside
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 from vesselflow.sweeps.book import JobState
 from vesselflow.sweeps.events import EpochDone, Failed, Finished, Happening, Message, Started
 from vesselflow.sweeps.outcome import Outcome, Watch

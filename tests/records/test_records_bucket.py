@@ -43,7 +43,8 @@ from vesselflow.records.paths import (
     remove_tree,
     there,
 )
-from vesselflow.records.runs import RunRecord, RunState, read_index, tidy
+from vesselflow.records.runs import RunRecord, read_index, tidy
+from vesselflow.records.status import RunState
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from record_damage import DAMAGE
 
 from vesselflow.records.drivers import Driver, Heartbeats
 from vesselflow.records.leases import Lease
-from vesselflow.records.runs import RunRecord, RunState, read_index
+from vesselflow.records.runs import RunRecord, read_index
+from vesselflow.records.status import RunState
 
 
 def _finished(results: Path) -> RunRecord:

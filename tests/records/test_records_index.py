@@ -19,7 +19,8 @@ from vesselflow.records.index import Index, Stamp, stamp_of
 from vesselflow.records.known import KnownRuns
 from vesselflow.records.leases import Lease
 from vesselflow.records.paths import Looks, Mark
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 
 OLD = 1_000_000_000_000_000_000
 

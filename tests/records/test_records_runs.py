@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from vesselflow.errors import StorageTrouble, UserError
 from vesselflow.records import atomic
+from vesselflow.records.attempts import Attempt
 from vesselflow.records.drivers import Driver
 from vesselflow.records.leases import Lease
-from vesselflow.records.runs import Attempt, RunRecord, RunState, Status, read_index
+from vesselflow.records.runs import RunRecord, read_index
+from vesselflow.records.status import RunState, Status
 
 
 @pytest.fixture

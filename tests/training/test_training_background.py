@@ -13,7 +13,8 @@ import training_cases as cases
 
 from vesselflow.feed.local import LocalData
 from vesselflow.records import atomic
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 from vesselflow.sweeps.context import Reports
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.faults import Fault

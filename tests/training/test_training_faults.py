@@ -21,7 +21,8 @@ from vesselflow.evaluation.evaluated import evaluation_path
 from vesselflow.feed.local import LocalData
 from vesselflow.records import atomic
 from vesselflow.records.checkpoints import FORMAT
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 from vesselflow.sweeps import cost_notes
 from vesselflow.sweeps.context import Reports, Result
 from vesselflow.sweeps.cost_machine import MachineKind, Seat

@@ -12,7 +12,8 @@ import training_cases as cases
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 
 LAST = resume.STEPS - 1
 

@@ -15,7 +15,8 @@ import vesselflow.training.step as step_module
 from vesselflow.evaluation.evaluated import evaluation_path, read_evaluated
 from vesselflow.feed.batches import load_images
 from vesselflow.feed.local import LocalData
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 from vesselflow.runs.specs import view_of
 from vesselflow.sweeps.context import Result
 from vesselflow.sweeps.execution import execute

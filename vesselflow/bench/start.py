@@ -332,7 +332,8 @@ def measure(peer: str, folder: Path, results: str = "") -> dict[str, float]:
 def read_all(folder: Path) -> None:
     """Without an index: every file of every run is opened, for what is left and for the tables."""
     from vesselflow.evaluation.evaluated import evaluation_path, read_evaluated
-    from vesselflow.records.runs import RunRecord, RunState
+    from vesselflow.records.runs import RunRecord
+    from vesselflow.records.status import RunState
     from vesselflow.runs.cells import make_cells
     from vesselflow.sweeps.planning import check_space
     from vesselflow.sweeps.stores_made import known_stores

@@ -29,7 +29,7 @@ from vesselflow.records.atomic import read_json_or_none, write_json, writing
 from vesselflow.records.index import stamp_of
 from vesselflow.records.known import KnownRuns
 from vesselflow.records.paths import AnyPath, Looks, mark_of
-from vesselflow.records.runs import RunState
+from vesselflow.records.status import RunState
 from vesselflow.runs.cells import Cell
 from vesselflow.runs.domains import ROLES, Domain
 from vesselflow.runs.objective import Objective

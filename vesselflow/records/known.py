@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from vesselflow.records.curves import read_rows
 from vesselflow.records.index import Index, Stamp, stamp_of
 from vesselflow.records.paths import AnyPath, BucketPath, Looks, Mark, any_path, at_once
-from vesselflow.records.runs import RunRecord, RunState, Status, read_rows
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState, Status
 
 #: Of the entries' content: raised whenever `RunRecord` reads something else from the same files.
 _VERSION = 1

@@ -19,16 +19,13 @@ and is not disturbs nobody. It resumes from the newest whole checkpoint of all a
 from __future__ import annotations
 
 import contextlib
-import enum
-import json
 import math
 import secrets
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from typing import Any, TypeGuard
+from dataclasses import asdict, replace
+from typing import Any
 
 from vesselflow.errors import StorageTrouble, UserError
 from vesselflow.records.atomic import (
@@ -43,7 +40,9 @@ from vesselflow.records.atomic import (
     write_bytes,
     write_json,
 )
+from vesselflow.records.attempts import Attempt, Written
 from vesselflow.records.checkpoints import Checkpoints
+from vesselflow.records.curves import is_count, is_number, part_path, parts, read_rows, read_summary
 from vesselflow.records.drivers import FRESH_S, Heartbeats
 from vesselflow.records.leases import Claim, Lease
 from vesselflow.records.paths import (
@@ -56,49 +55,9 @@ from vesselflow.records.paths import (
     remove_tree,
     there,
 )
+from vesselflow.records.status import RunState, Status, read_note
 
 _NOT_FINISHED = "the run does not count as finished, its attempts are kept"
-
-
-class RunState(enum.Enum):
-    """How a run stands."""
-
-    QUEUED = "queued"
-    """Nothing was tried yet."""
-    RUNNING = "running"
-    """An attempt has begun and has not said how it ended: it trains, or it was killed."""
-    PAUSED = "paused"
-    """Stopped at a checkpoint on purpose (pruned, or handed back); can be taken up again."""
-    FINISHED = "finished"
-    """An attempt was accepted; nothing is left to train."""
-    FAILED = "failed"
-    """An attempt ended in an error that another try would meet again."""
-
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing more happens to the run by itself."""
-        return self in (RunState.FINISHED, RunState.FAILED)
-
-
-@dataclass(frozen=True)
-class Status:
-    """A run at a glance.
-
-    Attributes:
-        state: How it stands.
-        attempts: How many attempts have begun.
-        epochs: Epochs of which the newest attempt has written a curve.
-        steps: The step of the newest rows, or all steps of a finished run.
-        message: Why it failed or paused, in one line.
-        accepted_attempt: Number of the accepted attempt.
-    """
-
-    state: RunState = RunState.QUEUED
-    attempts: int = 0
-    epochs: int = 0
-    steps: int = 0
-    message: str = ""
-    accepted_attempt: int | None = None
 
 
 class RunRecord:
@@ -149,17 +108,17 @@ class RunRecord:
         if not (asked and there(identity_path)):
             create_exclusive(identity_path, json_bytes(identity))
 
-    def status(self) -> Status:
+    def status(self, noted: Status | None = None) -> Status:
         """How the run stands; queued when there is no record of it.
 
         Acceptance is read off accepted.json itself, so that a process killed right after it cannot
         leave a finished run that looks unfinished. Where that file is damaged, or gone while the
         note says "finished", the run is not finished, and the message says so.
-        """
-        return self._status(self._noted())
 
-    def _status(self, noted: Status) -> Status:
-        """How the run stands, where its note is known already."""
+        Args:
+            noted: Its note, where that is known already.
+        """
+        noted = self._noted() if noted is None else noted
         (accepted, damaged), numbers = self._read_accepted(), self._numbers()
         if accepted is not None:
             return self._finished(noted, accepted, numbers)
@@ -192,7 +151,7 @@ class RunRecord:
             return None, True
         if isinstance(content, dict) and isinstance(content.get("summary"), dict):
             steps = content["summary"].get("steps", 0)
-            if _is_count(content.get("attempt")) and _is_count(steps):
+            if is_count(content.get("attempt")) and is_count(steps):
                 return content, False
         return None, True
 
@@ -298,7 +257,7 @@ class RunRecord:
         while not self._take_number(number, resumed):
             number += 1
         attempt = Attempt(self, number, (point[0], point[1]) if point else None)
-        attempt._written = _Written((point[0], point[2]) if point else None)
+        attempt.written = Written((point[0], point[2]) if point else None)
         try:
             for message in messages:
                 attempt.log(message)
@@ -384,15 +343,15 @@ class RunRecord:
         Returns:
             Whether this attempt is the accepted one (also when it was accepted before).
         """
-        rows = self._joined(attempt.number, attempt._written)
+        rows = self._joined(attempt.number, attempt.written)
         write_json(attempt.folder / "curve.json", {"rows": rows, "summary": dict(summary)})
         self._accept(attempt.number, summary)
         accepted = self.accepted()
         if accepted is None:
             # A reset took the run away under us: nothing is accepted, and nothing noted.
             return False
-        noted = attempt._noted or self._noted()
-        self._write_status(self._finished(noted, accepted, self._numbers()))
+        noted = attempt.noted or self._noted()
+        self.write_status(self._finished(noted, accepted, self._numbers()))
         return bool(accepted["attempt"] == attempt.number)
 
     def mend(self) -> bool:
@@ -409,7 +368,7 @@ class RunRecord:
         ended = {
             number: summary
             for number in self._numbers()
-            if (summary := _read_summary(self.attempt_folder(number) / "curve.json")) is not None
+            if (summary := read_summary(self.attempt_folder(number) / "curve.json")) is not None
         }
         if not ended:
             return False
@@ -421,7 +380,7 @@ class RunRecord:
         self._accept(number, ended[number])
         accepted = self.accepted()
         if accepted is not None:
-            self._write_status(self._finished(self._noted(), accepted, self._numbers()))
+            self.write_status(self._finished(self._noted(), accepted, self._numbers()))
         return accepted is not None
 
     def _accept(self, number: int, summary: Mapping[str, Any]) -> None:
@@ -494,7 +453,7 @@ class RunRecord:
                 plain = {
                     key: math.nan if value is None else value
                     for key, value in cost.items()
-                    if value is None or isinstance(value, str) or _is_number(value)
+                    if value is None or isinstance(value, str) or is_number(value)
                 }
                 costs.append({**plain, "attempt": number})
         return costs
@@ -548,7 +507,7 @@ class RunRecord:
             if not kinds.isdisjoint(names_in(self.attempt_folder(number)))
         ]
 
-    def _joined(self, number: int, written: _Written | None = None) -> list[dict[str, Any]]:
+    def _joined(self, number: int, written: Written | None = None) -> list[dict[str, Any]]:
         """The curve of an attempt and of those that it resumed from, each step once.
 
         At the step of the checkpoint that was resumed from both may have rows, or only one of them:
@@ -562,10 +521,10 @@ class RunRecord:
             folder = self.attempt_folder(current)
             resumed = self._resumed_from(current) if written is None else written.resumed_from
             after = -1 if resumed is None else resumed[0]
-            for step in _parts(folder / "rows") if written is None else written.parts:
+            for step in parts(folder / "rows") if written is None else written.parts:
                 if not after <= step <= upto:
                     continue
-                path = _part_path(folder, step)
+                path = part_path(folder, step)
                 if rows := read_rows(path) if written is None else written.parts[step]:
                     found[step] = rows
             written = None
@@ -582,12 +541,12 @@ class RunRecord:
                 return None
             if isinstance(resumed, dict):
                 step, attempt = resumed.get("step"), resumed.get("attempt")
-                if _is_count(step) and _is_count(attempt) and attempt < number:
+                if is_count(step) and is_count(attempt) and attempt < number:
                     return step, attempt
         # Damaged. Rows are written at the ends of epochs: those before an attempt's own first ones
         # are before the checkpoint that it resumed from, and are those of the attempt before it.
         before = [n for n in self._begun() if n < number]
-        own = _parts(self.attempt_folder(number) / "rows")
+        own = parts(self.attempt_folder(number) / "rows")
         return (own[0] - 1 if own else sys.maxsize, before[-1]) if before else None
 
     @property
@@ -611,19 +570,10 @@ class RunRecord:
         return messages
 
     def _noted(self) -> Status:
-        """The note in status.json; an empty one where there is none, or one of another version."""
-        content = read_json_or_none(self.folder / "status.json")
-        if not isinstance(content, dict):
-            return Status()
-        try:
-            noted = Status(**{**content, "state": RunState(content["state"])})
-        except (ValueError, TypeError, KeyError):
-            return Status()
-        counts = (noted.attempts, noted.epochs, noted.steps, noted.accepted_attempt or 0)
-        known = all(map(_is_count, counts)) and isinstance(noted.message, str)
-        return noted if known else Status()
+        return read_note(self.folder / "status.json")
 
-    def _write_status(self, status: Status) -> None:
+    def write_status(self, status: Status) -> None:
+        """Write a note of how it stands."""
         write_json(self.folder / "status.json", {**asdict(status), "state": status.state.value})
 
     def _finished(
@@ -637,112 +587,6 @@ class RunRecord:
             message="",
             accepted_attempt=int(accepted["attempt"]),
         )
-
-
-class _Written:
-    """What an attempt wrote itself, so that it need not be read again.
-
-    Attributes:
-        resumed_from: Step and attempt that it resumed from; None for a fresh start.
-        parts: The parts of its curve, as they would be read.
-    """
-
-    def __init__(self, resumed_from: tuple[int, int] | None) -> None:
-        self.resumed_from = resumed_from
-        self.parts: dict[int, list[dict[str, Any]]] = {}
-
-
-class Attempt:
-    """One try of a run; made by `RunRecord.begin_attempt`.
-
-    Attributes:
-        number: 1 for the first.
-        folder: Where it writes.
-        checkpoints: Its own checkpoints.
-    """
-
-    def __init__(self, record: RunRecord, number: int, resumes: tuple[int, bytes] | None) -> None:
-        self._record, self.number, self._resumes = record, number, resumes
-        self._logged: set[str] = set()
-        self._log = b""
-        # What this process wrote of it; None for an attempt that another one began.
-        self._written: _Written | None = None
-        self._noted: Status | None = None
-        self.folder = record.attempt_folder(number)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
-
-    def resume_point(self) -> tuple[int, bytes] | None:
-        """Step and payload of the checkpoint that it resumes from; None for a fresh start."""
-        return self._resumes
-
-    def write_rows(self, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write one part of the curve; written again, a part replaces itself.
-
-        Args:
-            part: The step at which it was measured. The part counts when this attempt ends
-                accepted, or when a later one resumes from a checkpoint of this or a later step.
-            rows: Plain values; ``epoch`` shows in the run's status.
-        """
-        path = _part_path(self.folder, part)
-        with explained(path.parent):
-            path.parent.mkdir(exist_ok=True)
-        content = json_bytes(list(rows))
-        write_bytes(path, content)
-        if self._written is not None:
-            self._written.parts[part] = _rows_of(json.loads(content)) or []
-        epochs = [int(row["epoch"]) for row in rows if "epoch" in row]
-        self.note(steps=part, **({"epochs": max(epochs)} if epochs else {}))
-
-    def note(self, **changes: Any) -> None:
-        """Change the run's note, unless it is finished, or this attempt was taken over."""
-        noted = self._record._status(self._noted or self._record._noted())
-        # An attempt that was taken over, or came too late, no longer speaks for the run.
-        if self.number >= noted.attempts and noted.state is not RunState.FINISHED:
-            self._noted = replace(noted, **changes)
-            self._record._write_status(self._noted)
-
-    def write_cost(self, cost: Mapping[str, Any]) -> None:
-        """Write what the attempt cost: seconds, machine; replaces what it said before."""
-        write_json(self.folder / "cost.json", dict(cost))
-
-    def log(self, text: str) -> None:
-        """Add a line, with the time, to the attempt's log: all of it, or nothing.
-
-        Raises:
-            StorageTrouble: The disk does not take it.
-        """
-        line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n".encode()
-        if isinstance(self.log_path, BucketPath):
-            # An object cannot grow: it is written anew, as it is known here.
-            write_bytes(self.log_path, self._log_so_far(self.log_path) + line)
-            self._log += line
-            return
-        with explained(self.folder), open(self.log_path, "ab", buffering=0) as file:
-            start = file.tell()
-            try:
-                while line:
-                    line = line[file.write(line) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(start)
-                raise
-
-    def _log_so_far(self, path: AnyPath) -> bytes:
-        if not self._log:
-            with contextlib.suppress(FileNotFoundError):
-                self._log = path.read_bytes()
-        return self._log
-
-    def log_once(self, text: str) -> None:
-        """`log`, unless this attempt logged the same text so already: for what is tried again."""
-        if text not in self._logged:
-            self.log(text)
-            self._logged.add(text)
-
-    @property
-    def log_path(self) -> AnyPath:
-        """Where the log is."""
-        return self.folder / "log.txt"
 
 
 def tidy(results: AnyPath, run_ids: Collection[str]) -> None:
@@ -766,54 +610,3 @@ def read_index(results: str | AnyPath) -> list[tuple[str, Status]]:
     ask = at_once if isinstance(results, BucketPath) else map
     status = ask(lambda name: RunRecord(results, name).status(), names)
     return list(zip(names, status, strict=True))
-
-
-def _part_path(attempt_folder: AnyPath, step: int) -> AnyPath:
-    return attempt_folder / "rows" / f"{step:010d}.json"
-
-
-def _parts(folder: AnyPath) -> list[int]:
-    """Steps of the parts in a folder, in order."""
-    steps = (name.removesuffix(".json") for name in names_in(folder) if name.endswith(".json"))
-    return sorted(int(step) for step in steps if step.isdecimal())
-
-
-def read_rows(path: AnyPath) -> list[dict[str, Any]] | None:
-    """Rows of a curve's file; None when the file is not there, or holds no such list.
-
-    A part of a curve is the list itself; in a joined curve it stands beside the summary.
-    """
-    return _rows_of(read_json_or_none(path))
-
-
-def _rows_of(content: Any) -> list[dict[str, Any]] | None:
-    rows = content.get("rows") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        return None
-    for row in rows:
-        if not isinstance(row, dict) or not _is_count(row.get("step")):
-            return None
-        if not all(value is None or _is_number(value) for value in row.values()):
-            return None
-    return rows
-
-
-def _read_summary(path: AnyPath) -> dict[str, Any] | None:
-    """The summary beside a joined curve; None when either of them is not whole."""
-    content = read_json_or_none(path)
-    if read_rows(path) is None or not isinstance(content, dict):
-        return None
-    summary = content.get("summary")
-    whole = isinstance(summary, dict) and _is_count(summary.get("steps", 0))
-    return summary if whole else None
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return _is_number(value) and isinstance(value, int) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a number that a column of 64 bits takes; JSON knows no limit."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, float) or abs(value) < 2**63

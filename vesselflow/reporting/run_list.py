@@ -10,7 +10,8 @@ import pandas as pd
 from vesselflow.errors import UserError, closest
 from vesselflow.records.known import KnownRuns
 from vesselflow.records.paths import AnyPath, BucketPath, Looks, any_path
-from vesselflow.records.runs import RunRecord, RunState, read_index
+from vesselflow.records.runs import RunRecord, read_index
+from vesselflow.records.status import RunState
 from vesselflow.reporting.sweep_tables import SweepTables, is_sweep, read_table, sweeps_of
 from vesselflow.reporting.wording import printable
 

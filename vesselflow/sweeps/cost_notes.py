@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vesselflow.errors import VesselflowError
-from vesselflow.records.runs import Attempt
+from vesselflow.records.attempts import Attempt
 from vesselflow.sweeps.cost_machine import Seat
 
 #: Seconds between two notes: what a driver's kill hides of an attempt at most. At the price of a

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vesselflow.errors import UserError
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.forecast import Doubt
 from vesselflow.sweeps.measuring import Task, measure

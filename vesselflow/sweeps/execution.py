@@ -9,8 +9,8 @@ import contextlib
 
 from vesselflow.errors import Interrupted
 from vesselflow.feed.sources import Data
+from vesselflow.records.attempts import Attempt
 from vesselflow.records.paths import AnyPath
-from vesselflow.records.runs import Attempt
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.context import Context, Reports, Result
 from vesselflow.sweeps.cost_notes import Taken

@@ -12,7 +12,8 @@ from vesselflow.evaluation.cost_table import Pricing, no_prices
 from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.records.atomic import read_json_or_none, write_json
 from vesselflow.records.paths import AnyPath
-from vesselflow.records.runs import RunRecord, RunState
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
 from vesselflow.sweeps.events import Happening
 from vesselflow.sweeps.progress import Progress
 

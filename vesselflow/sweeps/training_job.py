@@ -14,7 +14,7 @@ from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import Interrupted, UserError
 from vesselflow.feed.batches import Samples
 from vesselflow.feed.sources import Order, StepClock
-from vesselflow.records.runs import Attempt
+from vesselflow.records.attempts import Attempt
 from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.cost_notes import CostNotes, reached_before
 from vesselflow.sweeps.gate import Gate
