@@ -12,7 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vesselflow.chaos.marks import Hit, Mark, next_steps, read_marks, steps_allowed, taken_up
-from vesselflow.sweeps.step_trace import BEGIN, COPY, FREE, KEPT, START, STEP, StepTrace
+from vesselflow.config.loading import load_space
+from vesselflow.feed.local import LocalData
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.sweeps.execution import execute
+from vesselflow.sweeps.planning import prepare
+from vesselflow.sweeps.step_trace import (
+    BEGIN,
+    COPY,
+    FOLDER,
+    FREE,
+    KEPT,
+    START,
+    STEP,
+    StepTrace,
+)
 from vesselflow.training.interval import NOTHING_SEEN, Due
 from vesselflow.training.saving import Saver
 
@@ -214,3 +228,33 @@ def test_marks_are_read_as_they_were_written_but_for_a_torn_line(tmp_path: Path)
         ("run", 2, START, 0, 0.5),
     ]
     assert read_marks(tmp_path / "nowhere") == []
+
+
+SPACE = """
+stores: {a: "synth:fundus?sources=6&size_px=64"}
+data: {train: a, working_size_px: 64}
+split: {folds: 3, val_fraction: 0.3}
+folds: [0]
+train: {epochs: 2, steps_per_epoch: 2, micro_batch_size: 2}
+"""
+
+
+def test_a_run_tells_its_steps_and_checkpoints_where_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    space = load_space(tmp_path / "space.yaml", registries=REGISTRIES)
+    prepared = prepare(space, tmp_path / "results")
+    (job,) = prepared.jobs()
+    monkeypatch.setenv(FOLDER, str(tmp_path / "trace"))
+    data = LocalData({"a": prepared.stores["a"].path})
+    assert execute(job, tmp_path / "results", data).state == "finished"
+    found = read_marks(tmp_path / "trace")
+    assert {(mark.run, mark.attempt) for mark in found} == {(job.run.run_id, 1)}
+    # The writer speaks beside the steps.
+    steps = [f"{m.what}{m.step}" for m in found if m.what not in (KEPT, FREE)]
+    assert steps == ["begin0", "start0", "step1", "step2", "copy2", "step3", "step4", "copy4"]
+    written = [f"{m.what}{m.step}" for m in found if m.what in (KEPT, FREE)]
+    assert written == ["kept2", "free2", "kept4", "free4"]
+    assert all(30.0 <= mark.interval_s <= 600.0 for mark in found[1:])
+    assert found[0].interval_s == 0.0

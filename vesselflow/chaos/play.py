@@ -24,7 +24,7 @@ from vesselflow.records.runs import RunRecord
 #: Seconds from a notice to the end of its node; Ray ends it earlier, when its last work has gone.
 NOTICE_S = 30.0
 #: Seconds that a full disk lasts at most, until a driver says so.
-FULL_S = 25.0
+FULL_S = 30.0
 #: What a driver says of a storage that does not take what it should.
 IN_TROUBLE = "the storage is in trouble"
 
