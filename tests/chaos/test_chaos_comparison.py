@@ -12,10 +12,13 @@ from vesselflow.chaos.comparison import (
     Notice,
     compare_codes,
     compare_tables,
+    compare_words,
     compare_work,
     read_tables,
+    tell_gaps,
 )
-from vesselflow.chaos.watch import Resumed, Watch, steps_of
+from vesselflow.chaos.marks import TakenUp
+from vesselflow.chaos.watch import Watch, steps_of
 from vesselflow.records.attempts import Attempt
 from vesselflow.records.runs import RunRecord
 
@@ -50,8 +53,8 @@ def test_exit_codes_are_held_against_what_was_done(ended: list[Ended], holds: bo
     assert compare_codes(ended).holds is holds
 
 
-def _resumed(step: int, machine: str = "node-1", before: int = 1) -> Resumed:
-    return Resumed("run", before + 1, machine, before, step, reached=20)
+def _resumed(step: int, machine: str = "node-1", before: int = 1, allowed: int = 5) -> TakenUp:
+    return TakenUp("run", before + 1, before, machine, step, step, 20, allowed)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +68,40 @@ def _resumed(step: int, machine: str = "node-1", before: int = 1) -> Resumed:
     ],
 )
 def test_steps_after_a_notice_are_told_from_those_after_a_kill(
-    resumed: Resumed, holds: bool
+    resumed: TakenUp, holds: bool
 ) -> None:
     findings = compare_work([], [resumed], [Notice("node-1", {"run": 1})])
-    assert [f.holds for f in findings] == [True, True, holds, True]
+    assert [f.holds for f in findings] == [True, True, True, holds, True]
 
 
-def test_what_is_missing_or_redone_does_not_hold() -> None:
-    assert [f.holds for f in compare_work(["run: twice"], [], [])] == [True, False, True, True]
+@pytest.mark.parametrize(("allowed", "holds"), [(1, True), (0, False)])
+def test_after_a_kill_at_most_one_interval_is_repeated(allowed: int, holds: bool) -> None:
+    *others, last = compare_work([], [_resumed(19, allowed=allowed)], [])
+    assert all(finding.holds for finding in others)
+    assert last.holds is holds
+    assert last.seen.startswith("1 in 1 attempt(s)")
+    assert ("run attempt 2 repeats 1 steps" in last.seen) is not holds
+
+
+def test_what_is_missing_redone_or_ended_twice_does_not_hold() -> None:
+    found = compare_work(["run: twice"], [], [])
+    assert [f.holds for f in found] == [True, False, True, True, True]
     assert not compare_work([], [], [], missing=["run"])[0].holds
+    assert not compare_work([], [], [], ended_twice=["run: by 2 attempts"])[2].holds
+
+
+def test_how_long_runs_stood_is_told_and_no_condition() -> None:
+    node, other = tell_gaps([("lose-node", "a", 50.0), ("tear", "a", 1.0), ("tear", "b", 3.0)])
+    assert node.holds
+    assert other.holds
+    assert node.seen.startswith("median 50.0, worst 50.0, of 1")
+    assert other.seen.startswith("median 2.0, worst 3.0, of 2")
+    assert tell_gaps([])[0].seen == "none to measure"
+
+
+def test_a_trouble_of_which_nobody_spoke_does_not_hold() -> None:
+    assert compare_words([]).holds
+    assert not compare_words(["no driver said that the disk was full"]).holds
 
 
 # -- the records -----------------------------------------------------------------------------------
@@ -113,11 +141,17 @@ def test_how_attempts_follow_each_other(tmp_path: Path) -> None:
     second = _attempt(tmp_path, 5, machine="node-2")
     second.checkpoints.save(15, b"x")
     _attempt(tmp_path, 1)
-    assert Watch(tmp_path, {"run": 40}).resumed() == [
-        Resumed("run", 2, "node-1", 1, 10, 13),
-        Resumed("run", 3, "node-2", 2, 15, 15),
-    ]
-    assert [each.repeated for each in Watch(tmp_path, {"run": 40}).resumed()] == [3, 0]
+    watch = Watch(tmp_path, {"run": 40})
+    assert watch.chains() == {"run": [(1, 0, "node-1"), (2, 10, "node-2"), (3, 15, "node-1")]}
+
+
+def test_a_run_that_two_attempts_trained_to_its_end_is_seen(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, {"run": 40})
+    attempts = [_attempt(tmp_path, 40), _attempt(tmp_path, 40)]
+    RunRecord(tmp_path, "run").finish(attempts[0], {"steps": 40})
+    assert watch.ended_twice() == []
+    RunRecord(tmp_path, "run").finish(attempts[1], {"steps": 40})
+    assert watch.ended_twice() == ["run: by 2 attempts"]
 
 
 def test_what_happens_to_a_finished_run_is_seen(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from vesselflow.chaos import schedule as chaos
 
 PLAIN = chaos.possible([])
-ALL = chaos.possible([chaos.RANKS, chaos.BUCKET])
+ALL = chaos.possible([chaos.RANKS, chaos.BUCKET, chaos.DISK])
 
 
 def test_what_a_kind_needs_decides_whether_it_is_possible() -> None:
     assert set(ALL) == set(chaos.KINDS)
-    assert set(ALL) - set(PLAIN) == {"kill-rank", "cut-bucket", "slow-bucket"}
+    assert set(ALL) - set(PLAIN) == {"kill-rank", "cut-bucket", "slow-bucket", "full-disk"}
 
 
 def test_another_process_makes_the_same_schedule() -> None:

@@ -27,6 +27,14 @@ def test_a_seed_holds_and_leaves_no_process(tmp_path: Path) -> None:
     assert told["holds"]
     played = [text for _, text in told["timeline"] if "killed" in text or "gave notice" in text]
     assert played, told
+    # What was played is not played again; the table for machines has it.
+    again = subprocess.run(
+        [sys.executable, "-m", "vesselflow", *words], capture_output=True, text=True, timeout=100
+    )
+    assert again.returncode == 0
+    assert "seed 0 was played before and holds" in again.stdout
+    (row,) = json.loads((tmp_path / "r" / "chaos.json").read_text())
+    assert (row["seed"], row["holds"], row["repeated_after_notices"]) == (0, True, 0)
     named = {finding["what"]: finding["seen"] for finding in told["comparison"]}
     assert named["table epochs"] == "equal"
     assert named["finished runs redone"] == "0"

@@ -311,6 +311,19 @@ def test_questions_about_nodes_do_not_wait_for_a_dead_service(make, monkeypatch)
     blocked.set()
 
 
+def test_a_ray_that_a_thread_waits_for_is_not_ended(make, monkeypatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("ray"))
+    monkeypatch.setattr(Cluster, "_kill_family", lambda self: ended.append("family"))
+    with make(None) as cluster:
+        cluster.begin().ready()
+        cluster.leave_standing()
+    assert ended == []
+    with make(None) as cluster:
+        cluster.begin().ready()
+    assert ended == ["ray"]
+
+
 def test_a_ray_that_does_not_end_is_left(make, monkeypatch) -> None:
     blocked = threading.Event()
     monkeypatch.setattr(ray, "shutdown", blocked.wait)

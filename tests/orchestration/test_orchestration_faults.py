@@ -151,6 +151,20 @@ def test_a_disk_that_fails_for_a_while_pauses_the_sweep_and_loses_nothing(
     assert cases.tables(results) == tables
 
 
+@pytest.mark.long
+def test_a_slot_that_ray_does_not_let_end_costs_no_answer(undisturbed, tmp_path):
+    """What Ray Train tells its state to answers nobody: the slot's thread would outlive Ray."""
+    space, _, tables = undisturbed
+    results = tmp_path / "results"
+    deaf = {
+        "VESSELFLOW_DASHBOARD": "0",
+        "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "1",
+        "RAY_TRAIN_STATE_ACTOR_RECONCILIATION_INTERVAL_S": "3",
+    }
+    cases.finish(cases.start(space, results, *TWO_WORKERS, env=deaf))
+    assert cases.tables(results) == tables
+
+
 def test_trials_and_dashboard_come_beside_runs_that_go_on(undisturbed, tmp_path):
     """What only looks on starts later; here at once, so that a short sweep meets it."""
     space, _, tables = undisturbed

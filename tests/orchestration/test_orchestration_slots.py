@@ -13,13 +13,16 @@ from vesselflow.orchestration.slots import GIVE_UP, LIVED_S, LONGEST_S, Slots
 class Host:
     def __init__(self) -> None:
         self.end: str | None = None
-        self.killed = False
+        self.killed = self.asking = False
 
     def ended(self) -> str | None:
         return self.end
 
     def kill(self) -> None:
         self.killed = True
+
+    def asks_ray(self) -> bool:
+        return self.asking
 
 
 class Stage:
@@ -175,3 +178,14 @@ def test_what_did_not_start_may_start_when_other_machines_are_there(stage):
     assert stage.slots.hopeless() is None
     stage.slots.reconcile(1)
     assert stage.starts("slot-0") == tries + 1
+
+
+def test_ray_is_asked_for_as_long_as_one_slot_that_lives_asks(stage):
+    stage.slots.reconcile(2)
+    assert not stage.slots.asks_ray
+    host = stage.hosts["slot-1"][0]
+    host.asking = True
+    assert stage.slots.asks_ray
+    host.end = ""
+    stage.slots.reconcile(0, ending=True)
+    assert not stage.slots.asks_ray

@@ -145,6 +145,27 @@ def test_plain_lines_keep_their_distance_and_wait_for_change():
     assert file.getvalue().count("\n") == 2
 
 
+def test_a_storage_in_trouble_is_told_at_once_and_once():
+    view, file, clock = plain_view()
+    told = "no space is left on this disk"
+    with view:
+        view.update(PROGRESS)
+        clock.now = 0.5
+        view.update(replace(PROGRESS, trouble=(told, 0.5)))
+        # One that comes and goes shall not fill the log.
+        assert told not in file.getvalue()
+        clock.now = 1.0
+        view.update(replace(PROGRESS, trouble=(told, 1.0)))
+        assert told in file.getvalue()
+        clock.now = 15.9
+        view.update(replace(PROGRESS, trouble=(told, 15.9)))
+        assert file.getvalue().count("\n") == 2
+        clock.now = 16.0
+        view.update(PROGRESS)
+        assert file.getvalue().count("\n") == 3
+    assert told not in file.getvalue().splitlines()[-1]
+
+
 def test_last_state_is_printed_at_the_end():
     view, file, clock = plain_view()
     with view:

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 
 from vesselflow.bench.bucket_proxy import BucketProxy
-from vesselflow.chaos.play import Storage
+from vesselflow.chaos.stage import Storage
 from vesselflow.errors import UserError
 
 NAME = "chaos"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vesselflow.chaos.watch import Resumed
+from vesselflow.chaos.marks import TakenUp
 from vesselflow.records.paths import AnyPath
 
 #: All but ``cost``, which tells what it took.
@@ -16,8 +17,8 @@ TABLES = ("points", "runs", "epochs", "images")
 
 #: What was done to a driver -> the exit codes that it may have by that. One whose cluster's head
 #: was killed may have been done before it noticed.
-KILLED, HEADLESS = "killed", "the head was killed"
-CODES = {"": (0,), KILLED: (-9,), HEADLESS: (1, 0)}
+KILLED, HEADLESS, FULL = "killed", "the head was killed", "the disk was full"
+CODES = {"": (0,), KILLED: (-9,), HEADLESS: (1, 0), FULL: (0, 2)}
 
 
 @dataclass(frozen=True)
@@ -105,33 +106,46 @@ def compare_codes(ended: Sequence[Ended]) -> Finding:
     return Finding("exit codes", well, "; ".join(told) or "no driver ended")
 
 
+def after_notices(follows: Iterable[TakenUp], notices: Iterable[Notice]) -> list[TakenUp]:
+    """Those that took up what a notice had let go."""
+    given = list(notices)
+    return [
+        each
+        for each in follows
+        if any(
+            notice.working.get(each.run) == each.before and each.machine == notice.machine
+            for notice in given
+        )
+    ]
+
+
 def compare_work(
     redone: Sequence[str],
-    resumed: Iterable[Resumed],
+    taken_up: Iterable[TakenUp],
     notices: Iterable[Notice],
     *,
     missing: Sequence[str] = (),
+    ended_twice: Sequence[str] = (),
 ) -> list[Finding]:
     """What was done twice.
 
     Args:
         redone: A line for each finished run that something happened to.
-        resumed: How attempts followed each other.
+        taken_up: How attempts followed each other.
         notices: What was given notice.
         missing: Runs that have no result.
+        ended_twice: A line for each run that several attempts trained to its end.
     """
-    follows = list(resumed)
-    after = [
-        each
-        for notice in notices
-        for each in follows
-        if notice.working.get(each.run) == each.before and each.machine == notice.machine
-    ]
+    follows = list(taken_up)
+    after = after_notices(follows, notices)
     again = sum(each.repeated for each in after)
-    kills = [each.repeated for each in follows if each not in after]
+    others = [each for each in follows if each not in after]
+    faults = [each.fault for each in follows if each.fault]
+    repeated = [each.repeated for each in others]
     return [
         Finding("runs without a result", not missing, ", ".join(missing) or "0"),
         Finding("finished runs redone", not redone, "; ".join(redone) or "0"),
+        Finding("runs trained to their end twice", not ended_twice, "; ".join(ended_twice) or "0"),
         Finding(
             "steps repeated after a notice",
             again == 0,
@@ -139,12 +153,41 @@ def compare_work(
             + "".join(f"; {each.run} attempt {each.attempt}" for each in after if each.repeated),
         ),
         Finding(
-            "steps repeated after anything else",
-            True,
-            f"{sum(kills)} in {len(kills)} attempt(s) that took a run up again, "
-            f"at most {max(kills, default=0)} in one",
+            "steps repeated after a kill: at most one interval",
+            not faults,
+            f"{sum(repeated)} in {len(repeated)} attempt(s) that took a run up again, at most "
+            f"{max(repeated, default=0)} in one" + "".join(f"; {fault}" for fault in faults),
         ),
     ]
+
+
+def compare_words(silent: Sequence[str]) -> Finding:
+    """Every trouble of the storage is told by a driver while it lasts."""
+    return Finding("trouble of the storage is told", not silent, "; ".join(silent) or "yes")
+
+
+def tell_gaps(gaps: Iterable[tuple[str, str, float]]) -> list[Finding]:
+    """How long runs stood after kills: told, and no condition, for this machine may be busy.
+
+    Args:
+        gaps: Kind, run, and seconds from the kill to the run's next step, as of `next_steps`.
+    """
+    by_node: dict[bool, list[float]] = {True: [], False: []}
+    for kind, _, seconds in gaps:
+        by_node[kind == "lose-node"].append(seconds)
+    return [
+        Finding(
+            "seconds from a lost node to the next step of its runs", True, _told(by_node[True])
+        ),
+        Finding("seconds from another kill to the next step", True, _told(by_node[False])),
+    ]
+
+
+def _told(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "none to measure"
+    median, worst = statistics.median(seconds), max(seconds)
+    return f"median {median:.1f}, worst {worst:.1f}, of {len(seconds)} (asked on quiet cores: 30)"
 
 
 def _digest(content: bytes | None) -> str:

@@ -4,97 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import psutil
 
-from vesselflow.chaos.comparison import HEADLESS, KILLED, Ended, Notice
+from vesselflow.chaos.comparison import FULL, HEADLESS, KILLED, Notice
 from vesselflow.chaos.drivers import Driver
 from vesselflow.chaos.machines import Machine, Machines
+from vesselflow.chaos.marks import Hit
 from vesselflow.chaos.schedule import Event
+from vesselflow.chaos.stage import Line, Played, Stage
 from vesselflow.chaos.watch import Watch
 from vesselflow.errors import VesselflowError
 from vesselflow.records.atomic import write_bytes
 from vesselflow.records.checkpoints import Checkpoints
-from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import RunRecord
 
 #: Seconds from a notice to the end of its node; Ray ends it earlier, when its last work has gone.
 NOTICE_S = 30.0
+#: Seconds that a full disk lasts at most, until a driver says so.
+FULL_S = 30.0
+#: What a driver says of a storage that does not take what it should.
+IN_TROUBLE = "the storage is in trouble"
 
 
 class Late(VesselflowError):
     """The seed did not end within its time."""
-
-
-class Line(NamedTuple):
-    """A line of the timeline."""
-
-    second: float
-    text: str
-
-
-@dataclass
-class Played:
-    """What happened.
-
-    Attributes:
-        timeline: What was done to whom, and what was seen.
-        ended: Every driver, in the order of their ends.
-        notices: Nodes that were given notice.
-        seconds: From the first driver's start to the last one's end.
-        trouble: Why it was given up; empty when it was played to the end.
-    """
-
-    timeline: list[Line] = field(default_factory=list)
-    ended: list[Ended] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    seconds: float = 0.0
-    trouble: str = ""
-
-
-class Storage:
-    """What can be done to the storage; nothing to a folder."""
-
-    def cut(self, seconds: float) -> None:
-        """Let it be away for a while."""
-        raise NotImplementedError
-
-    def slow(self, seconds: float) -> None:
-        """Let it be slow for a while."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a seed is played.
-
-    Attributes:
-        words: After ``vesselflow sweep``, without the address.
-        results: Where the records are, as this process reaches them.
-        steps: Run -> its steps, of every run of the sweep.
-        folder: For logs.
-        nodes: Nodes that carry slots.
-        cpus: Of each.
-        limit_s: Seconds after which the seed has failed.
-        env: What drivers and nodes are to export besides.
-        storage: What can be done to the storage.
-        look_s: Seconds between two looks at the records.
-    """
-
-    words: Sequence[str]
-    results: AnyPath
-    steps: Mapping[str, int]
-    folder: Path
-    nodes: int
-    cpus: int
-    limit_s: float
-    env: Mapping[str, str] = field(default_factory=dict)
-    storage: Storage = field(default_factory=Storage)
-    look_s: float = 0.1
 
 
 class Play:
@@ -149,15 +85,21 @@ class Play:
             self._in_time()
             time.sleep(self._stage.look_s)
         for event in todo:
-            self._note(f"{event.kind} is left out: the sweep was over before its moment")
+            self._leave_out(event)
 
     def _event(self, event: Event) -> None:
         self._pause(event.pause_s)
         self._reap()
         if not self._drivers:
-            self._note(f"{event.kind} is left out: the sweep was over before its moment")
+            self._leave_out(event)
             return
+        self.played.kinds.append(event.kind)
         getattr(self, "_" + event.kind.replace("-", "_"))(event)
+
+    def _leave_out(self, event: Event, *, begun: bool = False) -> None:
+        if begun:
+            self.played.kinds.pop()
+        self._note(f"{event.kind} is left out: the sweep was over before its moment")
 
     def _reap(self) -> None:
         """Take note of drivers that ended."""
@@ -165,7 +107,7 @@ class Play:
             self._drivers.remove(driver)
             ended = driver.ended()
             self.played.ended.append(ended)
-            if not driver.asked:
+            if driver.asked not in (KILLED, HEADLESS):
                 words = "" if ended.code == 0 else f": {driver.last_words()}"
                 self._note(f"driver {driver.number} ended with {ended.code}{words}")
 
@@ -231,16 +173,23 @@ class Play:
         there = self._wait(self._workers)
         if there:
             return there[event.target % len(there)]
-        self._note(f"{event.kind} is left out: the sweep was over before its moment")
+        self._leave_out(event, begun=True)
         return None
 
-    def _harm(self, node: Machine | None = None) -> None:
+    def _harm(self, event: Event, node: Machine | None = None) -> None:
         """Note whose work is lost by what is done next: that on a node, or everybody's."""
-        self._harmed |= {
-            (run, attempt)
+        self._hit(event, node)
+        self._harmed |= set(self.played.hits[-1].runs.items())
+
+    def _hit(self, event: Event, node: Machine | None = None) -> None:
+        """Note whom what is done next concerns; of several workers the records name one machine."""
+        everybody = node is None or self._stage.workers > 1
+        runs = {
+            run: attempt
             for run, attempt, machine in self.watch.working()
-            if node is None or machine in ("", node.name)
+            if everybody or machine in ("", node and node.name)
         }
+        self.played.hits.append(Hit(event.kind, time.monotonic(), runs))
 
     def _at_work(self) -> dict[str, dict[str, int]]:
         """Node -> the runs, with their attempts, that work there unharmed."""
@@ -256,7 +205,7 @@ class Play:
     def _kill_worker(self, event: Event) -> None:
         if (found := self._worker(event)) is not None:
             node, worker = found
-            self._harm(node)
+            self._harm(event, node)
             _send(worker, "kill")
             self._note(f"killed worker {worker.pid} on {node.name}")
 
@@ -265,7 +214,7 @@ class Play:
     def _stop_for_good(self, event: Event) -> None:
         if (found := self._worker(event)) is not None:
             node, worker = found
-            self._harm(node)
+            self._harm(event, node)
             _send(worker, "suspend")
             # Another worker there could not hand back what this one holds.
             self._frozen.add(node.name)
@@ -274,7 +223,7 @@ class Play:
     def _stop_a_while(self, event: Event) -> None:
         if (found := self._worker(event)) is not None:
             node, worker = found
-            self._harm(node)
+            self._harm(event, node)
             _send(worker, "suspend")
             self._note(f"stopped worker {worker.pid} on {node.name}")
             self._pause(event.seconds)
@@ -283,7 +232,7 @@ class Play:
 
     def _kill_driver(self, event: Event) -> None:
         driver = self._drivers[event.target % len(self._drivers)]
-        self._harm()
+        self._harm(event)
         driver.asked = KILLED
         driver.kill()
         self._note(f"killed driver {driver.number}")
@@ -294,7 +243,7 @@ class Play:
         assert self._machines is not None
         nodes = self._nodes()
         node = nodes[event.target % len(nodes)]
-        self._harm(node)
+        self._harm(event, node)
         self._machines.lose(node)
         self._note(f"killed all of {node.name}")
         self._note(f"added {self._machines.add().name}")
@@ -303,11 +252,12 @@ class Play:
         assert self._machines is not None
         at_work = self._wait(self._at_work)
         if not at_work:
-            self._note("notice is left out: the sweep was over before its moment")
+            self._leave_out(event, begun=True)
             return
         name = sorted(at_work)[event.target % len(at_work)]
         (node,) = [each for each in self._nodes() if each.name == name]
         working = at_work[name]
+        self._hit(event, node)
         self._machines.drain(node, f"chaos: {node.name} goes in {NOTICE_S:g} s", NOTICE_S)
         self.played.notices.append(Notice(node.name, working))
         self._note(f"gave notice to {node.name}, where {_count(len(working), 'run')} worked")
@@ -330,10 +280,10 @@ class Play:
 
         found = self._wait(candidates)
         if not found:
-            self._note("tear is left out: the sweep was over before its moment")
+            self._leave_out(event, begun=True)
             return
         node, worker, run = found[event.target % len(found)]
-        self._harm(node)
+        self._harm(event, node)
         # Of a slot of several workers, rank 0 writes: without any, nothing is written any more.
         for each in node.workers():
             _send(each, "kill")
@@ -341,6 +291,7 @@ class Play:
         if newest is not None:
             attempt, step = newest
             checkpoints = RunRecord(self._stage.results, run).attempt_folder(attempt)
+            self.played.torn.append((run, attempt, step))
             _tear(Checkpoints(checkpoints / "checkpoints"), step)
             self._note(
                 f"killed worker {worker.pid} on {node.name} and tore the checkpoint "
@@ -352,7 +303,7 @@ class Play:
 
     def _kill_head(self, event: Event) -> None:
         assert self._machines is not None
-        self._harm()
+        self._harm(event)
         for driver in self._drivers:
             driver.asked = HEADLESS
         self._machines.lose_head()
@@ -369,14 +320,38 @@ class Play:
         self._start()
 
     def _cut_bucket(self, event: Event) -> None:
+        self._hit(event)
         self._note(f"the bucket is away for {event.seconds:g} s")
         self._stage.storage.cut(event.seconds)
         self._note("the bucket is back")
 
     def _slow_bucket(self, event: Event) -> None:
+        self._hit(event)
         self._note(f"the bucket is slow for {event.seconds:g} s")
         self._stage.storage.slow(event.seconds)
         self._note("the bucket is quick again")
+
+    def _full_disk(self, event: Event) -> None:
+        self._hit(event)
+        log, there = self._stage.folder / "drivers.log", list(self._drivers)
+        before = log.stat().st_size
+
+        def told() -> bool:
+            ended = all(driver.code is not None for driver in there)
+            return ended or IN_TROUBLE.encode() in log.read_bytes()[before:]
+
+        self._note("the disk is full")
+        began = time.monotonic()
+        self._stage.storage.fill(event.seconds, told, FULL_S)
+        self._note(f"the disk has room again, after {time.monotonic() - began:.1f} s")
+        if not told():
+            self.played.silent.append(f"no driver said within {FULL_S:g} s that the disk was full")
+        for driver in there:
+            if driver.code not in (None, 0):
+                driver.asked = FULL
+        self._reap()
+        if not self._drivers and any(driver.asked == FULL for driver in there):
+            self._start()
 
 
 def _tear(checkpoints: Checkpoints, step: int) -> None:

@@ -48,6 +48,7 @@ BLOWS = {
     "notice": Blow.NOTICE,
     "tear": Blow.TEAR,
     "cut-bucket": Blow.STORAGE,
+    "full-disk": Blow.STORAGE,
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: What may be needed of the sweep or its surroundings for a kind to make sense.
-RANKS, BUCKET = "several workers", "a bucket"
+RANKS, BUCKET, DISK = "several workers", "a bucket", "a disk of its own"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,19 @@ KINDS = {
     "kill-head": Kind("kill the head; a new cluster, the same command", 30, most=1),
     "cut-bucket": Kind("let the bucket's service go away for some seconds", 10, BUCKET, most=1),
     "slow-bucket": Kind("make the bucket's service slow for some seconds", 6, BUCKET),
+    "full-disk": Kind("fill the disk of the results for some seconds", 12, DISK, most=1),
 }
+
+#: Those after which a run must be taken up again.
+KILLS = (
+    "kill-worker",
+    "stop-for-good",
+    "kill-driver",
+    "lose-node",
+    "tear",
+    "kill-rank",
+    "kill-head",
+)
 
 #: Seconds that all disturbances of a schedule may cost together, of the three minutes of a seed.
 BUDGET_S = 60.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from vesselflow.records.atomic import read_json_or_none
 from vesselflow.records.checkpoints import Checkpoints
-from vesselflow.records.paths import AnyPath, BucketPath, names_in
+from vesselflow.records.paths import AnyPath, BucketPath, names_in, there
 from vesselflow.records.runs import RunRecord
 
 
@@ -24,32 +24,6 @@ class Accepted:
 
     content: bytes
     attempts: int
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """How one attempt of a run followed those before it.
-
-    Attributes:
-        run: Name of the run.
-        attempt: Its number, at least 2.
-        machine: Where the attempt before it was made; empty when that said nothing.
-        before: Its number.
-        step: That it resumed from; 0 for a fresh start.
-        reached: Furthest step that attempts before it said they had done.
-    """
-
-    run: str
-    attempt: int
-    machine: str
-    before: int
-    step: int
-    reached: int
-
-    @property
-    def repeated(self) -> int:
-        """Steps that were done twice."""
-        return max(0, self.reached - self.step)
 
 
 class Watch:
@@ -144,31 +118,27 @@ class Watch:
         begun = (folder / "attempts" / str(n) / "attempt.json" for n in self.attempts(run))
         return sum(path.exists() and path.stat().st_mtime_ns > accepted for path in begun)
 
-    def resumed(self) -> list[Resumed]:
-        """How each attempt but the first followed those before it."""
-        found = []
+    def chains(self) -> dict[str, list[tuple[int, int, str]]]:
+        """Run -> number, step that it resumed from and machine of each of its attempts."""
+        found: dict[str, list[tuple[int, int, str]]] = {}
         for run in sorted(self._steps):
-            reached = 0
-            machines = {
-                int(cost["attempt"]): (
-                    str(cost.get("machine", "")),
-                    _count(cost.get("from_step")) + _count(cost.get("steps")),
-                )
-                for cost in RunRecord(self.results, run).costs()
-            }
-            before = 0
             for number in self.attempts(run):
                 folder = RunRecord(self.results, run).attempt_folder(number)
                 content = read_json_or_none(folder / "attempt.json")
-                if not isinstance(content, dict):
-                    continue
-                point = content.get("resumed_from") or {}
-                if before:
-                    machine = machines.get(before, ("", 0))[0]
-                    step = _count(point.get("step"))
-                    found.append(Resumed(run, number, machine, before, step, reached))
-                reached = max(reached, machines.get(number, ("", 0))[1])
-                before = number
+                if isinstance(content, dict):
+                    point = content.get("resumed_from") or {}
+                    each = (number, _count(point.get("step")), self._machine(run, number))
+                    found.setdefault(run, []).append(each)
+        return found
+
+    def ended_twice(self) -> list[str]:
+        """A line for each run that several attempts trained to its end."""
+        found = []
+        for run in sorted(self._steps):
+            folders = (RunRecord(self.results, run).attempt_folder(n) for n in self.attempts(run))
+            ended = sum(there(folder / "curve.json") for folder in folders)
+            if ended > 1:
+                found.append(f"{run}: by {ended} attempts")
         return found
 
 

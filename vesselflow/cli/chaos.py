@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,14 +12,20 @@ if TYPE_CHECKING:
     from vesselflow.chaos.command import Verdict
 
 _EPILOG = """A Ray cluster of several nodes is started on this machine, the sweep runs on it, and a
-schedule that the seed alone decides kills and stops workers, nodes and drivers, tears checkpoints,
-gives notices and starts second drivers; what a person would start again is started again. Then all
-tables but cost must equal those of an undisturbed sweep byte by byte, no finished run may be done
-twice, and no step after a notice. Without SPACE, a small one of its own is disturbed.
+schedule that the seed alone decides kills and stops workers, nodes, drivers and the head, tears
+checkpoints, gives notices, fills the disk and starts second drivers; what a person would start
+again is started again. Then all tables but cost must equal those of an undisturbed sweep byte by
+byte, no finished run may be done twice, no step after a notice, and after a kill no more steps than
+one checkpoint interval holds. Without SPACE, a small one of its own is disturbed. One rank of
+several is killed with --set resources.workers=2, which has an undisturbed sweep of its own. The
+disk is filled where a tmpfs can be mounted (root); elsewhere a line says why it is not.
 
-exit codes: 0 all of it holds for every seed; 1 not; DIR/chaos-SEED.json says all that is printed
+exit codes: 0 all of it holds for every seed; 1 not; 2 something given is wrong.
+DIR/chaos-SEED.json says all that is printed of a seed, DIR/chaos.parquet and DIR/chaos.json hold a
+row for each; what was played on the same space by the same code is not played again.
 
   vesselflow chaos
+  vesselflow chaos --seeds 0-29
   vesselflow chaos search_spaces/mine.yaml --set train.epochs=2 --seeds 0-9"""
 
 
@@ -45,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="results in a bucket on loopback (by moto), that goes away and is slow too",
     )  # fmt: skip
     parser.add_argument(
+        "--again", action="store_true",
+        help="play also seeds whose report is there, by the same space and code",
+    )  # fmt: skip
+    parser.add_argument(
         "--limit-s", type=float, metavar="N",
         help="seconds after which a seed has failed; default: 180, and on a slow machine 4 times "
         "what the undisturbed sweep took",
@@ -59,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.chaos.bucket import LocalBucket
     from vesselflow.chaos.schedule import read_seeds
     from vesselflow.chaos.space import SPACE
+    from vesselflow.chaos.summary import total, write_summary
     from vesselflow.cli.output import Output
     from vesselflow.errors import UserError, VesselflowError
     from vesselflow.records.atomic import write_text
@@ -86,10 +97,13 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    verdicts = []
+    reports = []
     with contextlib.ExitStack() as stack:
         bucket = stack.enter_context(LocalBucket()) if args.bucket else None
-        asked = command.Asked(space, words, folder, args.limit_s, bucket)
+        disk, line = command.disk_here(args.bucket)
+        if line:
+            say(line)
+        asked = command.Asked(space, words, folder, args.limit_s, bucket, disk)
         try:
             reference = command.undisturbed(asked, say)
         except UserError:
@@ -98,15 +112,52 @@ def run(args: argparse.Namespace) -> int:
             console.print(f"vesselflow: {error}", style="red", markup=False, soft_wrap=True)
             return 1
         for seed in seeds:
-            console.print(f"\n[bold]seed {seed}[/bold]")
-            verdicts.append(command.play_seed(asked, seed, reference, say))
-            _show(console, verdicts[-1])
-            say(command.prediction(asked, verdicts[-1], reference))
-    held = sum(verdict.holds for verdict in verdicts)
-    if len(verdicts) > 1:
-        broken = ", ".join(str(each.seed) for each in verdicts if not each.holds)
-        say(f"\n{held} of {len(verdicts)} seeds hold" + (f"; not: {broken}" if broken else ""))
-    return 0 if held == len(verdicts) else 1
+            report = None if args.again else command.known(folder, seed, asked.key)
+            if report is not None:
+                how = "holds" if report["holds"] else "DOES NOT HOLD"
+                say(f"seed {seed} was played before and {how}; --again plays it anew")
+            else:
+                console.print(f"\n[bold]seed {seed}[/bold]")
+                verdict = command.play_seed(asked, seed, reference, say)
+                _show(console, verdict)
+                line, report = command.prediction(asked, verdict, reference)
+                say(line)
+            reports.append(report)
+    rows = write_summary(folder, reports)
+    if len(rows) > 1:
+        _show_all(console, rows)
+        say(f"{total(rows)}; also in {folder / 'chaos.parquet'} and chaos.json")
+    return 0 if all(row["holds"] for row in rows) else 1
+
+
+def _show_all(console: Console, rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f}"
+
+    table = Table(
+        "seed", "holds", "seconds", "disturbances",
+        "steps repeated: notices", "kills", "most", "interval s",
+        "node to step s: median", "worst", "kill to step s: median", "worst",
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            str(row["seed"]),
+            "yes" if row["holds"] else "NO",
+            number(row["seconds"]),
+            str(row["played"]),
+            str(row["repeated_after_notices"]),
+            str(row["repeated_after_kills"]),
+            f"{row['most_repeated']} of {row['most_allowed']}",
+            number(row["most_interval_s"]),
+            number(row["node_to_step_median_s"]),
+            number(row["node_to_step_worst_s"]),
+            number(row["kill_to_step_median_s"]),
+            number(row["kill_to_step_worst_s"]),
+        )
+    console.print()
+    console.print(table, markup=False)
 
 
 def _show(console: Console, verdict: Verdict) -> None:

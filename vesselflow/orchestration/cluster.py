@@ -148,6 +148,7 @@ class Cluster:
         self._over = threading.Event()
         self._lost: str | None = None
         self._leaving: dict[str, Leaving] = {}
+        self._standing = False
 
     @property
     def log(self) -> Path | None:
@@ -433,6 +434,14 @@ class Cluster:
         if self._thread is not None and self._lost is None:
             self._thread.let_go(self._limits.end)
 
+    def leave_standing(self) -> None:
+        """Let Ray end with this process: a thread waits for it that cannot be ended.
+
+        Ray's C++ ends a process, with 1, of which a thread asks something after `ray.shutdown`.
+        """
+        self._over.set()
+        self._standing = True
+
     def end(self) -> None:
         """End Ray (one that was joined is left); returns within `Limits.end`, also when lost.
 
@@ -441,6 +450,10 @@ class Cluster:
         """
         self._over.set()
         thread, self._thread = self._thread, None
+        if self._standing:
+            if self._chatter is not None:
+                self._chatter.end()
+            return
         orderly = thread is not None and self._lost is None and thread.leave(self._limits.end)
         if not orderly and self.address is None:
             self._kill_family()

@@ -35,7 +35,7 @@ from vesselflow.orchestration.cluster import HEAD, NAMESPACE, Cluster
 from vesselflow.orchestration.machines import Machines
 from vesselflow.orchestration.reading import Beside, Reading
 from vesselflow.orchestration.serving import SlotConfig
-from vesselflow.orchestration.slots import Slots, kill_processes, starter
+from vesselflow.orchestration.slots import Slots, kill_controllers, kill_processes, starter
 from vesselflow.records.atomic import remove_abandoned
 from vesselflow.records.cache import cache_folder
 from vesselflow.records.drivers import Driver
@@ -66,6 +66,8 @@ LOOK_S, MACHINES_S = 0.5, 0.9
 SUBMIT = 500
 #: Seconds that the end of a sweep waits for slots, and for the last trials.
 CLOSE_S = 15.0
+#: Seconds that it waits for slots whose controllers it had to kill.
+KILLED_S = 5.0
 #: Seconds after the first run has begun at which trials begin to follow, and Ray's dashboard
 #: starts; a sweep that is over by then needs neither: what is done enters the study directly.
 ASIDE_S = 20.0
@@ -162,8 +164,11 @@ class _Driver:
                         self._while_ray_starts()
                         self.cluster.ready()
                     self._serve()
-                    # Nothing more is asked of Ray, which takes a second to end.
-                    self.cluster.let_go()
+                    if self._asks_ray():
+                        self.cluster.leave_standing()
+                    else:
+                        # Nothing more is asked of Ray, which takes a second to end.
+                        self.cluster.let_go()
                     self._conclude()
                 except ray.exceptions.RayError as error:
                     raise self.cluster.explained(error) from error
@@ -561,12 +566,24 @@ class _Driver:
             ray.get(self.broker.close.remote(), timeout=CLOSE_S)
             self._recall(ray.get(self.broker.look.remote(self.seen), timeout=CLOSE_S), 0)
             deadline = time.monotonic() + CLOSE_S
-            while self.slots.alive and time.monotonic() < deadline:
-                self.slots.reconcile(0, ending=True)
-                time.sleep(0.05)
+            self._until_slots_end(deadline)
+            if self.slots.asks_ray:
+                kill_controllers()
+                self._until_slots_end(time.monotonic() + KILLED_S)
             if self.trials is not None:
                 self.trials.join(max(1.0, deadline - time.monotonic()))
             ray.get(self.broker.release.remote(), timeout=CLOSE_S)
+
+    def _until_slots_end(self, deadline: float) -> None:
+        assert self.slots is not None
+        while self.slots.alive and time.monotonic() < deadline:
+            self.slots.reconcile(0, ending=True)
+            time.sleep(0.05)
+
+    def _asks_ray(self) -> bool:
+        """Whether a thread still waits for Ray, whose end would then be this process's, with 1."""
+        following = self.trials is not None and self.trials.is_alive()
+        return following or (self.slots is not None and self.slots.asks_ray)
 
     def _conclude(self) -> None:
         self.ledger.note(self.outcome.spent, last=True)

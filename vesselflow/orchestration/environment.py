@@ -26,6 +26,9 @@ def quiet_environment() -> dict[str, str]:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+        # While it looks for dead controllers, which it asks a dashboard for, nobody is answered:
+        # without a dashboard for 40 s, and the end of a slot waits for its answer.
+        "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
         # A slot returns by itself when its machine is to go (107 MB for each slot).
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     }

@@ -37,6 +37,9 @@ class Host(Protocol):
     def kill(self) -> None:
         """End it now."""
 
+    def asks_ray(self) -> bool:
+        """Whether a thread of this process waits for an answer of Ray's because of it."""
+
 
 class ActorHost:
     """A slot of one worker: an actor that serves.
@@ -72,6 +75,10 @@ class ActorHost:
         """See `Host`."""
         ray.kill(self._actor, no_restart=True)
 
+    def asks_ray(self) -> bool:
+        """See `Host`."""
+        return False
+
 
 class SlotWorker:
     """The one process of a slot of one worker; named so in Ray's dashboard."""
@@ -104,6 +111,10 @@ class TrainHost:
 
     def kill(self) -> None:
         """Nothing: its controller starts the group again when the workers are killed."""
+
+    def asks_ray(self) -> bool:
+        """See `Host`."""
+        return self._thread.is_alive()
 
     def _fit(self, plan: SlotPlan, config: SlotConfig, scratch: Path, generation: int) -> None:
         try:
@@ -186,6 +197,11 @@ class Slots:
         """Slots whose processes have not ended."""
         return sum(slot.host is not None for slot in self.slots.values())
 
+    @property
+    def asks_ray(self) -> bool:
+        """Whether threads of this process wait for Ray because of slots: then it must not end."""
+        return any(slot.host is not None and slot.host.asks_ray() for slot in self.slots.values())
+
     def served(self, name: str) -> None:
         """Note that a slot has done something: what ends it later is no failure to start."""
         if name in self.slots:
@@ -262,6 +278,16 @@ def kill_processes(places: Iterable[Place]) -> None:
         ray.remote(kill_process).options(
             num_cpus=0, max_retries=0, scheduling_strategy=where
         ).remote(place.pid)
+
+
+def kill_controllers() -> None:
+    """End what stands between this process and its slots of several workers, however busy it is."""
+    job = ray.get_runtime_context().get_job_id()
+    core = ray._private.worker.global_worker.core_worker
+    known = ray._private.state.actors(job_id=ray.JobID.from_hex(job), actor_state_name="ALIVE")
+    for actor in known.values():
+        if "TrainController" in actor["ActorClassName"]:
+            core.kill_actor(ray.ActorID.from_hex(actor["ActorID"]), True)
 
 
 def starter(plan: SlotPlan, config: SlotConfig, scratch: Path) -> Callable[[str, int], Host]:

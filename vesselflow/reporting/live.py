@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -20,6 +21,8 @@ from vesselflow.sweeps.progress import Best, Progress, SlotView
 _MESSAGES = 4
 _FEWEST_SLOTS = 2
 _REDRAWS_PER_S = 4
+#: Seconds between two plain lines where the second tells of trouble.
+_PRESSING_S = 1.0
 #: Columns from which on a slot's row has room for its clock and a long bar.
 _WIDE = 96
 
@@ -41,8 +44,8 @@ class LiveView:
 
     On a terminal: one panel, redrawn in place, that stays in its last state at the end. Anywhere
     else (a file, a pipe, a log collector): plain lines without control characters, only when
-    something changed, and no more often than every `interval` seconds; the last state is always
-    printed.
+    something changed, and no more often than every `interval` seconds, but for a storage that is in
+    trouble; the last state is always printed.
 
     Args:
         console: Where to; the standard output by default.
@@ -109,12 +112,16 @@ class _PlainLines:
         self._latest: Progress | None = None
         self._seen: tuple[str, ...] = ()
         self._waiting: list[str] = []
+        self._troubled = False
 
     def lines(self, progress: Progress) -> list[str]:
         self._waiting += _newer(self._seen, progress.messages)
         self._seen, self._latest = progress.messages, progress
         now = self._clock()
-        due = self._printed_at is None or now - self._printed_at >= self._interval
+        since = math.inf if self._printed_at is None else now - self._printed_at
+        # A storage in trouble is told at once: whoever reads this may be able to mend it.
+        news = progress.trouble is not None and not self._troubled
+        due = since >= (min(_PRESSING_S, self._interval) if news else self._interval)
         return self._emit(now) if due else []
 
     def close(self) -> list[str]:
@@ -128,6 +135,7 @@ class _PlainLines:
         if self._waiting:
             line += " | " + " | ".join(printable(message) for message in self._waiting)
         self._printed_at, self._printed, self._waiting = now, _substance(progress), []
+        self._troubled = progress.trouble is not None
         return [line]
 
 
@@ -350,6 +358,7 @@ def _substance(progress: Progress) -> tuple[object, ...]:
         progress.steps_done,
         progress.best,
         progress.stopping,
+        progress.trouble is None,
     )
 
 

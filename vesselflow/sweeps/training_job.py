@@ -19,6 +19,16 @@ from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.cost_notes import CostNotes, reached_before
 from vesselflow.sweeps.gate import Gate
 from vesselflow.sweeps.scoring_job import ScoringJob
+from vesselflow.sweeps.step_trace import (
+    BEGIN,
+    COPY,
+    FREE,
+    KEPT,
+    START,
+    STEP,
+    StepTrace,
+    step_trace,
+)
 from vesselflow.training.group import lead, together
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
 from vesselflow.training.saving import Write
@@ -46,6 +56,7 @@ class TrainingJob:
         self._save_s, self._stepped = 0.0, self.began
         self._batches: StepClock | None = None
         self._notes: CostNotes | None = None
+        self._trace: StepTrace | None = None
 
     def run(self) -> bool:
         """Train to the end; False when it was stopped on request before.
@@ -63,12 +74,19 @@ class TrainingJob:
         context.reports.phase("training", start // max(1, total // settings.epochs), start, total)
 
         epoch_now = 0
+        trace = self._trace
+
+        def interval(seconds: float) -> None:
+            if trace is not None and trace.interval(seconds):
+                trace.mark(START, start)
 
         def progress(epoch: int, step: int) -> None:
             nonlocal epoch_now
             ready.batches.stop()
             epoch_now = epoch
             self.steps, self._stepped = step - start, time.perf_counter()
+            if trace is not None:
+                trace.mark(STEP, step)
             if self.start_s is None:
                 self.start_s = self._rest_s()
             context.reports.phase("training", epoch, step, total)
@@ -93,6 +111,7 @@ class TrainingJob:
             epoch=epoch_done,
             keep_weights=keep_weights,
             score=self.scoring.validate,
+            interval=None if trace is None else interval,
             progress=progress,
             should_stop=context.reports.should_stop,
         )
@@ -122,6 +141,9 @@ class TrainingJob:
         self.attempt = context.gate.keep(context.record.begin_attempt)
         point = self.attempt.resume_point()
         self._from_step = 0 if point is None else point[0]
+        self._trace = step_trace(context.record.run_id, self.attempt.number)
+        if self._trace is not None:
+            self._trace.mark(BEGIN, self._from_step)
         self._reached = context.taken.reached
         if self.attempt.number > 1:
             # Of a sweep before this one the records alone know how far it came.
@@ -163,11 +185,17 @@ class TrainingJob:
         """What writes a checkpoint, and what the attempt has cost by then."""
         # Since its last step the training stood still for the copy, and for a write before it.
         self._save_s += time.perf_counter() - self._stepped
-        attempt, gate = self._attempt(), self.context.gate_beside
+        attempt, gate, trace = self._attempt(), self.context.gate_beside, self._trace
+        if trace is not None:
+            trace.mark(COPY, step)
 
         def write(payload: memoryview) -> None:
             gate.keep(lambda: attempt.checkpoints.save(step, payload))
+            if trace is not None:
+                trace.mark(KEPT, step)
             self._write_cost(gate)
+            if trace is not None:
+                trace.mark(FREE, step)
 
         return write
 
@@ -224,6 +252,8 @@ class TrainingJob:
     def close(self) -> dict[str, float]:
         """Keep the cost with the attempt, if there is one on this rank, and return it."""
         self.end_notes()
+        if self._trace is not None:
+            self._trace.close()
         with contextlib.suppress(Interrupted):
             self._write_cost(self.context.gate)
         return self.cost()

@@ -52,6 +52,8 @@ class Hooks:
         score: ``(model, epoch, step) -> values``: scores on validation data (rank 0 alone; the
             model is in evaluation mode and holds the weights that are evaluated).
             It, and those above, may raise `Interrupted`: all workers stop there.
+        interval: Told before the first step and after each, before `progress`, the seconds between
+            two checkpoints as they stand then (rank 0 alone).
         progress: ``(epoch, step)`` after each step (rank 0 alone).
         should_stop: Asked on every rank after each step; one yes stops all at that step.
         clock: Monotonic seconds, for the timed checkpoints only.
@@ -62,6 +64,7 @@ class Hooks:
     epoch: Callable[[int, int, dict[str, float]], None] = lambda epoch, step, values: None
     keep_weights: Callable[[int, int, bytes], None] = lambda epoch, step, payload: None
     score: Callable[[nn.Module, int, int], dict[str, float]] = lambda model, epoch, step: {}
+    interval: Callable[[float], None] | None = None
     progress: Callable[[int, int], None] = lambda epoch, step: None
     should_stop: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
@@ -247,12 +250,17 @@ def train(
 
         return all(together(group, act))
 
+    def tell_interval() -> None:
+        if hooks.interval is not None and group.rank == 0:
+            hooks.interval(due.interval_s(saving.write_s))
+
     saving = saver(hooks.save, hooks.waiting)
     if pending is not None:
         if not edge(close_epoch):
             return Trained(False, step, steps, skipped)
         pending = None
     due = Due(settings.checkpoint_every_s, survival, hooks.clock)
+    tell_interval()
     model.train()
     with saving:
         while step < steps:
@@ -285,6 +293,7 @@ def train(
             scalars = {f"loss.{name}": value for name, value in loss.scalars(progress).items()}
             means.add({**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars})
             ends_epoch = step % per_epoch == 0
+            tell_interval()
             if group.rank == 0:
                 hooks.progress((step - 1) // per_epoch + 1, step)
             if ends_epoch:
