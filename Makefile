@@ -29,8 +29,10 @@ sweep: $(READY)
 # Both halves run, whatever the first one says. Exit code 5: $(ARGS) chose no test of that half.
 QUICK := $(BIN)/python -m pytest -n 2 -m "not ray and not bench and not long"
 RAY   := $(BIN)/python -m pytest -m "ray and not bench and not long"
-# The rooms whose numbers a CPU could change.
-ROOMS := augment contracts evaluation feed inference losses metrics models optimizers stores sweeps training
+# What computes numbers that a CPU could change: rooms, and files of rooms of which most compute none.
+NUMBERS := augment contracts feed inference losses metrics models optimizers stores \
+  $(addprefix training/test_training_,$(addsuffix .py,loop packing reduction runs)) \
+  $(addprefix evaluation/test_evaluation_,$(addsuffix .py,evaluated kept metrics scoring tables))
 
 test: $(READY)
 	@failed=""; \
@@ -43,7 +45,7 @@ test-old-cpu: $(READY)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem \
 	NPY_DISABLE_CPU_FEATURES="$$($(BIN)/python -c 'from numpy._core import _multiarray_umath as c; \
 	  print(*(f for f in c.__cpu_dispatch__ if c.__cpu_features__.get(f)))')" \
-	$(QUICK) $(addprefix tests/,$(ROOMS)) $(ARGS) || [ $$? -eq 5 ]
+	$(QUICK) $(addprefix tests/,$(NUMBERS)) $(ARGS) || [ $$? -eq 5 ]
 
 check: $(READY)
 	$(BIN)/ruff check .
