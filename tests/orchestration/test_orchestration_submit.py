@@ -60,7 +60,14 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "HOME": str(home),
+            "PATH": path,
+            "PYTHONPATH": str(ROOT),
+            # On a busy machine its agent, which takes jobs, is given up while it starts (10 s).
+            "RAY_agent_register_timeout_ms": "120000",
+        },
     )
     assert process.stdout is not None
     yield process.stdout.readline().strip()
