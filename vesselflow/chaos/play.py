@@ -123,7 +123,7 @@ class Play:
         return driver
 
     def _cluster(self, made: int) -> Machines:
-        """A new cluster; in two tries, for a start of Ray that a busy machine spoils is no fault."""
+        """A new cluster, in two tries: a start that a busy machine spoils is no fault."""
         stage = self._stage
 
         def start() -> Machines:
