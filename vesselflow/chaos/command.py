@@ -275,17 +275,22 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
 def prediction(asked: Asked, verdict: Verdict, reference: Path) -> tuple[str, dict[str, Any]]:
     """What `plan` says of a seed beside what it took; the report with it, which is written."""
     wanted = asked.space.resources
-    found = predict(
-        asked.space,
-        reference,
-        verdict.events,
-        nodes=max(2, wanted.workers + 1),
-        cpus=wanted.threads,
-        seed=verdict.seed,
-    )
+    found, line = None, ""
+    try:
+        found = predict(
+            asked.space,
+            reference,
+            verdict.events,
+            nodes=max(2, wanted.workers + 1),
+            cpus=wanted.threads,
+            seed=verdict.seed,
+        )
+    except Exception as error:
+        # It simulates with the very code that is tried out here: other seeds are to be played.
+        line = f"no prediction: the simulation failed ({type(error).__name__}: {error})"
     plain = {**verdict.plain(), "predicted_s": None if found is None else vars(found.wall_s)}
     write_json(asked.folder / f"chaos-{verdict.seed}.json", plain)
-    return told(found, verdict.played.seconds), plain
+    return line or told(found, verdict.played.seconds), plain
 
 
 @contextlib.contextmanager

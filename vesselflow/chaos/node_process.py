@@ -16,9 +16,12 @@ import ray._raylet
 from ray.cluster_utils import Cluster
 
 from vesselflow.notices.ray_drain import drain
+from vesselflow.orchestration.ray_thread import patient
 
 #: Names the machine of each attempt in its cost: so it is known who worked where.
 MACHINE = "VESSELFLOW_MACHINE"
+#: Seconds that a node may take to come up (30 of Ray's own): a busy machine is no fault.
+START_S = 60.0
 
 
 class Nodes:
@@ -30,7 +33,8 @@ class Nodes:
 
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:
         """Do one thing; what is to be said of it."""
-        done: dict[str, Any] = getattr(self, f"_{order['do']}")(order)
+        with patient(START_S, lambda: None):
+            done: dict[str, Any] = getattr(self, f"_{order['do']}")(order)
         return done
 
     def _head(self, order: dict[str, Any]) -> dict[str, Any]:

@@ -123,8 +123,17 @@ class Play:
         return driver
 
     def _cluster(self, made: int) -> Machines:
+        """A new cluster, in two tries: a start that a busy machine spoils is no fault."""
         stage = self._stage
-        return Machines(stage.folder / "ray.log", stage.nodes, stage.cpus, made, stage.env)
+
+        def start() -> Machines:
+            return Machines(stage.folder / "ray.log", stage.nodes, stage.cpus, made, stage.env)
+
+        try:
+            return start()
+        except VesselflowError as error:
+            self._note(f"{error}; once more")
+        return start()
 
     def _note(self, text: str) -> None:
         line = Line(round(time.monotonic() - self._began, 1), text)

@@ -133,29 +133,29 @@ def run(args: argparse.Namespace) -> int:
 def _show_all(console: Console, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.1f}"
+    def both(row: dict[str, Any], name: str) -> str:
+        median, worst = row[f"{name}_median_s"], row[f"{name}_worst_s"]
+        return "" if worst is None else f"{median:.0f}-{worst:.0f}"
 
-    table = Table(
-        "seed", "holds", "seconds", "disturbances",
-        "steps repeated: notices", "kills", "most", "interval s",
-        "node to step s: median", "worst", "kill to step s: median", "worst",
-    )  # fmt: skip
+    table = Table("seed", "", "s", "events", "notice", "kill", "most", "every", "node", "kill")
     for row in rows:
         table.add_row(
             str(row["seed"]),
-            "yes" if row["holds"] else "NO",
-            number(row["seconds"]),
+            "holds" if row["holds"] else "NO",
+            f"{row['seconds']:.0f}",
             str(row["played"]),
             str(row["repeated_after_notices"]),
             str(row["repeated_after_kills"]),
-            f"{row['most_repeated']} of {row['most_allowed']}",
-            number(row["most_interval_s"]),
-            number(row["node_to_step_median_s"]),
-            number(row["node_to_step_worst_s"]),
-            number(row["kill_to_step_median_s"]),
-            number(row["kill_to_step_worst_s"]),
+            f"{row['most_repeated']}/{row['most_allowed']}",
+            f"{row['most_interval_s']:.1f}",
+            both(row, "node_to_step"),
+            both(row, "kill_to_step"),
         )
+    table.caption = (
+        "notice, kill: steps repeated after them; most: after one kill, of those that one interval "
+        "held; every: longest interval, in s; node, kill: seconds from the loss of a node, or "
+        "another kill, to the next step of its runs (median and worst)"
+    )
     console.print()
     console.print(table, markup=False)
 
