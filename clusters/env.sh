@@ -14,8 +14,6 @@ export RAY_grpc_client_keepalive_timeout_ms=5000
 
 # A slot of several workers waits for machines that are still being set up, some minutes each.
 export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=1800
-# How often a slot asks whether its machine was given notice.
-export RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S=1
 
 # Whoever has no token (~/.ray/auth_token) gets no answer.
 export RAY_AUTH_MODE=token
