@@ -363,6 +363,16 @@ def test_a_machine_that_leaves_is_told_once_and_with_what_it_holds():
     assert [view.phase for view in book.views(1.0)] == ["leaving"] * 4
 
 
+@pytest.mark.parametrize(("other", "state"), [("n1", JobState.FAILED), ("n2", JobState.QUEUED)])
+def test_a_lost_peer_on_another_machine_may_be_that_machine(other, state):
+    """Its end is known 9 s later, when the run has been taken away long since."""
+    book = _book("a", "b", retries=0)
+    book.arrive("s0", (Place("n1", 1, "x"), Place(other, 2, "y")), 0.0, _lives)
+    grant = _take(book, "s0")
+    assert book.end("s0", grant.number, "a", Event.PEER_LOST, 1.0)
+    assert book.jobs["a"].state is state
+
+
 @pytest.mark.parametrize("how", ["lose", "silent", "peer", "hung"])
 def test_what_ends_on_a_machine_that_leaves_is_no_fault_of_the_run(how):
     book = _book("a", "b", retries=0)
@@ -498,7 +508,7 @@ def test_a_ring_keeps_the_latest_and_says_what_is_gone():
 
 
 _DEATHS = [Event.WORKER_DIED, Event.PEER_LOST, Event.OUT_OF_MEMORY, Event.HUNG]
-_MISHAPS = [Event.SILENT, Event.CLUSTER]
+_MISHAPS = [Event.SILENT, Event.CLUSTER, Event.PEER_GONE]
 _FREE = [Event.NODE_GONE, Event.HANDED_BACK, Event.STORAGE]
 
 

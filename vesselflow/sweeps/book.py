@@ -32,6 +32,7 @@ from vesselflow.sweeps.policy import (
     Action,
     Event,
     Tally,
+    across_machines,
     decide,
     last_words,
     loses_steps,
@@ -400,7 +401,11 @@ class Book:
 
     def _seen_there(self, state: SlotState | None, event: Event) -> Event:
         """What an event is where it happened: on a leaving machine things end by themselves."""
-        return on_leaving_machine(event) if state is not None and self._leaves(state) else event
+        if state is None:
+            return event
+        if self._leaves(state):
+            return on_leaving_machine(event)
+        return across_machines(event) if len({place.node for place in state.places}) > 1 else event
 
     def beat(
         self, slot: str, arrival: int, grant: int, place: tuple[str, int, int, int], now: float

@@ -11,6 +11,7 @@ class Event(enum.Enum):
 
     WORKER_DIED = "its worker died on a machine that lives"
     PEER_LOST = "one of its workers lost another"
+    PEER_GONE = "one of its workers lost another, or that one's machine"
     OUT_OF_MEMORY = "its worker ran out of memory"
     HUNG = "it made no progress"
     SILENT = "its slot fell silent"
@@ -35,7 +36,7 @@ _FINAL = frozenset({Event.RAISED, Event.DIVERGED})
 _DEATHS = frozenset({Event.WORKER_DIED, Event.PEER_LOST, Event.OUT_OF_MEMORY, Event.HUNG})
 #: What its surroundings caused, as far as one can tell: forgiven often, but not for ever, because
 #: a run can also bring these about itself, time after time.
-_MISHAPS = frozenset({Event.SILENT, Event.CLUSTER})
+_MISHAPS = frozenset({Event.SILENT, Event.CLUSTER, Event.PEER_GONE})
 #: What leaves a run with all that it had in memory on the storage.
 _ORDERLY = frozenset({Event.HANDED_BACK, *_FINAL})
 #: What a machine that is being shut down does to what runs on it.
@@ -86,6 +87,11 @@ def loses_steps(event: Event) -> bool:
 def on_leaving_machine(event: Event) -> Event:
     """What an event is on a machine that was given notice: its end, which no run has caused."""
     return Event.NODE_GONE if event in _OF_LEAVING else event
+
+
+def across_machines(event: Event) -> Event:
+    """What an event is in a slot of several machines: whose end broke it, nobody there can tell."""
+    return Event.PEER_GONE if event is Event.PEER_LOST else event
 
 
 def last_words(event: Event, tally: Tally) -> str:
