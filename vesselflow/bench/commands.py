@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -45,13 +46,21 @@ class Sweep:
         slots: Its slots.
         grid: Its axes, as YAML.
         dashboard: Whether Ray's dashboard runs, as it does unless told otherwise.
+        results: Where they go; a folder of its own where nothing is said.
     """
 
     def __init__(
-        self, folder: Path, *, epochs: int, slots: int, grid: str, dashboard: bool = True
+        self,
+        folder: Path,
+        *,
+        epochs: int,
+        slots: int,
+        grid: str,
+        dashboard: bool = True,
+        results: Path | None = None,
     ) -> None:
         folder.mkdir(parents=True)
-        self.results, self._log = folder / "results", folder / "log.txt"
+        self.results, self._log = results or folder / "results", folder / "log.txt"
         space = folder / "bench.yaml"
         space.write_text(SPACE.format(epochs=epochs, slots=slots, grid=grid), encoding="utf-8")
         command = [sys.executable, "-m", "vesselflow", "sweep", str(space), "--no-figures"]
@@ -79,6 +88,11 @@ class Sweep:
         if code:
             raise self.failed()
         return time.time() - self.began
+
+    def trained(self) -> int:
+        """How many runs it says that it has done."""
+        found = re.search(r"runs: (\d+) done now", self._log.read_text(encoding="utf-8"))
+        return int(found[1]) if found else 0
 
     def until(self, true: Any) -> Any:
         """Wait for something of the sweep; its value."""

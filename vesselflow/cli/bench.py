@@ -63,6 +63,12 @@ BENCHES = {
         1,
         "seconds until a claim is answered, with 1,000 simulated slots and 100,000 runs",
     ),
+    "drivers": Bench(
+        "vesselflow.bench.drivers",
+        "drivers",
+        3,
+        "seconds of a sweep by two drivers on the same results, against one",
+    ),
     "bucket": Bench(
         "vesselflow.bench.bucket",
         "bucket",
