@@ -20,6 +20,11 @@ def test_what_a_kind_needs_decides_whether_it_is_possible() -> None:
     assert set(ALL) - set(PLAIN) == {"kill-rank", "cut-bucket", "slow-bucket", "full-disk"}
 
 
+def test_what_must_be_taken_up_again_is_among_the_kinds() -> None:
+    assert set(chaos.KILLS) <= set(chaos.KINDS)
+    assert not {"notice", "second-driver", "full-disk"} & set(chaos.KILLS)
+
+
 def test_another_process_makes_the_same_schedule() -> None:
     code = "from vesselflow.chaos.schedule import *; print(schedule(7, possible([])))"
     # With other hash seeds each.

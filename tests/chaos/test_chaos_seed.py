@@ -29,7 +29,7 @@ def test_a_seed_holds_and_leaves_no_process(tmp_path: Path) -> None:
     assert played, told
     # What was played is not played again; the table for machines has it.
     again = subprocess.run(
-        [sys.executable, "-m", "vesselflow", *words], capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", "vesselflow", *words], capture_output=True, text=True, timeout=200
     )
     assert again.returncode == 0
     assert "seed 0 was played before and holds" in again.stdout
