@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -88,11 +87,6 @@ class Sweep:
         if code:
             raise self.failed()
         return time.time() - self.began
-
-    def trained(self) -> int:
-        """How many runs it says that it has done."""
-        found = re.search(r"runs: (\d+) done now", self._log.read_text(encoding="utf-8"))
-        return int(found[1]) if found else 0
 
     def until(self, true: Any) -> Any:
         """Wait for something of the sweep; its value."""
