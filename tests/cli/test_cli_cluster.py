@@ -86,7 +86,7 @@ def test_with_a_space(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "told"),
     [
         (["clusters/aws.yml"], "did you mean 'aws.yaml'?"),
-        (["clusters"], "a folder, not a cluster file"),
+        (["clusters"], "a directory, not a cluster file"),
         (["search_spaces/loss_beta.yaml"], "names no provider"),
         (["clusters/aws.yaml", "--space", "no.yaml"], "no.yaml: no such file"),
     ],

@@ -142,7 +142,7 @@ def test_a_missing_file_names_the_closest(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(UserError, match=r"no such file; did you mean 'mine\.yaml'\?"):
         read_cluster(tmp_path / "mine.yml")
-    with pytest.raises(UserError, match="a folder, not a cluster file"):
+    with pytest.raises(UserError, match="a directory, not a cluster file"):
         read_cluster(tmp_path)
     (tmp_path / "mine.yaml").write_bytes(b"a: \xff\n")
     with pytest.raises(UserError, match=r"not UTF-8 text \(byte 3\)"):

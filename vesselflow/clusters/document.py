@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from vesselflow.errors import UserError, closest
+from vesselflow.config.yaml_files import read_utf8
+from vesselflow.errors import UserError
 
 #: Keys and indices from the top of a file to one of its places.
 Keys = tuple[str | int, ...]
@@ -92,29 +93,12 @@ def read_document(path: str | Path) -> Document:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """The text of a cluster file, YAML or a script.
 
     Raises:
-        UserError: missing (names the closest one beside it), a folder, unreadable, not UTF-8.
+        UserError: As of `read_utf8`.
     """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        folder = path.parent
-        beside = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        files = [name for name in beside if name.endswith((".yaml", ".yml", ".sh"))]
-        hint = closest(path.name, files)
-        if not hint and files:
-            hint = f"there are {', '.join(files[:6])}"
-        raise UserError("no such file", where=str(path), hint=hint) from None
-    except IsADirectoryError:
-        raise UserError("a folder, not a cluster file", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"not UTF-8 text (byte {error.start})", where=str(path), hint="save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    return read_utf8(path, "cluster", (".yaml", ".yml", ".sh"))
 
 
 def _lines(node: yaml.Node, keys: Keys, above: list[yaml.Node]) -> Iterator[tuple[Keys, int]]:

@@ -167,6 +167,38 @@ def _count(node: yaml.Node, above: list[int], sizes: dict[int, int]) -> int:
     return sizes[id(node)]
 
 
+def read_utf8(path: Path, kind: str = "YAML", suffixes: tuple[str, ...] = (".yaml", ".yml")) -> str:
+    """The text of a file that a person wrote.
+
+    Args:
+        path: The file.
+        kind: What kind of file it should be, in words.
+        suffixes: How names of such files end: one of them may have been meant.
+
+    Raises:
+        UserError: it is missing (names the closest one beside it), a directory, unreadable, or not
+            UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        folder = path.parent
+        beside = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+        files = sorted(name for name in beside if name.endswith(suffixes))
+        hint = closest(path.name, files) or closest(path.stem, [Path(f).stem for f in files])
+        if not hint and 0 < len(files) <= 6:
+            hint = f"there are {', '.join(files)}"
+        raise UserError("no such file", where=str(path), hint=hint) from None
+    except IsADirectoryError:
+        raise UserError(f"a directory, not a {kind} file", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"not UTF-8 text (byte {error.start})", where=str(path), hint="save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, as plain data.
 
@@ -175,22 +207,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
             not UTF-8, empty, broken, or not a mapping.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        folder = path.parent
-        beside = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
-        yamls = sorted(name for name in beside if name.endswith((".yaml", ".yml")))
-        hint = closest(path.name, yamls) or closest(path.stem, [Path(y).stem for y in yamls])
-        raise UserError("no such file", where=str(path), hint=hint) from None
-    except IsADirectoryError:
-        raise UserError("a directory, not a YAML file", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"not UTF-8 text (byte {error.start})", where=str(path), hint="save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    text = read_utf8(path)
     data = parse_yaml(text, where=path.name)
     if data is None:
         raise UserError("the file is empty", where=path.name, hint="write at least 'stores:'")
