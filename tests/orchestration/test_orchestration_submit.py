@@ -50,8 +50,8 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
     home = tmp_path / "home"
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
-    # The laptop has it too; without it nobody is answered.
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    # The laptop has it too, and nothing that tells Ray to use it; without it nobody is answered.
+    monkeypatch.delenv("RAY_AUTH_MODE")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / ".ray" / "auth_token"))
     (home / "vesselflow").symlink_to(ROOT)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -60,7 +60,10 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            **{"HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"},
+        },
     )
     assert process.stdout is not None
     yield process.stdout.readline().strip()
@@ -78,7 +81,7 @@ def _submit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_sweep_goes_to_a_cluster_with_its_stores_and_comes_back_as_a_summary(
-    tmp_path: Path, dashboard: str, bucket: str
+    tmp_path: Path, dashboard: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "laptop"
     folder.mkdir()
@@ -103,6 +106,12 @@ def test_a_sweep_goes_to_a_cluster_with_its_stores_and_comes_back_as_a_summary(
     followed = _submit(folder, "--dashboard", dashboard, "--follow", name)
     assert followed.returncode == 0, followed.stdout + followed.stderr
     assert "runs: 0 done now, 1 before" in followed.stdout
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    stranger = _submit(folder, "--dashboard", dashboard, "--follow", name)
+    assert stranger.returncode == 2
+    assert "the cluster does not take this machine's token (Authentication failed" in stranger.stderr
+    assert "Traceback" not in stranger.stderr
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
     lost = _submit(folder, "--dashboard", dashboard, "--stop", "nobody")
     assert lost.returncode == 2
     assert "the cluster knows no such job" in lost.stderr

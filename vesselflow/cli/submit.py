@@ -152,9 +152,10 @@ def _results(args: argparse.Namespace) -> AnyPath:
 def _jobs(
     args: argparse.Namespace, notify: Callable[[str], None] = lambda text: None
 ) -> Iterator[Jobs]:
-    from vesselflow.orchestration.environment import settle_environment
+    from vesselflow.orchestration.environment import settle_environment, settle_token
 
     settle_environment()
+    settle_token()
     from vesselflow.orchestration.jobs import Jobs, tunnel
 
     if args.dashboard:
