@@ -62,7 +62,10 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
         text=True,
         env={
             **os.environ,
-            **{"HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"},
+            "HOME": str(home),
+            "PATH": path,
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
         },
     )
     assert process.stdout is not None
@@ -109,7 +112,9 @@ def test_a_sweep_goes_to_a_cluster_with_its_stores_and_comes_back_as_a_summary(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
     stranger = _submit(folder, "--dashboard", dashboard, "--follow", name)
     assert stranger.returncode == 2
-    assert "the cluster does not take this machine's token (Authentication failed" in stranger.stderr
+    assert (
+        "the cluster does not take this machine's token (Authentication failed" in stranger.stderr
+    )
     assert "Traceback" not in stranger.stderr
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     lost = _submit(folder, "--dashboard", dashboard, "--stop", "nobody")
