@@ -48,8 +48,8 @@ class Cloud:
 
         def run_instances(backend: Any, *args: Any, **kwargs: Any) -> Any:
             kind = kwargs["instance_type"]
-            options = kwargs.get("instance_market_options") or {}
-            market = "spot" if options.get("MarketType") == "spot" else "on-demand"
+            # moto takes the market type out of its options.
+            market = kwargs.get("instance_market_options") or "on-demand"
             say("asked", kind=kind, market=market)
             if {(kind, market), ("*", market)} & self.short:
                 text = f"We currently do not have sufficient {kind} capacity in this zone."

@@ -156,6 +156,6 @@ def _name(instance: str) -> str:
 
 
 if __name__ == "__main__":
-    Hypervisor(
-        Path(sys.argv[1]), {"env": {"AWS_ENDPOINT_URL": ENDPOINT}, **json.loads(sys.argv[2])}
-    ).run()
+    # What a machine of AWS knows by its names, and by who made it.
+    env = {"AWS_ENDPOINT_URL": ENDPOINT, "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{METADATA}"}
+    Hypervisor(Path(sys.argv[1]), {"env": env, **json.loads(sys.argv[2])}).run()

@@ -97,6 +97,10 @@ class Sweep:
         """Its tables."""
         return read_tables(self.rig.disk / self.name)
 
+    def kinds(self) -> set[str]:
+        """Machine and market of all attempts, as their costs say."""
+        return {one["kind"] for run in self.runs().values() for one in run["attempts"].values()}
+
     def went_on(self, run: str, after: float) -> tuple[float, int]:
         """When an attempt that began later made its first checkpoint; steps that it repeated."""
         done = 0
@@ -133,6 +137,7 @@ def test_notice_by_the_metadata_service(cluster: Rig, undisturbed: dict[str, byt
     cluster.ask("notice", name=first, seconds=120)
     sweep.finish()
     assert compare(cluster, undisturbed, sweep)
+    assert sweep.kinds() == {"aws:c7i.4xlarge:spot"}
     for run in told:
         when, repeated = sweep.went_on(run, at)
         cluster.say(f"{run} went on {when - at:.1f} s after the notice, {repeated} steps repeated")
@@ -179,10 +184,12 @@ def test_no_spot_machine_is_to_be_had(cluster: Rig, undisturbed: dict[str, bytes
         cluster.ask("short", what=[])
     said = sweep.finish()
     assert "on-demand ones are asked for" in said
+    assert "aws:c7i.4xlarge:on-demand" in sweep.kinds()
     assert compare(cluster, undisturbed, sweep)
 
 
 def test_down_leaves_nothing(cluster: Rig) -> None:
+    cluster.wait_for("idle workers to go", lambda: len(cluster.instances("running")) == 1, 300)
     cluster.run(f"ray down -y {FILE}", 180)
     left = cluster.instances("pending", "running", "stopping", "stopped")
     assert not left
