@@ -31,6 +31,9 @@ COMMANDS = {
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 
+#: Commands that hand on what follows "--", as `args.rest`.
+_HANDS_ON = ("submit",)
+
 EXIT_CODES = """exit codes:
   0    done
   1    the sweep ended without its whole answer (or: the check found a fault)
@@ -85,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
     try:
         with _interruptible():
-            args = build_parser(command).parse_args(words)
+            words, rest = _cut(words) if command in _HANDS_ON else (words, [])
+            args = build_parser(command).parse_args(words, argparse.Namespace(rest=rest))
             return int(args.run(args) or 0)
     except UserError as error:
         for line in error.lines():
@@ -106,6 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vesselflow: stopped; the same command carries on", file=sys.stderr)
         return 130
+
+
+def _cut(words: list[str]) -> tuple[list[str], list[str]]:
+    """What comes before "--" and what comes after it; argparse would see a second positional."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def command() -> NoReturn:

@@ -52,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dashboard", metavar="URL", help="of the cluster, where there is a tunnel already"
     )
-    parser.add_argument("rest", nargs="*", metavar="-- OPTIONS", help="more for vesselflow sweep")
 
 
 def run(args: argparse.Namespace) -> int:
