@@ -73,9 +73,11 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
     process.communicate(timeout=60)
 
 
-def _submit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _submit(
+    folder: Path, *words: str, more: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vesselflow", "submit", *words, "--cluster", "cluster.yaml"],
+        [sys.executable, "-m", "vesselflow", "submit", *words, "--cluster", "cluster.yaml", *more],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -101,7 +103,7 @@ def test_a_sweep_goes_to_a_cluster_with_its_stores_and_comes_back_as_a_summary(
     assert "Chosen on validation" in (folder / "tiny-summary.md").read_text()
     assert (any_path(results) / "tiny" / "tables" / "points.parquet").is_file()
     # Handed in again, it has nothing to do; and nothing is sent twice.
-    again = _submit(folder, *words, "--detach")
+    again = _submit(folder, *words, "--detach", more=("--", "--no-figures"))
     assert again.returncode == 0, again.stdout + again.stderr
     assert "putting the store" not in again.stdout
     job = next(line for line in again.stdout.splitlines() if line.startswith("handed in as"))
