@@ -1,9 +1,10 @@
-"""Follows a sweep by its records and writes what it sees into a file, until it is killed.
+"""Follows a sweep by its records and writes what it sees into a file, until it is to stop.
 
     python look.py RESULTS SWEEP FOLDER
 
 Runs on the laptop, which reaches the bucket. FOLDER/progress.json is written anew again and again;
-FOLDER/tables is the newest state of the sweep's tables.
+FOLDER/tables is the newest state of the sweep's tables. Once there is a FOLDER/stop it looks a last
+time, and ends.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def main() -> None:
     results = any_path(address)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     seen: dict[str, Any] = {}
-    while True:
+    stop = False
+    while not stop:
+        stop = (folder / "stop").exists()
         with contextlib.suppress(OSError):
             for run in names_in(results / "runs"):
                 if not run.startswith("."):

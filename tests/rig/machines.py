@@ -201,7 +201,8 @@ BRIDGE = "switch"
 def make_switch(addresses: Sequence[str]) -> None:
     """The switch, in a network namespace that has nothing yet."""
     ip("link", "set", "lo", "up")
-    ip("link", "add", BRIDGE, "type", "bridge")
+    # An address of its own: else it is that of some plug, and changes when that one is pulled.
+    ip("link", "add", BRIDGE, "address", "02:00:00:00:00:01", "type", "bridge")
     for address in addresses:
         ip("addr", "add", f"{address}/32", "dev", BRIDGE)
     ip("link", "set", BRIDGE, "up")

@@ -266,10 +266,6 @@ class Command:
         """What it has written by now."""
         return self._file.read_text(errors="replace")
 
-    def interrupt(self) -> None:
-        """Send it SIGINT, as Ctrl-C does."""
-        self._process.send_signal(2)
-
 
 def replaced(file: Path, changes: Mapping[str, str]) -> None:
     """Change a copy of a shipped file; what is to be changed must be there."""
