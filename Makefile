@@ -13,12 +13,13 @@ $(shell rm -rf .make)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test test-old-cpu check clean
+.PHONY: help sweep test test-old-cpu rig check clean
 
 help:
 	@echo "make sweep   answer $(SPACE); ARGS=\"--profile chase\" is passed on"
 	@echo "make test    the tests, on two cores; ARGS=\"-k losses\" is passed on"
 	@echo "make test-old-cpu   the tests of what computes numbers, on the oldest CPU instructions"
+	@echo "make rig     the shipped cluster files on machines of namespaces, as root (tests/rig/README.md)"
 	@echo "make check   lint, format and types"
 	@echo "make clean   remove caches and the stamp of the set-up; keeps $(VENV), data and results"
 	@echo "The first of them creates $(VENV) (about 6 GB). PYTHON=python3.12 chooses the interpreter."
@@ -27,8 +28,8 @@ sweep: $(READY)
 	$(BIN)/vesselflow sweep $(SPACE) $(ARGS)
 
 # Both halves run, whatever the first one says. Exit code 5: $(ARGS) chose no test of that half.
-QUICK := $(BIN)/python -m pytest -n 2 -m "not ray and not bench and not long"
-RAY   := $(BIN)/python -m pytest -m "ray and not bench and not long"
+QUICK := $(BIN)/python -m pytest -n 2 -m "not ray and not bench and not long and not rig"
+RAY   := $(BIN)/python -m pytest -m "ray and not bench and not long and not rig"
 # What computes numbers that a CPU could change: rooms, and files of rooms of which most compute none.
 NUMBERS := augment contracts feed inference losses metrics models optimizers stores \
   $(addprefix training/test_training_,$(addsuffix .py,loop packing reduction runs)) \
@@ -46,6 +47,10 @@ test-old-cpu: $(READY)
 	NPY_DISABLE_CPU_FEATURES="$$($(BIN)/python -c 'from numpy._core import _multiarray_umath as c; \
 	  print(*(f for f in c.__cpu_dispatch__ if c.__cpu_features__.get(f)))')" \
 	$(QUICK) $(addprefix tests/,$(NUMBERS)) $(ARGS) || [ $$? -eq 5 ]
+
+# Several machines and an emulated cloud on this one.
+rig: $(READY)
+	$(BIN)/python -m pytest -s -m rig $(ARGS) tests/rig
 
 check: $(READY)
 	$(BIN)/ruff check .

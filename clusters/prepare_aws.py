@@ -73,7 +73,7 @@ def main(words: list[str] | None = None) -> int:
             return 0
         source = ssh_source(args.ssh_from)
         arn = make_bucket(args.bucket, args.region)
-        make_roles(arn)
+        make_roles(arn, args.region)
         group = make_group(args.region, source)
     except (ClientError, BotoCoreError, OSError, ValueError) as error:
         print(f"prepare_aws.py: {' '.join(str(error).split())}", file=sys.stderr)
@@ -113,9 +113,10 @@ def make_bucket(name: str, region: str) -> str:
     return f"arn:aws:s3:::{name}"
 
 
-def make_roles(bucket: str) -> None:
+def make_roles(bucket: str, region: str) -> None:
     """Roles and instance profiles; what they may do is written anew."""
-    iam = boto3.client("iam")
+    # Roles have no region, but a service elsewhere (AWS_ENDPOINT_URL) wants one.
+    iam = boto3.client("iam", region_name=region)
     uses = [
         allow(["s3:ListBucket", "s3:GetBucketLocation"], bucket),
         allow(
@@ -170,7 +171,8 @@ def make_group(region: str, source: str) -> str:
 
 def remove(region: str) -> None:
     """Take away what this made, but the bucket."""
-    iam, ec2 = boto3.client("iam"), boto3.client("ec2", region_name=region)
+    iam = boto3.client("iam", region_name=region)
+    ec2 = boto3.client("ec2", region_name=region)
     group = find_group(ec2)
     if group:
         ec2.delete_security_group(GroupId=group)

@@ -86,7 +86,7 @@ def test_the_commands_are_the_same_everywhere(name: str) -> None:
     assert one["file_mounts"] == other["file_mounts"]
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         for mine, theirs in zip(one[key], other[key], strict=True):
-            own = r"--cloud \w+| --num-cpus=0| export RAY_enable_autoscaler_v2=0;"
+            own = r"--cloud \w+| --num-cpus=0| --leave-with-ray| export RAY_enable_autoscaler_v2=0;"
             assert re.sub(own, "", mine) == re.sub(own, "", theirs)
 
 

@@ -6,7 +6,9 @@ import itertools
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from vesselflow.orchestration import slots
 from vesselflow.orchestration.slots import GIVE_UP, LIVED_S, LONGEST_S, Slots
 
 
@@ -189,3 +191,38 @@ def test_ray_is_asked_for_as_long_as_one_slot_that_lives_asks(stage):
     host.end = ""
     stage.slots.reconcile(0, ending=True)
     assert not stage.slots.asks_ray
+
+
+def _host_whose_end_is(error, monkeypatch):
+    """A host of one actor, as Ray tells its end; and whether it was killed."""
+    killed = []
+
+    def get(_):
+        raise error
+
+    monkeypatch.setattr(slots.ray, "wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr(slots.ray, "get", get)
+    monkeypatch.setattr(slots.ray, "kill", lambda actor, no_restart: killed.append(actor))
+    host = object.__new__(slots.ActorHost)
+    host._actor, host._end, host._unreachable_since = "actor", "end", None
+    return host, killed
+
+
+def test_a_slot_that_cannot_be_reached_has_not_died_yet(monkeypatch):
+    """Its machine may be gone, which Ray knows a little later: else the run would be blamed."""
+    host, killed = _host_whose_end_is(ActorUnavailableError("no line", None), monkeypatch)
+    now = 100.0
+    monkeypatch.setattr(slots.time, "monotonic", lambda: now)
+    assert host.ended() is None
+    now += slots.UNREACHABLE_S - 0.1
+    assert host.ended() is None
+    assert killed == []
+    now += 0.2
+    assert host.ended() == "it cannot be reached any more"
+    assert killed == ["actor"]
+
+
+def test_a_slot_that_died_is_ended_at_once(monkeypatch):
+    host, killed = _host_whose_end_is(ActorDiedError(), monkeypatch)
+    assert host.ended() == "its process died"
+    assert killed == []

@@ -50,8 +50,8 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
     home = tmp_path / "home"
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
-    # The laptop has it too; without it nobody is answered.
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    # The laptop has it too, and nothing that tells Ray to use it; without it nobody is answered.
+    monkeypatch.delenv("RAY_AUTH_MODE")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / ".ray" / "auth_token"))
     (home / "vesselflow").symlink_to(ROOT)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -67,6 +67,7 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
             "PYTHONPATH": str(ROOT),
             # On a busy machine its agent, which takes jobs, is given up while it starts (10 s).
             "RAY_agent_register_timeout_ms": "120000",
+            "RAY_AUTH_MODE": "token",
         },
     )
     assert process.stdout is not None
@@ -74,9 +75,11 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
     process.communicate(timeout=60)
 
 
-def _submit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _submit(
+    folder: Path, *words: str, more: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vesselflow", "submit", *words, "--cluster", "cluster.yaml"],
+        [sys.executable, "-m", "vesselflow", "submit", *words, "--cluster", "cluster.yaml", *more],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -85,7 +88,7 @@ def _submit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_sweep_goes_to_a_cluster_with_its_stores_and_comes_back_as_a_summary(
-    tmp_path: Path, dashboard: str, bucket: str
+    tmp_path: Path, dashboard: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "laptop"
     folder.mkdir()
@@ -102,7 +105,7 @@ def test_a_sweep_goes_to_a_cluster_with_its_stores_and_comes_back_as_a_summary(
     assert "Chosen on validation" in (folder / "tiny-summary.md").read_text()
     assert (any_path(results) / "tiny" / "tables" / "points.parquet").is_file()
     # Handed in again, it has nothing to do; and nothing is sent twice.
-    again = _submit(folder, *words, "--detach")
+    again = _submit(folder, *words, "--detach", more=("--", "--no-figures"))
     assert again.returncode == 0, again.stdout + again.stderr
     assert "putting the store" not in again.stdout
     job = next(line for line in again.stdout.splitlines() if line.startswith("handed in as"))
@@ -110,6 +113,14 @@ def test_a_sweep_goes_to_a_cluster_with_its_stores_and_comes_back_as_a_summary(
     followed = _submit(folder, "--dashboard", dashboard, "--follow", name)
     assert followed.returncode == 0, followed.stdout + followed.stderr
     assert "runs: 0 done now, 1 before" in followed.stdout
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    stranger = _submit(folder, "--dashboard", dashboard, "--follow", name)
+    assert stranger.returncode == 2
+    assert (
+        "the cluster does not take this machine's token (Authentication failed" in stranger.stderr
+    )
+    assert "Traceback" not in stranger.stderr
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
     lost = _submit(folder, "--dashboard", dashboard, "--stop", "nobody")
     assert lost.returncode == 2
     assert "the cluster knows no such job" in lost.stderr

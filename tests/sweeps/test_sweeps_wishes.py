@@ -188,6 +188,8 @@ def test_a_slot_is_asked_for_by_its_workers():
 def test_what_the_autoscaler_does_is_told():
     answer = Answer(False, {"spot_4": 2}, {"spot_8": "InsufficientInstanceCapacity: " + "x" * 200})
     assert str(answer).startswith("2 x spot_4 on the way, spot_8 failed: InsufficientInstanceCap")
+    # Ray 2.60 keeps no reason.
+    assert str(Answer(failed={"spot_8": ""})) == "spot_8 cannot be had now"
     assert len(str(answer)) < 150
     assert str(Answer()) == ""
 

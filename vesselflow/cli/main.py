@@ -31,6 +31,9 @@ COMMANDS = {
     "bench": ("vesselflow.cli.bench", "measure vesselflow against its peers, side by side"),
 }
 
+#: Commands that hand on what follows "--", as `args.rest`.
+_HANDS_ON = ("submit",)
+
 EXIT_CODES = """exit codes:
   0    done
   1    the sweep ended without its whole answer (or: the check found a fault)
@@ -85,8 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
     try:
         with _interruptible():
+            words, rest = _cut(words) if command in _HANDS_ON else (words, [])
             parser = build_parser(command)
-            args, unknown = parser.parse_known_args(words)
+            args, unknown = parser.parse_known_args(words, argparse.Namespace(rest=rest))
             if unknown:
                 # The page that lists what the command knows.
                 parser.prog = f"vesselflow {command}"
@@ -111,6 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vesselflow: stopped; the same command carries on", file=sys.stderr)
         return 130
+
+
+def _cut(words: list[str]) -> tuple[list[str], list[str]]:
+    """What comes before "--" and what comes after it; argparse would see a second positional."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def command() -> NoReturn:

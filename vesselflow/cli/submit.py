@@ -52,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dashboard", metavar="URL", help="of the cluster, where there is a tunnel already"
     )
-    parser.add_argument("rest", nargs="*", metavar="-- OPTIONS", help="more for vesselflow sweep")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -152,9 +151,10 @@ def _results(args: argparse.Namespace) -> AnyPath:
 def _jobs(
     args: argparse.Namespace, notify: Callable[[str], None] = lambda text: None
 ) -> Iterator[Jobs]:
-    from vesselflow.orchestration.environment import settle_environment
+    from vesselflow.orchestration.environment import settle_environment, settle_token
 
     settle_environment()
+    settle_token()
     from vesselflow.orchestration.jobs import Jobs, tunnel
 
     if args.dashboard:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from vesselflow.errors import UserError
+from vesselflow.notices.company import Company
 from vesselflow.notices.draining import Command, Draining
 from vesselflow.notices.plain_http import Endpoint
 from vesselflow.notices.sources import AWS, GCP, AwsMetadata, GcpMetadata, Notice, Source, WallTime
@@ -63,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
         default="log",
         help="what a forecast of AWS does: only a line (default), or a drain without a deadline",
     )
+    made.add_argument(
+        "--leave-with-ray",
+        action="store_true",
+        help="end when Ray has left this machine: for one that outlives its cluster",
+    )
     which = made.add_mutually_exclusive_group()
     which.add_argument("--node-id", metavar="HEX", help="Ray's id of the node")
     which.add_argument("--node-ip", metavar="IP", help="its address; default: of this machine")
@@ -95,7 +101,7 @@ def main(words: Sequence[str]) -> int:
         rebalance=given.rebalance == "drain",
         every_s=given.every,
     )
-    return _loop(watcher, draining, given.grace)
+    return _loop(watcher, draining, given.grace, Company() if given.leave_with_ray else None)
 
 
 def sources(given: argparse.Namespace, environment: Mapping[str, str]) -> list[Source]:
@@ -151,8 +157,8 @@ def _endpoint(
         ) from None
 
 
-def _loop(watcher: Watcher, draining: Draining, grace_s: float) -> int:
-    """Turn after turn until a signal."""
+def _loop(watcher: Watcher, draining: Draining, grace_s: float, company: Company | None) -> int:
+    """Turn after turn until a signal, or until the company has left."""
     import threading
 
     heard: list[int] = []
@@ -174,6 +180,9 @@ def _loop(watcher: Watcher, draining: Draining, grace_s: float) -> int:
         news.wait(min(wait, 0.2) if ends is not None else wait)
         news.clear()
         if any(number != signal.SIGTERM for number in heard):
+            break
+        if company is not None and company.gone():
+            say("Ray has left this machine")
             break
         if heard and ends is None:
             ends = time.monotonic() + grace_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 #: Ray's own way to be told a cluster's address.
 ADDRESS = "RAY_ADDRESS"
@@ -47,6 +48,16 @@ def settle_environment() -> None:
     }
     for name, value in {**quiet_environment(), **patient}.items():
         os.environ.setdefault(name, value)
+
+
+def settle_token() -> None:
+    """Have Ray's clients show the token that this machine has: left alone, those of jobs do not.
+
+    What the person has set stays. Call this before Ray is imported, which reads it once.
+    """
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or Path(file).is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager

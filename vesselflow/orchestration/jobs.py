@@ -18,6 +18,7 @@ from typing import Any
 import requests
 from ray.dashboard.modules import dashboard_sdk
 from ray.dashboard.modules.job import sdk
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from vesselflow.errors import UserError, VesselflowError
@@ -48,6 +49,13 @@ class Jobs:
             logging.getLogger(module.__name__).setLevel(logging.WARNING)
         try:
             self._client = JobSubmissionClient(address)
+        except AuthenticationError as error:
+            raise UserError(
+                f"the cluster does not take this machine's token ({_first(error)})",
+                where=address,
+                hint="the token that `ray up` copied there is ~/.ray/auth_token; after "
+                "`ray get-auth-token --generate`, ray up again",
+            ) from None
         except (ConnectionError, RuntimeError, requests.RequestException) as error:
             raise UserError(
                 f"the cluster's dashboard does not answer ({_line(error)})",
@@ -181,6 +189,11 @@ def _answers(address: str) -> bool:
         requests.get(f"{address}/api/version", timeout=2)
         return True
     return False
+
+
+def _first(error: BaseException) -> str:
+    """The first line; the others are Ray's advice."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _line(error: BaseException) -> str:

@@ -24,6 +24,9 @@ from vesselflow.sweeps.capacity import SlotPlan
 LIVED_S = 30.0
 #: Seconds until a slot that did not start is tried again: after its first failure, and at most.
 AGAIN_S, LONGEST_S = 1.0, 60.0
+#: Seconds for which a slot that cannot be reached may still turn out to be on a machine that is
+#: gone: the line to it breaks about when Ray finds its machine dead, sometimes a little earlier.
+UNREACHABLE_S = 5.0
 #: Failures in a row, of every slot and none ever served, after which the sweep gives up.
 GIVE_UP = 3
 
@@ -55,6 +58,7 @@ class ActorHost:
             options["num_gpus"] = plan.gpu
         self._actor = ray.remote(SlotWorker).options(max_restarts=0, **options).remote()
         self._end = self._actor.serve.remote(config)
+        self._unreachable_since: float | None = None
 
     def ended(self) -> str | None:
         """See `Host`."""
@@ -65,6 +69,14 @@ class ActorHost:
             ray.get(self._end)
         except ray.exceptions.RayTaskError as error:
             return f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
+        except ray.exceptions.ActorUnavailableError:
+            now = time.monotonic()
+            if self._unreachable_since is None:
+                self._unreachable_since = now
+            if now - self._unreachable_since < UNREACHABLE_S:
+                return None
+            self.kill()
+            return "it cannot be reached any more"
         except ray.exceptions.RayActorError:
             return "its process died"
         except ray.exceptions.RayError as error:

@@ -65,7 +65,8 @@ class Answer:
     Attributes:
         granted: Whether it takes the whole of the latest request; None while it has not said.
         pending: Kind of machine -> how many are on their way.
-        failed: Kind of machine -> why its latest launch failed.
+        failed: Kind of machine -> why its latest launch failed; "" where the autoscaler does not
+            say (that of Ray 2.60 keeps no reason; its own log has it).
     """
 
     granted: bool | None = None
@@ -75,7 +76,10 @@ class Answer:
     def __str__(self) -> str:
         """What a person is told of it; "" for nothing."""
         parts = [f"{count} x {kind} on the way" for kind, count in sorted(self.pending.items())]
-        parts += [f"{kind} failed: {why[:80]}" for kind, why in sorted(self.failed.items())]
+        parts += [
+            f"{kind} failed: {why[:80]}" if why else f"{kind} cannot be had now"
+            for kind, why in sorted(self.failed.items())
+        ]
         return ", ".join(parts)
 
 
