@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ray._private.runtime_env import packaging
 from ray.dashboard.modules import dashboard_sdk
 from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
@@ -44,7 +45,7 @@ class Jobs:
     """
 
     def __init__(self, address: str) -> None:
-        for module in (dashboard_sdk, sdk):
+        for module in (dashboard_sdk, sdk, packaging):
             # Each sets its own level when it is imported.
             logging.getLogger(module.__name__).setLevel(logging.WARNING)
         try:
