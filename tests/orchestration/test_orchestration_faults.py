@@ -108,9 +108,8 @@ def test_two_drivers_on_one_folder_share_the_runs_and_both_end_well(undisturbed,
 TWO_WORKERS = ("--set", "resources.workers=2")
 
 
-@pytest.mark.parametrize(
-    "which", [0, pytest.param(1, marks=pytest.mark.long)], ids=["rank 0", "rank 1"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("which", [0, 1], ids=["rank 0", "rank 1"])
 def test_a_stopped_process_of_two_is_replaced_with_its_slot(undisturbed, tmp_path, which):
     """Rank 0 falls silent; behind rank 1 a step hangs, while rank 0 goes on to be heard of."""
     space, _, tables = undisturbed
@@ -131,7 +130,7 @@ def test_a_stopped_process_of_two_is_replaced_with_its_slot(undisturbed, tmp_pat
 
 @pytest.mark.parametrize(
     ("code", "more"),
-    [(errno.ENOSPC, ()), (errno.EIO, TWO_WORKERS)],
+    [(errno.ENOSPC, ()), pytest.param(errno.EIO, TWO_WORKERS, marks=pytest.mark.long)],
     ids=["ENOSPC", "EIO, two workers"],
 )
 def test_a_disk_that_fails_for_a_while_pauses_the_sweep_and_loses_nothing(
