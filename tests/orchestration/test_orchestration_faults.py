@@ -70,7 +70,8 @@ def test_a_killed_worker_of_two_and_a_clean_stop_change_no_table(undisturbed, tm
     assert "is streamed" in output
     assert "gloo" not in output
     assert "Traceback" not in output
-    cases.finish(cases.start(space, results, *more))
+    # Carried on by one worker, which starts sooner: their number changes no bit.
+    cases.finish(cases.start(space, results))
     assert cases.tables(results) == tables
 
 
