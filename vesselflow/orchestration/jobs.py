@@ -34,6 +34,12 @@ TUNNEL_S, READY_S, AGAIN_S = 90.0, 120.0, 3.0
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
+_NO_AGENT = (
+    "on the head, dashboard_agent.log in /tmp/ray/session_latest/logs says why; if another Ray "
+    "there has its port (52365), stop that one, and ray up again"
+)
+
+
 class Jobs:
     """The jobs of a cluster.
 
@@ -93,7 +99,9 @@ class Jobs:
                 # A head that was started just now takes no jobs yet.
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise UserError(
-                        f"the cluster does not take the job ({_line(error)})", where=name
+                        f"the cluster does not take the job ({_line(error)})",
+                        where=name,
+                        hint=_NO_AGENT if "No available agent" in str(error) else "",
                     ) from None
             time.sleep(AGAIN_S)
 
