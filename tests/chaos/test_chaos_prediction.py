@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vesselflow.chaos.prediction import BLOWS, disturbances, predict, told
+from vesselflow.chaos.prediction import BLOWS, CLUSTER_S, disturbances, predict, told
 from vesselflow.chaos.schedule import KINDS, Event
 from vesselflow.config.loading import load_space
 from vesselflow.config.space import Space
@@ -85,7 +85,7 @@ def test_an_undisturbed_seed_takes_what_the_undisturbed_sweep_took(reference) ->
     blow = _event("kill-head", after=0.0, pause_s=0.0)
     killed = predict(space, results, [blow], nodes=2, cpus=1, seed=0)
     assert killed is not None
-    assert killed.wall_s.median > quiet.wall_s.median + 14
+    assert killed.wall_s.median > quiet.wall_s.median + CLUSTER_S - 1
 
 
 def test_without_the_undisturbed_sweep_nothing_is_predicted(reference, tmp_path) -> None:

@@ -46,6 +46,7 @@ class Sweep:
         grid: Its axes, as YAML.
         dashboard: Whether Ray's dashboard runs, as it does unless told otherwise.
         results: Where they go; a folder of its own where nothing is said.
+        options: More for the command.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Sweep:
         grid: str,
         dashboard: bool = True,
         results: Path | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True)
         self.results, self._log = results or folder / "results", folder / "log.txt"
@@ -66,7 +68,7 @@ class Sweep:
         self.began = time.time()
         with self._log.open("wb") as sink:
             self.process = subprocess.Popen(
-                [*command, "--results", str(self.results)],
+                [*command, "--results", str(self.results), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,

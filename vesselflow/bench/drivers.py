@@ -15,8 +15,9 @@ from vesselflow.records.runs import read_index
 #: What this bench holds the project to: of the seconds that one driver takes.
 MOST_RATIO = 0.6
 ONE, TWO = "one driver", "two drivers"
-#: Runs, and their steps: half a minute and more for one slot.
-RUNS, STEPS = 12, 40
+#: Runs, and their steps, a minute and more for one slot; they save as often as by default.
+RUNS, STEPS = 16, 100
+OPTIONS = ("--set", f"train.steps_per_epoch={STEPS}", "--set", "train.checkpoint_every_s=600")
 #: All but ``cost``, which says what it took.
 TABLES = ("points", "runs", "epochs", "images")
 
@@ -51,11 +52,12 @@ def drivers(rounds: int = 3, progress: Callable[[str], None] | None = None) -> d
                 sweeps = [
                     Sweep(
                         folder / str(which),
-                        epochs=STEPS,
+                        epochs=1,
                         slots=1,
                         grid=grid,
                         dashboard=False,
                         results=results,
+                        options=OPTIONS,
                     )
                     for which in range(count)
                 ]

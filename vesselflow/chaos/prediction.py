@@ -29,7 +29,7 @@ from vesselflow.sweeps.simulation_model import (
 #: Of what a command takes beside its runs: until its slots start, a slot's start, the end.
 DRIVER, SLOT, END = 0.5, 0.35, 0.15
 #: Seconds until another node, or another cluster, takes the place of a lost one; of a notice.
-NODE_S, CLUSTER_S, NOTICE_S = 5.0, 15.0, 30.0
+NODE_S, CLUSTER_S, NOTICE_S = 3.5, 11.0, 30.0
 #: Simulations of one seed.
 SIMULATIONS = 100
 #: Chaos forgives every kill.

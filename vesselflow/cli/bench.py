@@ -66,7 +66,7 @@ BENCHES = {
     "drivers": Bench(
         "vesselflow.bench.drivers",
         "drivers",
-        3,
+        2,
         "seconds of a sweep by two drivers on the same results, against one",
     ),
     "bucket": Bench(
