@@ -22,12 +22,12 @@ OPTIONS = ("--set", f"train.steps_per_epoch={STEPS}", "--set", "train.checkpoint
 TABLES = ("points", "runs", "epochs", "images")
 
 
-def drivers(rounds: int = 3, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
+def drivers(rounds: int = 2, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Measure a sweep of one slot, and the same sweep by two commands at once.
 
     Each command starts a Ray of its own with one slot of one thread; they meet in the results
-    alone.
-    Each round looks at what they left: every run trained once, tables equal to the last byte.
+    alone. Each round looks at what they left: every run trained once, tables equal to the last
+    byte.
 
     Args:
         rounds: Interleaved rounds, at least 1.

@@ -87,6 +87,11 @@ class Asked:
         has = {RANKS: workers > 1, BUCKET: self.bucket is not None, DISK: self.disk}
         return possible([name for name, there in has.items() if there])
 
+    @property
+    def nodes(self) -> int:
+        """Nodes that carry slots: one can go, and a slot of several workers still has room."""
+        return max(2, self.space.resources.workers + 1)
+
     @cached_property
     def key(self) -> str:
         """Of the space, the code and what is done to them: equal keys play equal seeds."""
@@ -239,7 +244,7 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
             results,
             steps,
             folder,
-            nodes=max(2, wanted.workers + 1),
+            nodes=asked.nodes,
             cpus=wanted.threads,
             workers=wanted.workers,
             limit_s=asked.limit_s or limit_s(reference),
@@ -281,7 +286,7 @@ def prediction(asked: Asked, verdict: Verdict, reference: Path) -> tuple[str, di
             asked.space,
             reference,
             verdict.events,
-            nodes=max(2, wanted.workers + 1),
+            nodes=asked.nodes,
             cpus=wanted.threads,
             seed=verdict.seed,
         )
