@@ -123,7 +123,8 @@ def reference(registries: Registries) -> list[Chapter]:
     top = [KeyDoc(*entry) for entry in FILE_KEYS]
     for name in Space.model_fields:
         if name == "base":
-            top += _fields(Experiment, registries)
+            # Stores stand in the file once: how they are seen, beside what they are.
+            top += [key for key in _fields(Experiment, registries) if key.key != "stores"]
         else:
             top += _fields(Space, registries, only=name)
     chapters = [Chapter("space", "The top level of a file", tuple(top), "")]
@@ -137,6 +138,8 @@ def reference(registries: Registries) -> list[Chapter]:
             prefix = f"stores.<name>.{key}[{part.name}]."
             chapters.append(Chapter(f"stores.{part.name}", text, keys, prefix))
     for section in Experiment.model_fields:
+        if section == "stores":
+            continue
         if section in SECTIONS:
             chapters.append(_chapter(section, SECTIONS[section], registries))
         else:
