@@ -24,6 +24,7 @@ from vesselflow.metrics.histogram import Histogram
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.metrics.thresholds.best import best as best_threshold
 from vesselflow.models import MODELS
+from vesselflow.models.needs import VOLUMETRIC
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
@@ -42,7 +43,7 @@ REVISED: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 #: Smaller encoders and larger images than the defaults, where a model needs them.
-ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224", "wnet": None}
+ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224", "wnet": None, "unet3d": None}
 SIZES = {"pan": 128, "dpt": 32}
 
 
@@ -69,7 +70,8 @@ def _loss(name: str, arguments: Mapping[str, Any]) -> list[float]:
 
 def _augmentation(name: str, arguments: Mapping[str, Any]) -> list[float]:
     """Weighted means of image and target after it; the weights tell pixels and channels apart."""
-    ramp = torch.arange(2 * 3 * 8 * 8, dtype=torch.float32).view(2, 3, 8, 8)
+    size = (4, 8, 8) if name == "zflip" else (8, 8)
+    ramp = torch.arange(2 * 3 * math.prod(size), dtype=torch.float32).view(2, 3, *size)
     image = 0.5 + 0.45 * torch.sin(ramp * 0.7)
     target = (image[:, :1] > 0.5).float()
     generator = torch.Generator().manual_seed(7)
@@ -93,18 +95,21 @@ def _model(name: str, arguments: Mapping[str, Any]) -> list[float]:
 def model_answer(built: nn.Module, name: str) -> list[float]:
     """Number of parameters, and four logits in float64 with weights that no generator made."""
     model, size = copy.deepcopy(built).double().eval(), SIZES.get(name, 64)
+    shape = (8, 16, 16) if name in VOLUMETRIC else (size, size)
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             ramp = torch.arange(parameter.numel(), dtype=torch.float64) * 0.71 + number
             fan = parameter.numel() / parameter.shape[0] if parameter.ndim > 1 else 1.0
             values = torch.sin(ramp) * math.sqrt(2.0 / fan)
             parameter.copy_(values.view(parameter.shape))
-    image = torch.sin(torch.arange(3 * size * size, dtype=torch.float64) * 0.37)
+    image = torch.sin(torch.arange(3 * math.prod(shape), dtype=torch.float64) * 0.37)
     with torch.inference_mode():
-        logits = model(image.view(1, 3, size, size))
-    places = ((0, 0), (3, size - 4), (size // 2, size // 2), (size - 1, size - 1))
+        logits = model(image.view(1, 3, *shape))[0, 0]
+    *depth, height, width = shape
+    places = ((0, 0), (3, width - 4), (height // 2, width // 2), (height - 1, width - 1))
     count = sum(parameter.numel() for parameter in model.parameters())
-    return [count, *(float(logits[0, 0, y, x]) for y, x in places)]
+    middle = [side // 2 for side in depth]
+    return [count, *(float(logits[(*middle, *place)]) for place in places)]
 
 
 def _optimizer(name: str, arguments: Mapping[str, Any]) -> list[float]:

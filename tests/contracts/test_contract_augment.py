@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -12,16 +14,30 @@ from vesselflow.augment.draws import Draws
 torch.set_num_threads(1)
 
 NAMES = AUGMENTATIONS.names()
-GEOMETRIC = ["hflip", "vflip", "rotate90", "affine"]
+GEOMETRIC = ["hflip", "vflip", "zflip", "rotate90", "affine"]
 PHOTOMETRIC = ["color_jitter", "gamma", "gaussian_noise"]
+
+
+#: Slices of the samples of `batch`; None for images. Set by the fixture below.
+DEPTH: int | None = None
+
+
+@pytest.fixture(autouse=True, params=[None, 4], ids=["images", "volumes"])
+def _axes(request, monkeypatch):
+    """Every test runs over images and over volumes."""
+    name = request.getfixturevalue("name") if "name" in request.fixturenames else None
+    if name == "zflip" and request.param is None:
+        pytest.skip("images have no slices")
+    monkeypatch.setattr(sys.modules[__name__], "DEPTH", request.param)
 
 
 def batch(samples: int = 3, height: int = 24, width: int = 24) -> tuple[torch.Tensor, ...]:
     g = torch.Generator().manual_seed(5)
-    image = torch.rand(samples, 3, height, width, generator=g)
-    target = (torch.rand(samples, 1, height, width, generator=g) < 0.3).float()
-    fov = torch.ones(samples, 1, height, width)
-    fov[:, :, :3] = 0
+    size = (height, width) if DEPTH is None else (DEPTH, height, width)
+    image = torch.rand(samples, 3, *size, generator=g)
+    target = (torch.rand(samples, 1, *size, generator=g) < 0.3).float()
+    fov = torch.ones(samples, 1, *size)
+    fov[..., :3, :] = 0
     return image, target, fov
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from vesselflow.models import MODELS
+from vesselflow.models.needs import VOLUMETRIC, divisor_of
 
 torch.set_num_threads(1)
 
@@ -26,19 +28,20 @@ UNUSED = {
 def built(request):
     name = request.param
     spec = {"name": name}
-    if name != "wnet":
+    if name not in ("wnet", "unet3d"):
         spec["encoder"] = ENCODERS.get(name, "resnet18")
     torch.manual_seed(0)
     model = MODELS.build(spec, in_channels=3, classes=1)
-    size = SIZES.get(name, 64)
-    image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    size = (8, 16, 16) if name in VOLUMETRIC else (SIZES.get(name, 64),) * 2
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
     return name, spec, model, image
 
 
 def test_attributes(built):
-    _, _, model, _ = built
-    assert isinstance(model.divisor, int)
-    assert 32 % model.divisor == 0  # the feed pads to multiples of 32
+    _, spec, model, _ = built
+    # The feed pads to multiples of what `divisor_of` says.
+    padded = divisor_of(MODELS.validate(spec))
+    assert (np.mod(padded, model.divisor) == 0).all()
     assert model.auxiliary_weight >= 0
 
 

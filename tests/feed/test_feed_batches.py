@@ -9,7 +9,8 @@ from feed_stores import noise_store
 
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.feed.batches import load_images, load_samples, resident_bytes
-from vesselflow.feed.view import View, frame, working_planes
+from vesselflow.feed.view import View, frame
+from vesselflow.feed.working import working_source
 from vesselflow.stores.statistics import centre_scale
 from vesselflow.stores.store import Store
 
@@ -32,8 +33,10 @@ def test_samples_are_windows_of_their_sources(noise: Path) -> None:
     assert batch.centre.shape == batch.scale.shape == (4, 3)
     with Store.open(noise) as store:
         for place, row in enumerate(asked.tolist()):
-            source, y, x = (int(getattr(samples.table, name)[row]) for name in ("source", "y", "x"))
-            whole = working_planes(store, source, frame(store.fov_box(source), CUT))
+            source = int(samples.table.source[row])
+            y, x = samples.table.corner[row].tolist()
+            layout, record = working_source(store, source, frame(store.fov_box(source), CUT))
+            whole = record.reshape(5, *layout.shape)
             window = whole[:, y : y + 32, x : x + 32]
             np.testing.assert_array_equal(batch.image[place], window[:3])
             np.testing.assert_array_equal(batch.target[place, 0], window[3])
@@ -76,7 +79,7 @@ def test_scopes_without_statistics_of_the_source(noise: Path, scope: str) -> Non
 
 def test_gather_fills_the_given_memory(noise: Path) -> None:
     samples = load_samples(noise, FULL)
-    out = np.full((2, *samples.shape), 7, dtype=np.uint8)
+    out = np.full((2, samples.table.layout.nbytes), 7, dtype=np.uint8)
     batch = samples.gather(np.array([4, 2]), out=out)
     assert np.shares_memory(batch.image, out)
     np.testing.assert_array_equal(batch.image, samples.gather(np.array([4, 2])).image)

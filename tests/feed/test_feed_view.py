@@ -12,15 +12,22 @@ from hypothesis import strategies as st
 
 from vesselflow.errors import UserError
 from vesselflow.feed.batches import load_images
+from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.view import (
+    Frame,
     View,
     frame,
-    native_patch,
     patch_positions,
     sample_frames,
+    told,
+)
+from vesselflow.feed.working import (
+    layout_of,
+    native_patch,
+    resized,
     sample_index,
     working_fov,
-    working_planes,
+    working_source,
 )
 from vesselflow.stores.schema import SourceInfo
 from vesselflow.stores.store import Store, write_store
@@ -35,6 +42,12 @@ def patches(size: int, stride: int | None = None, **values: float) -> View:
 def known(box: tuple[int, int, int, int], spacing: tuple[float, float] | None = None) -> SourceInfo:
     """A source of which the geometry is known."""
     return SourceInfo(0, "s", "g", "", 100, 100, 3, "d", "i", box, {}, spacing)
+
+
+def working_planes(store: Store, source: int, at: Frame) -> np.ndarray:
+    """uint8 (C + 2, *S): the record of a source as the planes that it is."""
+    layout, record = working_source(store, source, at)
+    return record.reshape(layout.channels + 2, *layout.shape)
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +195,12 @@ def test_patches_have_enough_fov(seed: int, least: float) -> None:
 def test_sample_index_lists_sources_in_the_asked_order(noise: Path) -> None:
     view = patches(64, 40, min_fov=0.5)
     with Store.open(noise) as store:
-        index = sample_index(store, view, [3, 1])
-        assert index.source.tolist() == sorted(index.source.tolist(), reverse=True)
-        assert set(index.source.tolist()) == {1, 3}
-        alone = sample_index(store, view, [1])
-    np.testing.assert_array_equal(index.y[index.source == 1], alone.y)
-    assert len(index) == len(index.x)
+        owner, corners = sample_index(store, view, [3, 1])
+        assert owner.tolist() == sorted(owner.tolist(), reverse=True)
+        assert set(owner.tolist()) == {1, 3}
+        _, alone = sample_index(store, view, [1])
+    np.testing.assert_array_equal(corners[owner == 1], alone)
+    assert corners.shape == (len(owner), 2)
 
 
 def test_no_patch_with_enough_fov_is_the_users_error(noise: Path) -> None:
@@ -217,8 +230,9 @@ def test_a_patch_read_alone_is_the_window_of_the_whole(noise: Path) -> None:
         height, width = at.shape
         for y in (0, 3, 17, height - 32):
             for x in (0, 8, 64, width - 32):
-                alone = native_patch(store, 1, at, y, x, 32)
-                np.testing.assert_array_equal(alone, whole[:, y : y + 32, x : x + 32])
+                alone = native_patch(store, 1, at, (y, x), layout_of(store, (32, 32)))
+                window = whole[:, y : y + 32, x : x + 32]
+                np.testing.assert_array_equal(alone.reshape(window.shape), window)
 
 
 def test_the_target_becomes_the_covered_area(tmp_path: Path) -> None:

@@ -55,11 +55,11 @@ def test_needs_are_those_of_the_model(spec: dict[str, object]) -> None:
         large = size >= needed.least_px
         assert runs(model.eval(), 1, size) == large
         for samples in (1, 2):
-            allowed = large and needed.trains(size, size, samples)
+            allowed = large and needed.trains((size, size), samples)
             assert runs(model.train(), samples, size) == allowed, (size, samples)
     if not needed.pools:
         # Four pixels of the coarsest map are enough.
-        assert needed.trains(64, 64, 1)
+        assert needed.trains((64, 64), 1)
         assert runs(model.train(), 1, 64)
 
 

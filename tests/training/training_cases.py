@@ -22,6 +22,7 @@ import vesselflow.training.step as step_module
 from vesselflow.augment.compose import compose
 from vesselflow.config.experiment import Experiment, load_experiment
 from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
+from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.sources import KeyedBatches
 from vesselflow.losses import LOSSES
@@ -89,13 +90,13 @@ def tiny_samples() -> ArraySamples:
     sources = np.arange(SAMPLES, dtype=np.int32)
     nowhere = np.zeros(SAMPLES, dtype=np.int32)
     table = SampleTable(
+        layout=SampleLayout((64, 64), channels=3),
         source=sources,
-        y=nowhere,
-        x=nowhere,
+        corner=np.zeros((SAMPLES, 2), dtype=np.int32),
         centre=np.full((SAMPLES, 3), 0.25, dtype=np.float32),
         scale=np.full((SAMPLES, 3), 0.2, dtype=np.float32),
     )
-    return ArraySamples([planes], nowhere, sources, table)
+    return ArraySamples([planes.reshape(SAMPLES, -1)], nowhere, sources, table)
 
 
 @dataclass

@@ -25,6 +25,9 @@ AUGMENTATIONS.add(
     "vflip", target="vesselflow.augment.geometric:VerticalFlip", arguments=FlipArguments
 )
 AUGMENTATIONS.add(
+    "zflip", target="vesselflow.augment.geometric:DepthFlip", arguments=FlipArguments
+)
+AUGMENTATIONS.add(
     "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=FlipArguments
 )
 AUGMENTATIONS.add("affine", target="vesselflow.augment.geometric:Affine", arguments=AffineArguments)

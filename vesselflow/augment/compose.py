@@ -30,9 +30,9 @@ class Augmenter:
         """Augment a batch.
 
         Args:
-            image: float (N, C, H, W) in [0, 1].
-            target: float (N, 1, H, W) in [0, 1]; soft after a warp.
-            fov: float (N, 1, H, W), 0 or 1.
+            image: float (N, C, *S) in [0, 1].
+            target: float (N, 1, *S) in [0, 1]; soft after a warp.
+            fov: float (N, 1, *S), 0 or 1.
             generator: On the CPU. Exactly one number is drawn from it, whatever is configured and
                 whatever comes out; all further draws are keyed by that number, the part and the
                 index of the sample.
@@ -45,12 +45,12 @@ class Augmenter:
         Raises:
             ShapeError: The shapes do not fit each other.
         """
-        if image.ndim != 4 or fov.shape != (image.shape[0], 1, *image.shape[2:]):
+        if image.ndim not in (4, 5) or fov.shape != (image.shape[0], 1, *image.shape[2:]):
             raise ShapeError(
-                "expected image (N, C, H, W) and fov (N, 1, H, W), got "
+                "expected image (N, C, *S) and fov (N, 1, *S), got "
                 f"{tuple(image.shape)} and {tuple(fov.shape)}"
             )
-        if target.ndim != 4 or (target.shape[0], *target.shape[2:]) != (
+        if target.ndim != image.ndim or (target.shape[0], *target.shape[2:]) != (
             image.shape[0],
             *image.shape[2:],
         ):

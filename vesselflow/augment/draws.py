@@ -53,9 +53,9 @@ class Part(Protocol):
         """Change the chosen samples in place; leave the others bit-identical.
 
         Args:
-            image: float (N, C, H, W) in [0, 1].
-            target: float (N, 1, H, W) in [0, 1].
-            fov: float (N, 1, H, W), 0 or 1.
+            image: float (N, C, *S) in [0, 1].
+            target: float (N, 1, *S) in [0, 1].
+            fov: float (N, 1, *S), 0 or 1.
             draws: The only source of randomness.
         """
         ...

@@ -9,13 +9,14 @@ from pydantic import Field, field_validator
 from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread, spread_log
 from vesselflow.config.registry import Arguments
+from vesselflow.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class FlipArguments(Arguments):
-    """Arguments of `hflip`, `vflip` and `rotate90`.
+    """Arguments of `hflip`, `vflip`, `zflip` and `rotate90`.
 
     Attributes:
         p: Probability, for each sample by itself.
@@ -74,8 +75,29 @@ class VerticalFlip:
         _flip(image, target, fov, choose(draws, self.p, 0)[0], axis=-2)
 
 
+class DepthFlip:
+    """Mirror the order of a volume's slices.
+
+    Args:
+        p: Probability per sample.
+    """
+
+    def __init__(self, *, p: float) -> None:
+        self.p = p
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`.
+
+        Raises:
+            UserError: These are images.
+        """
+        if image.ndim != 5:
+            raise UserError("images have no slices to mirror", where="augment.zflip")
+        _flip(image, target, fov, choose(draws, self.p, 0)[0], axis=-3)
+
+
 class Rotate90:
-    """Turn by 90, 180 or 270 degrees, each as likely.
+    """Turn by 90, 180 or 270 degrees in the plane, each as likely.
 
     Samples that are not square are turned by 180 degrees whenever they are chosen, because a
     quarter turn would change their shape.
@@ -100,7 +122,9 @@ class Rotate90:
 
 
 class Affine:
-    """Shear, then rotate and magnify about the centre, then shift, in one warp.
+    """Shear, then rotate and magnify about the centre, then shift, in one warp of the plane.
+
+    All slices of a volume move alike, because they often lie at another distance than pixels do.
 
     Image and target are interpolated bilinearly (the target becomes soft), the fov takes the
     nearest pixel. Pixels that come from beyond the frame are 0 in all three.
@@ -162,9 +186,9 @@ def warp(
     """Warp one sample.
 
     Args:
-        image: float (C, H, W).
-        target: float (K, H, W).
-        fov: float (1, H, W), 0 or 1.
+        image: float (C, H, W) or (C, D, H, W).
+        target: float (K, H, W) or (K, D, H, W).
+        fov: float (1, H, W) or (1, D, H, W), 0 or 1.
         matrix: float (2, 3): pixel (x, y) of the sample to pixel (x, y) of the result.
 
     Returns:
@@ -174,25 +198,30 @@ def warp(
     from kornia.geometry.transform import warp_affine
 
     size = (image.shape[-2], image.shape[-1])
+    values = torch.cat([image, target])
     # Zeros as border would darken the pixels along the frame's edge, which stay inside the fov.
     smooth: Tensor = warp_affine(
-        torch.cat([image, target])[None],
+        values.reshape(1, -1, *size),
         matrix[None],
         size,
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
-    )[0]
-    valid, frame = warp_affine(
-        torch.cat([fov, torch.ones_like(fov)])[None],
-        matrix[None],
-        size,
-        mode="nearest",
-        padding_mode="zeros",
-        align_corners=False,
-    )[0]
+    ).view_as(values)
+    valid, frame = (
+        warp_affine(
+            torch.cat([fov, torch.ones_like(fov)]).reshape(1, -1, *size),
+            matrix[None],
+            size,
+            mode="nearest",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        .view(2, *fov.shape)
+        .unbind()
+    )
     smooth *= frame
-    return smooth[: image.shape[0]], smooth[image.shape[0] :], valid[None]
+    return smooth[: image.shape[0]], smooth[image.shape[0] :], valid
 
 
 def _flip(image: Tensor, target: Tensor, fov: Tensor, chosen: list[int], *, axis: int) -> None:

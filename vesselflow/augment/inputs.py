@@ -14,8 +14,16 @@ DatasetStatistics = tuple[np.ndarray, np.ndarray]
 
 
 def unit(array: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 0..255 to float32 0..1, on the device."""
-    return torch.from_numpy(np.array(array)).to(device).float().div_(255)
+    """To float32 on the device: integers from 0..largest of their type to 0..1, floats as are."""
+    values = torch.from_numpy(np.array(array)).to(device)
+    if np.issubdtype(array.dtype, np.integer):
+        return values.float().div_(float(np.iinfo(array.dtype).max))
+    return values.float()
+
+
+def channels_last(axes: int) -> torch.memory_format:
+    """The memory layout in which channels are neighbours, of images (2 axes) or volumes (3)."""
+    return torch.channels_last if axes == 2 else torch.channels_last_3d
 
 
 def normalise_by(
@@ -30,14 +38,14 @@ def normalise_by(
 
     Args:
         settings: The `normalise` section.
-        image: float32 (N, C, H, W) in [0, 1].
-        fov: float32 (N, 1, H, W), 0 or 1.
+        image: float32 (N, C, *S) in [0, 1].
+        fov: float32 (N, 1, *S), 0 or 1.
         centre: float32 (N, C): of each sample's source, in units of the [0, 1] image.
         scale: float32 (N, C): likewise.
         dataset_statistics: Needed for the scope `dataset`, unused elsewhere.
 
     Returns:
-        float32 (N, C, H, W), 0 outside the fov.
+        float32 (N, C, *S), 0 outside the fov.
     """
     shape = (image.shape[0], image.shape[1])
     if settings.scope == "patch":

@@ -19,13 +19,13 @@ def normalise(image: Tensor, fov: Tensor, *, centre: Tensor, scale: Tensor) -> T
     """``(image - centre) / scale`` inside the fov, 0 outside.
 
     Args:
-        image: float (N, C, H, W) in [0, 1].
-        fov: float or bool (N, 1, H, W); 0 is outside.
+        image: float (N, C, *S) in [0, 1].
+        fov: float or bool (N, 1, *S); 0 is outside.
         centre: float (N, C), in units of the [0, 1] image.
         scale: float (N, C), likewise; a scale that is not finite or below 1e-6 counts as 1.
 
     Returns:
-        float (N, C, H, W), finite: pixels that are not finite become 0, as if outside.
+        float (N, C, *S), finite: pixels that are not finite become 0, as if outside.
 
     Raises:
         ShapeError: The shapes do not fit each other.
@@ -39,7 +39,8 @@ def normalise(image: Tensor, fov: Tensor, *, centre: Tensor, scale: Tensor) -> T
     centre = torch.where(torch.isfinite(centre), centre, 0.0).to(image)
     factor = 1.0 / _usable(scale.to(image))
     # Multiply and add in one pass over the pixels.
-    values = torch.addcmul((-centre * factor)[:, :, None, None], image, factor[:, :, None, None])
+    each = (*centre.shape, *[1] * (image.ndim - 2))
+    values = torch.addcmul((-centre * factor).view(each), image, factor.view(each))
     return torch.where((fov > 0) & torch.isfinite(values), values, 0.0)
 
 
@@ -49,8 +50,8 @@ def patch_statistics(
     """Centre and scale of each sample, over the finite values inside its fov.
 
     Args:
-        image: float (N, C, H, W).
-        fov: float or bool (N, 1, H, W); 0 is outside.
+        image: float (N, C, *S).
+        fov: float or bool (N, 1, *S); 0 is outside.
         method: Name of a normalisation.
         per_channel: One pair per channel; False pools the channels of a sample into one pair.
 
@@ -81,8 +82,8 @@ def _usable(scale: Tensor) -> Tensor:
 
 
 def _check(image: Tensor, fov: Tensor) -> None:
-    if image.ndim != 4 or fov.shape != (image.shape[0], 1, *image.shape[2:]):
+    if image.ndim not in (4, 5) or fov.shape != (image.shape[0], 1, *image.shape[2:]):
         raise ShapeError(
-            "expected image (N, C, H, W) and fov (N, 1, H, W), got "
+            "expected image (N, C, *S) and fov (N, 1, *S), got "
             f"{tuple(image.shape)} and {tuple(fov.shape)}"
         )

@@ -44,6 +44,12 @@ class Section(BaseModel):
     )
 
 
+#: One number for each axis: height and width, or depth, height and width.
+Sides = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=2, max_length=3)
+]
+
+
 class Data(Section):
     """Which stores, and how their sources become samples."""
 
@@ -59,19 +65,21 @@ class Data(Section):
     spacing_um: (
         Annotated[float, Field(gt=0)]
         | Annotated[
-            tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
-            Field(strict=False),
+            tuple[Annotated[float, Field(gt=0)], ...],
+            Field(strict=False, min_length=2, max_length=3),
         ]
         | None
     ) = Field(
         None,
         description="Size of a working px in micrometres, in place of working_size_px: a number, "
-        "or [height, width]; every store is resampled to it",
+        "or one for each axis; every store is resampled to it",
     )
-    patch: Literal["full"] | Annotated[int, Field(ge=16)] = Field(
-        "full", description="Side of the training patches in working px, or the full image"
+    patch: Literal["full"] | Annotated[int, Field(ge=16)] | Sides = Field(
+        "full",
+        description="Side of the training patches in working px, one number or one for each axis, "
+        "or the full image",
     )
-    stride: Annotated[int, Field(ge=1)] | None = Field(
+    stride: Annotated[int, Field(ge=1)] | Sides | None = Field(
         None, description="Distance between patches in working px; null for no overlap"
     )
     min_fov: float = Field(
@@ -173,6 +181,14 @@ class Score(Section):
         DEFAULT_METRIC, description="Metric that the best threshold on val is best for"
     )
     tta: Literal["none", "flips"] = Field("none", description="Test-time augmentation")
+    window: Annotated[int, Field(ge=16)] | Sides | None = Field(
+        None,
+        description="Size of the windows in working px, one number or one for each axis, in which "
+        "what is too large for memory is predicted and blended; null predicts it in one piece",
+    )
+    overlap: float = Field(
+        0.5, ge=0, lt=1, description="Least share of a window that its neighbour covers too"
+    )
 
     def at(self, epochs: int) -> tuple[int, ...]:
         """The scored epochs of a run of `epochs` epochs: rising, counted from 1, never empty."""
@@ -322,27 +338,41 @@ def _fit_pixels(experiment: Experiment) -> None:
 
 def _fit_patch(experiment: Experiment) -> None:
     data = experiment.data
-    if isinstance(data.patch, int):
-        one_size = data.working_size_px is not None and experiment.scale_of(data.train) is None
-        if one_size and data.patch > (data.working_size_px or 0):
+    if data.patch != "full":
+        size = data.working_size_px if experiment.scale_of(data.train) is None else None
+        # Of a volume, in the plane: that is what the working size counts.
+        if size is not None and max(_sides(data.patch)[-2:]) > size:
             raise UserError(
-                f"{data.patch} is not allowed",
+                f"{shown(data.patch)} is not allowed",
                 where="data.patch",
-                allowed=f"at most data.working_size_px, which is {data.working_size_px}",
+                allowed=f"at most data.working_size_px, which is {size}",
             )
-        if data.stride is not None and data.stride > data.patch:
+        if data.stride is not None and not _fits(_sides(data.stride), _sides(data.patch)):
             raise UserError(
-                f"{data.stride} is not allowed",
+                f"{shown(data.stride)} is not allowed",
                 where="data.stride",
-                allowed=f"at most data.patch, which is {data.patch}",
+                allowed=f"at most data.patch, which is {shown(data.patch)}, and as many numbers",
                 hint="a larger stride would leave pixels out",
             )
     elif data.stride is not None:
         raise UserError(
-            f"{data.stride} has no meaning when data.patch is full",
+            f"{shown(data.stride)} has no meaning when data.patch is full",
             where="data.stride",
             allowed="null, or a number beside a data.patch in px",
         )
+
+
+def _sides(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else value
+
+
+def _fits(stride: tuple[int, ...], patch: tuple[int, ...]) -> bool:
+    """Whether no patch leaves pixels out; one number stands for all axes."""
+    axes = max(len(stride), len(patch))
+    if any(len(sides) not in (1, axes) for sides in (stride, patch)):
+        return False
+    each = zip(*(sides * axes if len(sides) == 1 else sides for sides in (stride, patch)), strict=True)
+    return all(step <= side for step, side in each)
 
 
 def _fit_folds(experiment: Experiment) -> None:

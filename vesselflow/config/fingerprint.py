@@ -50,6 +50,8 @@ RESULT_NEUTRAL = {
     "score.threshold": "part of the evaluation's name",
     "score.threshold_metric": "part of the evaluation's name",
     "score.tta": "part of the evaluation's name",
+    "score.window": "part of the evaluation's name",
+    "score.overlap": "part of the evaluation's name",
 }
 # `stores` of an experiment is not hashed either: how the training store is seen stands in the run's
 # identity under "pixels", how others are in the names of their evaluations.

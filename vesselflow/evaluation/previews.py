@@ -14,6 +14,8 @@ from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
 from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
+from vesselflow.feed.view import box_size
+from vesselflow.feed.working import resized
 from vesselflow.inference.whole import predict_whole
 from vesselflow.records.atomic import write_bytes
 from vesselflow.records.paths import AnyPath, names_in
@@ -60,7 +62,7 @@ def write_previews(
 
     Each holds image uint8 (h, w, 3), probability uint8 (h, w), prediction, target and fov uint8
     (h, w), all reduced alike until the longer side is at most `LONGEST_PX` (masks by majority), and
-    threshold, metric (the objective's), value, domain, role, source_id. Previews that an earlier
+    threshold, slice (of a volume the one with most of the target; -1 of an image), metric (the objective's), value, domain, role, source_id. Previews that an earlier
     evaluation left of this domain are replaced; `present` names the files of the folder, where they
     are known already. Where no image has a value nothing is written.
     """
@@ -79,9 +81,16 @@ def write_previews(
             whole,
             experiment,
             tta=protocol.tta,
+                window=protocol.window,
+                overlap=protocol.overlap,
             device=device,
             dataset_statistics=dataset_statistics,
         )
+        truth, fov, picture = whole.target, whole.fov, native_image(whole)
+        shown = -1
+        if logits.ndim == 3:
+            shown = int((truth * fov).sum((1, 2)).argmax())
+            logits, truth, fov, picture = (each[shown] for each in (logits, truth, fov, picture))
         height, width = logits.shape
         factor = min(1.0, LONGEST_PX / max(height, width))
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -93,12 +102,12 @@ def write_previews(
 
         probability = torch.sigmoid(torch.from_numpy(logits)).numpy()
         arrays = {
-            "image": reduce(native_image(whole)),
+            "image": reduce(picture),
             "probability": reduce(np.rint(np.nan_to_num(probability) * 255).astype(np.uint8)),
             # Kept by itself: 8 bits of probability cannot tell what a saturated model predicts.
             "prediction": reduce((logits >= threshold).astype(np.uint8) * 255) >= 128,
-            "target": reduce(whole.target * 255) >= 128,
-            "fov": reduce(whole.fov * 255) >= 128,
+            "target": reduce(truth * np.uint8(255)) >= 128,
+            "fov": reduce(fov * np.uint8(255)) >= 128,
         }
         buffer = io.BytesIO()
         np.savez_compressed(
@@ -106,6 +115,7 @@ def write_previews(
             allow_pickle=False,
             **{key: np.asarray(value, dtype=np.uint8) for key, value in arrays.items()},
             threshold=np.float64(evaluated.threshold),
+            slice=np.int64(shown),
             metric=np.str_(objective.metric),
             value=np.float64(value),
             domain=np.str_(domain.name),
@@ -119,18 +129,26 @@ def write_previews(
 
 
 def native_image(whole: WholeImage) -> np.ndarray:
-    """The image as the model saw it, brought back to native size; uint8 (H, W, 3)."""
-    height, width = whole.target.shape
-    top, left = whole.offset
-    inner_h, inner_w = whole.inner
-    seen = whole.image[:, top : top + inner_h, left : left + inner_w]
+    """The image as the model saw it, brought back to native size; uint8 (*S, 3)."""
+    inner = tuple(slice(o, o + n) for o, n in zip(whole.offset, whole.inner, strict=True))
+    seen = _shown(whole.image[(slice(None), *inner)])
     if seen.shape[0] != 3:
         seen = np.repeat(seen[:1], 3, axis=0)
-    y0, x0, y1, x1 = whole.box
-    picture = Image.fromarray(np.ascontiguousarray(seen.transpose(1, 2, 0)))
-    canvas = np.zeros((height, width, 3), np.uint8)
-    canvas[y0:y1, x0:x1] = np.asarray(picture.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR))
+    size = box_size(whole.box)
+    box = tuple(slice(low, low + n) for low, n in zip(whole.box, size, strict=False))
+    canvas = np.zeros((*whole.target.shape, 3), np.uint8)
+    for channel, plane in enumerate(seen):
+        canvas[(*box, channel)] = resized(plane, size, Image.Resampling.BILINEAR)
     return canvas
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """An image as uint8: deeper ones from their 1st to their 99th percentile."""
+    if image.dtype == np.uint8:
+        return image
+    low, high = np.nanpercentile(image.astype(np.float64), (1, 99))
+    scaled = (image.astype(np.float64) - low) / max(high - low, np.finfo(np.float64).tiny)
+    return np.rint(np.clip(np.nan_to_num(scaled), 0, 1) * 255).astype(np.uint8)
 
 
 def _safe(text: str) -> str:

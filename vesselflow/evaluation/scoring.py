@@ -60,6 +60,8 @@ def evaluate(
                 whole,
                 experiment,
                 tta=protocol.tta,
+                window=protocol.window,
+                overlap=protocol.overlap,
                 device=device,
                 dataset_statistics=dataset_statistics,
             )

@@ -10,10 +10,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from vesselflow.errors import ShapeError
+from vesselflow.feed.layout import SampleLayout, Size
 from vesselflow.feed.view import (
     Box,
     Frame,
-    Size,
     View,
     image_frame,
     most_patches,
@@ -21,8 +21,8 @@ from vesselflow.feed.view import (
     patch_positions,
     sample_frames,
     sample_shape,
-    working_planes,
 )
+from vesselflow.feed.working import cut, layout_of, working_source
 from vesselflow.stores.statistics import centre_scale
 from vesselflow.stores.store import Store
 
@@ -34,13 +34,13 @@ StorePath: TypeAlias = str | os.PathLike[str]
 class Batch:
     """Some samples (m), as stored; what the device turns into floats.
 
-    `image`, `target` and `fov` of a gathered batch are views of one array, in which the planes of a
+    `image`, `target` and `fov` of a gathered batch are views of one array, in which those of a
     sample lie side by side.
 
     Attributes:
-        image: uint8 (m, C, H, W).
-        target: uint8 (m, 1, H, W), soft: 0..255 stands for 0..1.
-        fov: uint8 (m, 1, H, W), 0 or 1.
+        image: (m, C, *S), in the type of the store.
+        target: uint8 (m, K, *S), soft: 0..255 stands for 0..1.
+        fov: uint8 (m, 1, *S), 0 or 1.
         centre: float32 (m, C), of each sample's source, in units of the [0, 1] image.
         scale: float32 (m, C), likewise.
         source: int32 (m,), index of each sample's source in its store.
@@ -74,25 +74,26 @@ class SampleTable:
     """What is known of each sample besides its pixels, row by row in store order.
 
     Attributes:
+        layout: How a sample's arrays lie in its record.
         source: int32 (n,), index of the source in its store.
-        y: int32 (n,), upper edge in working px.
-        x: int32 (n,), left edge in working px.
+        corner: int32 (n, axes), lower corner in working px.
         centre: float32 (n, C).
         scale: float32 (n, C).
     """
 
+    layout: SampleLayout
     source: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
+    corner: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
 
-    def batch(self, planes: np.ndarray, indices: np.ndarray) -> Batch:
-        """A batch of gathered planes (m, C + 2, H, W) with what is known of its samples."""
+    def batch(self, records: np.ndarray, indices: np.ndarray) -> Batch:
+        """A batch of gathered records (m, nbytes) with what is known of its samples."""
+        image, target, fov = self.layout.arrays(records)
         return Batch(
-            image=planes[:, :-2],
-            target=planes[:, -2:-1],
-            fov=planes[:, -1:],
+            image=image,
+            target=target,
+            fov=fov,
             centre=self.centre[indices],
             scale=self.scale[indices],
             source=self.source[indices],
@@ -103,7 +104,7 @@ class ArraySamples:
     """Samples in memory: this process's own, or shared and read-only.
 
     Args:
-        blocks: uint8 (k, C + 2, H, W) each; all but k the same. Together they hold every sample.
+        blocks: Records, uint8 (k, nbytes) each. Together they hold every sample.
         block: int32 (n,), the block of each sample.
         row: int32 (n,), its row there.
         table: What else is known of each sample.
@@ -125,12 +126,6 @@ class ArraySamples:
         return self.table.source
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C + 2, H, W) of a sample's planes."""
-        planes, height, width = self._blocks[0].shape[1:]
-        return planes, height, width
-
-    @property
     def blocks(self) -> tuple[np.ndarray, ...]:
         """The arrays that hold the samples."""
         return tuple(self._blocks)
@@ -140,8 +135,8 @@ class ArraySamples:
 
         Args:
             indices: int (m,), values in [0, n).
-            out: uint8 (m, C + 2, H, W), contiguous, to be filled and used by the batch (pinned
-                memory, for instance); a new array when None.
+            out: uint8 (m, nbytes), contiguous, to be filled and used by the batch (pinned memory,
+                for instance); a new array when None.
 
         Raises:
             ShapeError: `out` has another shape or type.
@@ -150,7 +145,7 @@ class ArraySamples:
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= self.n):
             raise IndexError(f"samples are 0..{self.n - 1}, asked for {indices.tolist()}")
-        shape = (len(indices), *self.shape)
+        shape = (len(indices), self.table.layout.nbytes)
         if out is None:
             out = np.empty(shape, dtype=np.uint8)
         elif out.shape != shape or out.dtype != np.uint8:
@@ -171,15 +166,15 @@ class WholeImage:
     Attributes:
         source_id: Its name in the store.
         group: What must stay on one side of a split.
-        image: uint8 (C, h, w), working resolution, padded to the divisor.
-        fov_working: uint8 (h, w), 0 or 1.
+        image: (C, *s), in the type of the store, at the working resolution, padded to the divisor.
+        fov_working: uint8 (*s), 0 or 1.
         centre: float32 (C,), in units of the [0, 1] image.
         scale: float32 (C,), likewise.
-        target: uint8 (H, W), native, untouched, 0 or 1.
-        fov: uint8 (H, W), native, 0 or 1.
-        box: (y0, x0, y1, x1), the fov's bounding box in native px.
-        inner: (height, width) of the resized box inside the padded array.
-        offset: (top, left) of the resized box inside the padded array.
+        target: uint8 (*S), native, untouched, 0 or 1.
+        fov: uint8 (*S), native, 0 or 1.
+        box: The fov's bounding box in native px.
+        inner: Size of the resized box inside the padded array.
+        offset: Lower corner of the resized box inside the padded array.
     """
 
     source_id: str
@@ -246,15 +241,17 @@ class SourceSamples:
 
     Attributes:
         source: Its index in the store.
-        corners: int32 (k, 2): y, x of each sample.
-        planes: uint8 (k, C + 2, H, W).
+        corners: int32 (k, axes): lower corner of each sample.
+        layout: How a sample's arrays lie in its record.
+        records: uint8 (k, nbytes).
         centre: float32 (C,).
         scale: float32 (C,).
     """
 
     source: int
     corners: np.ndarray
-    planes: np.ndarray
+    layout: SampleLayout
+    records: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
 
@@ -272,35 +269,35 @@ def store_frames(store: Store, view: View) -> list[Frame]:
 
 
 def _statistics(image: np.ndarray, fov: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and scale (C,) of a source's planes; 0 and 1 for scopes that need nothing of it."""
+    """Centre and scale (C,) of an image (C, *S); 0 and 1 for scopes that need nothing of it."""
     if view.scope != "source":
         return np.zeros(len(image), dtype=np.float32), np.ones(len(image), dtype=np.float32)
-    return centre_scale(np.moveaxis(image, 0, 2), fov, view.method, view.per_channel)
+    return centre_scale(np.moveaxis(image, 0, -1), fov, view.method, view.per_channel)
 
 
 def read_source(store: Store, view: View, source: int, at: Frame) -> SourceSamples:
     """Read one source and cut all its samples, patches row by row."""
-    whole = working_planes(store, source, at)
-    centre, scale = _statistics(whole[:-2], whole[-1], view)
-    corners = patch_positions(view, whole[-1])
-    height, width = sample_shape(view, [at])
-    planes = np.empty((len(corners), whole.shape[0], height, width), dtype=np.uint8)
-    for place, (y, x) in enumerate(corners.tolist()):
-        planes[place] = whole[:, y : y + height, x : x + width]
-    return SourceSamples(source, corners, planes, centre, scale)
+    whole, record = working_source(store, source, at)
+    image, _, (fov,) = whole.arrays(record)
+    centre, scale = _statistics(image, fov, view)
+    corners = patch_positions(view, fov)
+    layout = layout_of(store, sample_shape(view, [at]))
+    records = cut(whole, record, corners, layout)
+    return SourceSamples(source, corners, layout, records, centre, scale)
 
 
 def read_image(store: Store, view: View, source: int) -> WholeImage:
     """Read one source whole."""
     info = store.sources[source]
     at = image_frame(info.fov_box, view, info.spacing_um)
-    planes = working_planes(store, source, at)
-    centre, scale = _statistics(planes[:-2], planes[-1], view)
+    whole, record = working_source(store, source, at)
+    image, _, (fov,) = whole.arrays(record)
+    centre, scale = _statistics(image, fov, view)
     return WholeImage(
         source_id=info.id,
         group=info.group,
-        image=planes[:-2],
-        fov_working=planes[-1],
+        image=image,
+        fov_working=fov,
         centre=centre,
         scale=scale,
         target=store.target(source),
@@ -325,16 +322,15 @@ def load_samples(path: StorePath, view: View) -> ArraySamples:
     sizes = [len(part.corners) for part in parts]
     if not sum(sizes):
         raise no_samples(view, str(path))
-    corners = np.concatenate([part.corners for part in parts])
     table = SampleTable(
+        layout=next(part.layout for part in parts if len(part.corners)),
         source=np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
-        y=corners[:, 0].copy(),
-        x=corners[:, 1].copy(),
+        corner=np.concatenate([part.corners for part in parts]),
         centre=np.repeat(np.stack([part.centre for part in parts]), sizes, axis=0),
         scale=np.repeat(np.stack([part.scale for part in parts]), sizes, axis=0),
     )
     rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
-    return ArraySamples([part.planes for part in parts], table.source, rows, table)
+    return ArraySamples([part.records for part in parts], table.source, rows, table)
 
 
 def load_images(path: StorePath, view: View) -> ArrayImages:
@@ -349,9 +345,7 @@ def load_images(path: StorePath, view: View) -> ArrayImages:
 
 def resident_bytes(store: Store, view: View) -> int:
     """Bytes that the samples of a store take in memory, at most, from its geometry alone."""
-    frames = store_frames(store, view)
-    total = 0
-    for info, at in zip(store.sources, frames, strict=True):
-        height, width = sample_shape(view, [at])
-        total += most_patches(view, at) * (info.channels + 2) * height * width
-    return total
+    return sum(
+        most_patches(view, at) * layout_of(store, sample_shape(view, [at])).nbytes
+        for at in store_frames(store, view)
+    )

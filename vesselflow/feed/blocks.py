@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +20,9 @@ from vesselflow.feed.batches import (
     resident_bytes,
     store_frames,
 )
-from vesselflow.feed.view import View, native_patch, sample_shape, working_planes
+from vesselflow.feed.layout import SampleLayout
+from vesselflow.feed.view import View, box_size, sample_shape
+from vesselflow.feed.working import cut, layout_of, native_patch, working_source
 from vesselflow.stores.store import Store
 
 Kind = Literal["samples", "images", "index"]
@@ -34,14 +38,12 @@ class Rows:
     Attributes:
         row: int64 (k,), number of each sample in store order.
         source: int32 (k,).
-        y: int32 (k,).
-        x: int32 (k,).
+        corner: int32 (k, axes).
     """
 
     row: np.ndarray
     source: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
+    corner: np.ndarray
 
 
 def table_bytes(store: Store, view: View, kind: Kind) -> int:
@@ -51,7 +53,9 @@ def table_bytes(store: Store, view: View, kind: Kind) -> int:
     if kind == "index":
         return 64 * len(store.sources)
     # Native target and fov, and at most as many bytes again for the working image.
-    return sum((s.channels + 3) * s.height * s.width for s in store.sources)
+    return sum(
+        layout_of(store, box_size(s.fov_box)).nbytes + s.height * s.width for s in store.sources
+    )
 
 
 def tables(path: StorePath, view: View, sources: Sequence[int], kind: Kind) -> Iterable[pa.Table]:
@@ -61,50 +65,61 @@ def tables(path: StorePath, view: View, sources: Sequence[int], kind: Kind) -> I
         path: The store.
         view: How sources are seen.
         sources: Their numbers, in the order in which the tables come.
-        kind: "samples": a row per sample (source, ordinal within its source, y, x, centre, scale,
-            planes). "index": the same without planes. "images": a row per source, whole.
+        kind: "samples": a row per sample (source, ordinal within its source, corner, centre,
+            scale, layout, record). "index": the same without records. "images": a row per source,
+            whole.
     """
     if kind == "images":
         return _image_tables(path, view, sources)
-    return _sample_tables(path, view, sources, planes=kind == "samples")
+    return _sample_tables(path, view, sources, records=kind == "samples")
 
 
-def _binary(planes: np.ndarray) -> pa.Array:
-    """uint8 (k, ...) as k values of fixed size over one contiguous buffer."""
-    size = planes[0].nbytes if len(planes) else int(np.prod(planes.shape[1:]))
-    buffer = pa.py_buffer(np.ascontiguousarray(planes))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(planes), [None, buffer])
+def _binary(records: np.ndarray) -> pa.Array:
+    """uint8 (k, nbytes) as k values of fixed size over one contiguous buffer."""
+    count, size = records.shape
+    buffer = pa.py_buffer(np.ascontiguousarray(records))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), count, [None, buffer])
 
 
-def _floats(values: np.ndarray) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+def _lists(values: np.ndarray, dtype: type[np.generic]) -> pa.Array:
+    """(k, m) as k lists of m numbers."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=dtype).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
+def _floats(values: np.ndarray) -> pa.Array:
+    return _lists(values, np.float32)
+
+
+def _layouts(layout: SampleLayout, count: int) -> pa.Array:
+    """The same layout for every row of a table: it travels with each of its blocks."""
+    text = json.dumps([list(layout.shape), layout.channels, layout.targets, layout.dtype])
+    return pa.array([text] * count, type=pa.string()).dictionary_encode()
+
+
+def _layout(column: pa.ChunkedArray) -> SampleLayout:
+    shape, channels, targets, dtype = json.loads(column[0].as_py())
+    return SampleLayout(tuple(shape), channels, targets, dtype)
+
+
 def _sample_tables(
-    path: StorePath, view: View, sources: Sequence[int], *, planes: bool
+    path: StorePath, view: View, sources: Sequence[int], *, records: bool
 ) -> Iterable[pa.Table]:
     with Store.open(path) as store:
         frames = store_frames(store, view)
         for source in sources:
             part = read_source(store, view, source, frames[source])
-            count, shape = len(part.corners), part.planes.shape[1:]
+            count = len(part.corners)
             columns: dict[str, Any] = {
                 "source": np.full(count, source, dtype=np.int32),
                 "ordinal": np.arange(count, dtype=np.int32),
-                "y": part.corners[:, 0],
-                "x": part.corners[:, 1],
+                "corner": _lists(part.corners, np.int32),
                 "centre": _floats(np.repeat(part.centre[None], count, axis=0)),
                 "scale": _floats(np.repeat(part.scale[None], count, axis=0)),
             }
-            if planes:
-                sides = np.broadcast_to(np.array(shape, dtype=np.int32), (count, 3))
-                columns |= {
-                    "depth": sides[:, 0].copy(),
-                    "height": sides[:, 1].copy(),
-                    "width": sides[:, 2].copy(),
-                    "planes": _binary(part.planes),
-                }
+            columns["layout"] = _layouts(part.layout, count)
+            if records:
+                columns["record"] = _binary(part.records)
             yield pa.table(columns)
 
 
@@ -112,22 +127,27 @@ def _image_tables(path: StorePath, view: View, sources: Sequence[int]) -> Iterab
     with Store.open(path) as store:
         for source in sources:
             whole = read_image(store, view, source)
-            geometry = [*whole.image.shape, *whole.target.shape]
-            geometry += [*whole.box, *whole.inner, *whole.offset]
-            working = np.concatenate([whole.image, whole.fov_working[None]])
-            native = np.stack([whole.target, whole.fov])
+            geometry = {
+                "image": [whole.image.dtype.str, whole.image.shape],
+                "native": whole.fov.shape,
+                "box": whole.box,
+                "inner": whole.inner,
+                "offset": whole.offset,
+            }
+            working = whole.image.tobytes() + whole.fov_working.tobytes()
+            native = whole.target.tobytes() + whole.fov.tobytes()
             yield pa.table(
                 {
                     "source": np.array([source], dtype=np.int32),
                     "ordinal": np.zeros(1, dtype=np.int32),
                     "id": [whole.source_id],
                     "group": [whole.group],
-                    "geometry": pa.array([geometry], type=pa.list_(pa.int32())),
+                    "geometry": [json.dumps(geometry)],
                     "centre": _floats(whole.centre[None]),
                     "scale": _floats(whole.scale[None]),
                     # Sizes differ between sources; large: a block may hold more than 2 GiB.
-                    "working": pa.array([working.tobytes()], type=pa.large_binary()),
-                    "native": pa.array([native.tobytes()], type=pa.large_binary()),
+                    "working": pa.array([working], type=pa.large_binary()),
+                    "native": pa.array([native], type=pa.large_binary()),
                 }
             )
 
@@ -135,11 +155,11 @@ def _image_tables(path: StorePath, view: View, sources: Sequence[int]) -> Iterab
 def ordered_tables(path: StorePath, view: View, rows: Rows) -> Iterable[pa.Table]:
     """Samples in a given order, with their numbers."""
     with Store.open(path) as store:
-        planes = gather_from_store(store, view, rows)
-    per_table = max(1, _TABLE_BYTES // max(1, planes[0].nbytes))
-    for start in range(0, len(planes), per_table):
+        records = gather_from_store(store, view, rows)
+    per_table = max(1, _TABLE_BYTES // max(1, records.shape[1]))
+    for start in range(0, len(records), per_table):
         part = slice(start, start + per_table)
-        yield pa.table({"row": rows.row[part], "planes": _binary(planes[part])})
+        yield pa.table({"row": rows.row[part], "record": _binary(records[part])})
 
 
 def gather_from_store(store: Store, view: View, rows: Rows) -> np.ndarray:
@@ -149,36 +169,36 @@ def gather_from_store(store: Store, view: View, rows: Rows) -> np.ndarray:
     once for all its samples.
 
     Returns:
-        uint8 (k, C + 2, H, W), in the order of `rows`.
+        uint8 (k, nbytes), in the order of `rows`.
     """
     frames = store_frames(store, view)
-    height, width = sample_shape(view, frames)
-    planes = np.empty((len(rows.row), store.sources[0].channels + 2, height, width), np.uint8)
-    order = np.lexsort((rows.x, rows.y, rows.source))
-    last, whole = -1, planes[:0]
+    layout = layout_of(store, sample_shape(view, frames))
+    records = layout.empty(len(rows.row))
+    order = np.lexsort((*rows.corner.T[::-1], rows.source))
+    last = -1
     for place in order.tolist():
-        source, y, x = int(rows.source[place]), int(rows.y[place]), int(rows.x[place])
+        source, corner = int(rows.source[place]), rows.corner[place]
         at = frames[source]
         if view.patch != "full" and at.native_scale:
-            planes[place] = native_patch(store, source, at, y, x, height)
+            records[place] = native_patch(store, source, at, corner.tolist(), layout)
             continue
         if source != last:
-            last, whole = source, working_planes(store, source, at)
-        planes[place] = whole[:, y : y + height, x : x + width]
-    return planes
+            last, (whole, record) = source, working_source(store, source, at)
+        records[place] = cut(whole, record, corner[None], layout)[0]
+    return records
 
 
 # Back from blocks to arrays, without a copy
 
 
-def binary_rows(column: pa.ChunkedArray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """The chunks of a fixed-size binary column as uint8 arrays (k, *shape) over the same memory."""
-    size = int(np.prod(shape))
+def binary_rows(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The chunks of a fixed-size binary column as uint8 arrays (k, size) over the same memory."""
+    size = column.type.byte_width
     found = []
     for chunk in column.chunks:
         flat = np.frombuffer(chunk.buffers()[1], dtype=np.uint8)
         start = chunk.offset * size
-        found.append(flat[start : start + len(chunk) * size].reshape(len(chunk), *shape))
+        found.append(flat[start : start + len(chunk) * size].reshape(len(chunk), size))
     return found
 
 
@@ -197,10 +217,10 @@ def values(column: pa.ChunkedArray, dtype: type[np.generic]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def float_rows(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists as float32 (n, C)."""
+def list_rows(column: pa.ChunkedArray, dtype: type[np.generic]) -> np.ndarray:
+    """A column of fixed-size lists as (n, m)."""
     parts = [
-        values(pa.chunked_array([chunk.flatten()]), np.float32).reshape(-1, chunk.type.list_size)
+        values(pa.chunked_array([chunk.flatten()]), dtype).reshape(-1, chunk.type.list_size)
         for chunk in column.chunks
         if len(chunk)
     ]
@@ -211,36 +231,35 @@ def sample_table(tables: Sequence[pa.Table]) -> tuple[SampleTable, np.ndarray]:
     """The rows of all tables in store order, and the order that brings them there."""
     columns = {
         name: np.concatenate([values(table[name], np.int32) for table in tables])
-        for name in ("source", "ordinal", "y", "x")
+        for name in ("source", "ordinal")
     }
     order = np.lexsort((columns["ordinal"], columns["source"]))
-    floats = {
-        name: np.concatenate([float_rows(table[name]) for table in tables])[order]
-        for name in ("centre", "scale")
-    }
-    source, y, x = (columns[name][order] for name in ("source", "y", "x"))
-    return SampleTable(source, y, x, floats["centre"], floats["scale"]), order
+    corner, centre, scale = (
+        np.concatenate([list_rows(table[name], dtype) for table in tables])[order]
+        for name, dtype in (("corner", np.int32), ("centre", np.float32), ("scale", np.float32))
+    )
+    layout = _layout(tables[0]["layout"])
+    return SampleTable(layout, columns["source"][order], corner, centre, scale), order
 
 
 def whole_image(table: pa.Table, row: int) -> WholeImage:
     """One row of an "images" block; its arrays lie in the block's memory."""
-    geometry = table["geometry"][row].as_py()
-    channels, height, width, full_height, full_width = geometry[:5]
-    working = _bytes(table["working"], row).reshape(channels + 1, height, width)
-    native = _bytes(table["native"], row).reshape(2, full_height, full_width)
-    y0, x0, y1, x1, inner_height, inner_width, top, left = geometry[5:]
+    geometry = json.loads(table["geometry"][row].as_py())
+    (dtype, shape), size = geometry["image"], geometry["native"]
+    working, native = _bytes(table["working"], row), _bytes(table["native"], row)
+    voxels, half = math.prod(shape[1:]), math.prod(size)
     return WholeImage(
         source_id=table["id"][row].as_py(),
         group=table["group"][row].as_py(),
-        image=working[:-1],
-        fov_working=working[-1],
+        image=working[:-voxels].view(dtype).reshape(shape),
+        fov_working=working[-voxels:].reshape(shape[1:]),
         centre=np.array(table["centre"][row].as_py(), dtype=np.float32),
         scale=np.array(table["scale"][row].as_py(), dtype=np.float32),
-        target=native[0],
-        fov=native[1],
-        box=(y0, x0, y1, x1),
-        inner=(inner_height, inner_width),
-        offset=(top, left),
+        target=native[:-half].reshape(size),
+        fov=native[-half:].reshape(size),
+        box=tuple(geometry["box"]),
+        inner=tuple(geometry["inner"]),
+        offset=tuple(geometry["offset"]),
     )
 
 

@@ -22,6 +22,7 @@ from ray.data.datasource import ReadTask
 from vesselflow.feed.batches import StorePath, store_frames
 from vesselflow.feed.blocks import Kind, Rows, ordered_tables, table_bytes, tables
 from vesselflow.feed.view import View, sample_shape
+from vesselflow.feed.working import layout_of
 from vesselflow.stores.store import Store
 
 
@@ -87,9 +88,8 @@ class OrderDatasource(Datasource):
         super().__init__()
         self._path, self._view, self._parts = path, view, list(parts)
         with Store.open(path) as store:
-            frames = store_frames(store, view)
-            height, width = sample_shape(view, frames)
-            self._row_bytes = (store.sources[0].channels + 2) * height * width
+            shape = sample_shape(view, store_frames(store, view))
+            self._row_bytes = layout_of(store, shape).nbytes
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all rows."""

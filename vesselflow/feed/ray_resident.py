@@ -28,8 +28,7 @@ class ResidentSamples(ArraySamples):
         self._refs = refs
         blocks: list[np.ndarray] = []
         for table in tables:
-            shape = tuple(int(table[side][0].as_py()) for side in ("depth", "height", "width"))
-            blocks += [block for block in binary_rows(table["planes"], shape) if len(block)]
+            blocks += [block for block in binary_rows(table["record"]) if len(block)]
         known, order = sample_table(tables)
         sizes = [len(block) for block in blocks]
         block = np.repeat(np.arange(len(blocks), dtype=np.int32), sizes)[order]

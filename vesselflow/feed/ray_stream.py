@@ -16,6 +16,7 @@ from vesselflow.feed.batches import Batch, StoreImages, StorePath, store_frames
 from vesselflow.feed.blocks import Rows, binary_rows, gather_from_store, sample_table
 from vesselflow.feed.order import sample_indices, share
 from vesselflow.feed.view import View, no_samples, sample_shape
+from vesselflow.feed.working import layout_of
 from vesselflow.stores.store import Store
 
 # Ray Data takes a second to import: only what streams does.
@@ -88,8 +89,7 @@ class StreamSamples:
         self._path, self._view = store_path, view
         with Store.open(store_path) as store:
             count = len(store.sources)
-            height, width = sample_shape(view, store_frames(store, view))
-            self._shape = (store.sources[0].channels + 2, height, width)
+            self._bytes = layout_of(store, sample_shape(view, store_frames(store, view))).nbytes
         chosen = range(count) if sources is None else sources
         if any(not 0 <= source < count for source in chosen):
             raise IndexError(f"sources are 0..{count - 1}, asked for {list(chosen)}")
@@ -123,8 +123,8 @@ class StreamSamples:
         """Read the asked samples now, in the asked order; for few, as nothing is read ahead."""
         indices = np.asarray(indices, dtype=np.int64)
         with Store.open(self._path) as store:
-            planes = gather_from_store(store, self._view, self._where(indices))
-        return self.table.batch(planes, indices)
+            records = gather_from_store(store, self._view, self._where(indices))
+        return self.table.batch(records, indices)
 
     def batches(
         self,
@@ -177,20 +177,20 @@ class StreamSamples:
         with closing(_blocks(data)) as blocks:
             rows = (row for table in blocks for row in self._rows(table))
             for indices in plan:
-                planes = np.empty((len(indices), *self._shape), dtype=np.uint8)
+                records = np.empty((len(indices), self._bytes), dtype=np.uint8)
                 for place, wanted in enumerate(indices.tolist()):
-                    found, planes[place] = next(rows)
+                    found, records[place] = next(rows)
                     if found != wanted:
                         raise RuntimeError(f"sample {found} came where {wanted} was to come")
-                yield self.table.batch(planes, indices)
+                yield self.table.batch(records, indices)
 
     def _where(self, indices: np.ndarray) -> Rows:
         table = self.table
-        return Rows(indices, table.source[indices], table.y[indices], table.x[indices])
+        return Rows(indices, table.source[indices], table.corner[indices])
 
     def _runs(self, plan: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
         """Cut a plan into contiguous runs of batches, each the work of one read task."""
-        most = max(1, TASK_BYTES // int(np.prod(self._shape)))
+        most = max(1, TASK_BYTES // self._bytes)
         start = samples = 0
         for place, indices in enumerate(plan):
             if place > start and samples + len(indices) > most:
@@ -200,10 +200,9 @@ class StreamSamples:
         yield plan[start:]
 
     def _rows(self, table: pa.Table) -> Iterator[tuple[int, np.ndarray]]:
-        """Number and planes of each row of a block."""
-        blocks = binary_rows(table["planes"], self._shape)
-        planes = (row for block in blocks for row in block)
-        return zip(np.asarray(table["row"]).tolist(), planes, strict=True)
+        """Number and record of each row of a block."""
+        records = (row for block in binary_rows(table["record"]) for row in block)
+        return zip(np.asarray(table["row"]).tolist(), records, strict=True)
 
 
 def read_index(store_path: StorePath, view: View) -> tuple[ray.ObjectRef, ...]:

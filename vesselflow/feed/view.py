@@ -1,31 +1,29 @@
 """How a source is seen: cropped to its field of view, resized, padded, cut into patches.
 
-Plain numpy and Pillow, whose integer resampling gives the same bytes everywhere. One source at the
-working resolution is held as *planes*: uint8 (C + 2, h, w), the image's channels, then the soft
-target (0..255), then the fov (0 or 1). A sample's planes lie together in memory, so that one copy
-gathers all of it.
+Geometry alone, in two or three dimensions: sizes, corners and spacings hold one number for each
+spatial axis, (y, x) or (z, y, x), boxes those of their lower and then those of their upper corner.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image
 
 from vesselflow.errors import UserError
+from vesselflow.feed.layout import Size
 
 if TYPE_CHECKING:
     from vesselflow.stores.schema import SourceInfo
-    from vesselflow.stores.store import Store
 
-Box = tuple[int, int, int, int]
-Size = tuple[int, int]
-#: Height and width of a pixel in micrometres.
-Spacing = tuple[float, float]
+#: (y0, x0, y1, x1) or (z0, y0, x0, z1, y1, x1), end exclusive.
+Box = tuple[int, ...]
+#: Size of a pixel in micrometres along each axis; a single number stands for all of them.
+Spacing = tuple[float, ...]
 
 
 #: What to do about a source without a spacing.
@@ -43,15 +41,16 @@ class View:
 
     Attributes:
         working_size_px: The longer side of the fov's bounding box after resizing, aspect kept.
-        patch: Side of square patches in working px, or "full": whole sources.
-        stride: Distance of neighbouring patches in px; None: the patch's side.
+        patch: Side of patches in working px, of all axes or one for each, or "full": whole
+            sources.
+        stride: Distance of neighbouring patches in px, likewise; None: the patch's side.
         min_fov: A patch is kept when at least this share of it, in [0, 1], lies in the fov.
-        divisor: Heights and widths are multiples of it (the model's down-sampling).
+        divisor: Sides are multiples of it (the model's down-sampling), likewise.
         scope: Over what the image is normalised; "source" carries statistics along.
         method: How centre and scale are measured.
         per_channel: One centre and scale for each channel, or one for all.
-        spacing_um: Height and width of a working px in micrometres: every source is resampled to
-            it from its own spacing.
+        spacing_um: Size of a working px in micrometres: every source is resampled to it from its
+            own spacing.
         scale: Working px per native px, whatever the spacing.
 
     Raises:
@@ -60,10 +59,10 @@ class View:
     """
 
     working_size_px: int | None
-    patch: int | Literal["full"]
-    stride: int | None
+    patch: int | Size | Literal["full"]
+    stride: int | Size | None
     min_fov: float
-    divisor: int
+    divisor: int | Size
     scope: str = "source"
     method: str = "standard"
     per_channel: bool = True
@@ -79,18 +78,18 @@ class View:
             "divisor": self.divisor,
         }
         for name, value in sizes.items():
-            if value is not None and value < 1:
+            if value is not None and np.min(value) < 1:
                 raise UserError(f"{value} is not allowed", where=f"data.{name}", allowed="1 px on")
         for name, factor in (("spacing_um", self.spacing_um), ("scale", self.scale)):
             if factor is not None and not np.all(np.isfinite(factor) & (np.array(factor) > 0)):
                 raise UserError(f"{factor} is not allowed", where=f"data.{name}", allowed="> 0")
-        if self.patch != "full" and self.patch % self.divisor:
-            below = max(1, self.patch // self.divisor) * self.divisor
+        if self.patch != "full" and np.any(np.mod(self.patch, self.divisor)):
+            below = np.maximum(1, np.floor_divide(self.patch, self.divisor)) * self.divisor
             raise UserError(
-                f"patches of {self.patch} px do not fit the model, which halves them",
+                f"patches of {told(self.patch)} px do not fit the model, which halves them",
                 where="data.patch",
-                allowed=f"multiples of {self.divisor}",
-                hint=f"try {below}",
+                allowed=f"multiples of {told(self.divisor)}",
+                hint=f"try {told(below)}",
             )
         if not 0 <= self.min_fov <= 1:
             raise UserError(f"{self.min_fov} is not allowed", where="data.min_fov", allowed="0..1")
@@ -105,16 +104,53 @@ class View:
         """Whether a source without a spacing cannot be seen."""
         return self.spacing_um is not None and self.scale is None
 
+    def patch_of(self, axes: int) -> Size:
+        """Size of a patch.
+
+        Raises:
+            UserError: It has another number of axes.
+        """
+        assert self.patch != "full"
+        return per_axis(self.patch, axes, "data.patch")
+
+    def stride_of(self, axes: int) -> Size:
+        """Distance of neighbouring patches along each axis."""
+        if self.stride is None:
+            return self.patch_of(axes)
+        return per_axis(self.stride, axes, "data.stride")
+
+
+def per_axis(value: int | Size, axes: int, where: str) -> Size:
+    """One number for each axis: those that are given, or one for all.
+
+    Raises:
+        UserError: There are others than `axes` of them.
+    """
+    if isinstance(value, int):
+        return (value,) * axes
+    if len(value) != axes:
+        raise UserError(
+            f"{list(value)} has {len(value)} numbers, the images have {axes} axes",
+            where=where,
+            allowed=f"one number, or {axes}",
+        )
+    return tuple(value)
+
+
+def told(size: int | Size | np.ndarray) -> str:
+    """A size as people write it: 64, or 16 x 64 x 64."""
+    return " x ".join(str(int(side)) for side in np.atleast_1d(size))
+
 
 @dataclass(frozen=True)
 class Frame:
     """Where a source's fov box lies in its working array.
 
     Attributes:
-        box: (y0, x0, y1, x1) of the fov in native px.
-        inner: (height, width) of the resized box.
-        offset: (top, left) of the resized box inside the working array.
-        shape: (height, width) of the working array.
+        box: Of the fov in native px.
+        inner: Size of the resized box.
+        offset: Lower corner of the resized box inside the working array.
+        shape: Size of the working array.
     """
 
     box: Box
@@ -125,62 +161,83 @@ class Frame:
     @property
     def native_scale(self) -> bool:
         """Whether nothing is resized."""
-        y0, x0, y1, x1 = self.box
-        return self.inner == (y1 - y0, x1 - x0)
+        return self.inner == box_size(self.box)
+
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """The resized box as slices of the working array."""
+        return tuple(slice(o, o + n) for o, n in zip(self.offset, self.inner, strict=True))
 
     def padded_to(self, shape: Size) -> Frame:
         """The same box, centred in a larger array."""
-        top, left = ((whole - part) // 2 for whole, part in zip(shape, self.inner, strict=True))
-        return Frame(self.box, self.inner, (top, left), shape)
+        offset = ((whole - part) // 2 for whole, part in zip(shape, self.inner, strict=True))
+        return Frame(self.box, self.inner, tuple(offset), shape)
+
+
+def box_size(box: Box) -> Size:
+    """Size of a box along each axis."""
+    axes = len(box) // 2
+    return tuple(high - low for low, high in zip(box[:axes], box[axes:], strict=True))
 
 
 def frame(box: Box, view: View, spacing_um: Spacing | None = None) -> Frame:
     """Geometry of one source: its box resized and centred in the least array that fits `view`.
 
-    The array's sides are multiples of the divisor and at least a patch; for whole sources of a
+    The array's sides are multiples of the divisor and at least a patch; for whole images of a
     given working size it is square, so that all sources get one shape.
 
     Args:
-        box: (y0, x0, y1, x1) of the fov in native px.
+        box: Of the fov in native px.
         view: How it is seen.
         spacing_um: Of a native px, where known.
 
     Raises:
         UserError: The box is empty, or the view needs a spacing and there is none.
     """
-    height, width = box[2] - box[0], box[3] - box[1]
-    if height < 1 or width < 1:
+    native = box_size(box)
+    axes = len(native)
+    if min(native) < 1:
         raise UserError(f"the field of view's box {box} is empty", hint="run 'data verify'")
-    height, width = _resized((height, width), view, spacing_um)
+    inner = _resized(native, view, spacing_um)
     if view.patch == "full":
-        size = view.working_size_px if view.one_size else None
-        least = (height, width) if size is None else (size, size)
+        # Volumes are rarely cubes: only images are padded to one square.
+        square = view.working_size_px if view.one_size and axes == 2 else None
+        least = inner if square is None else (square,) * axes
     else:
-        least = (max(height, view.patch), max(width, view.patch))
-    shape = (_up(least[0], view.divisor), _up(least[1], view.divisor))
-    return Frame(box, (height, width), (0, 0), shape).padded_to(shape)
+        patch = view.patch_of(axes)
+        least = tuple(max(side, part) for side, part in zip(inner, patch, strict=True))
+    divisors = per_axis(view.divisor, axes, "data.patch")
+    shape = tuple(_up(side, divisor) for side, divisor in zip(least, divisors, strict=True))
+    return Frame(box, inner, (0,) * axes, shape).padded_to(shape)
 
 
 def _resized(native: Size, view: View, spacing_um: Spacing | None) -> Size:
-    """(height, width) of a box of the fov at the working resolution."""
-    height, width = native
+    """Size of a box of the fov at the working resolution."""
+    axes = len(native)
     if view.scale is not None:
-        factors = (view.scale, view.scale)
+        factors = [view.scale] * axes
     elif view.spacing_um is not None:
         if spacing_um is None:
             raise UserError("the source's spacing is not known", hint=NO_SPACING_HINT)
-        factors = (spacing_um[0] / view.spacing_um[0], spacing_um[1] / view.spacing_um[1])
+        working = view.spacing_um * axes if len(view.spacing_um) == 1 else view.spacing_um
+        if len(working) != axes:
+            raise UserError(
+                f"{list(working)} has {len(working)} numbers, the images have {axes} axes",
+                where="data.spacing_um",
+                allowed=f"one number, or {axes}",
+            )
+        factors = [own / wanted for own, wanted in zip(spacing_um, working, strict=True)]
     elif view.working_size_px is not None:
-        size, longest = view.working_size_px, max(native)
+        # Of a volume, in the plane: its axis may be sampled otherwise.
+        size, longest = view.working_size_px, max(native[-2:])
         # Halves round up, in whole numbers: no platform's float rounding can differ.
-        height, width = (max(1, (2 * side * size + longest) // (2 * longest)) for side in native)
-        return height, width
+        return tuple(max(1, (2 * side * size + longest) // (2 * longest)) for side in native)
     else:
         return native
     # One division, one product and one sum, each rounded as IEEE 754 says: equal everywhere.
-    return (
-        max(1, math.floor(height * factors[0] + 0.5)),
-        max(1, math.floor(width * factors[1] + 0.5)),
+    return tuple(
+        max(1, math.floor(side * factor + 0.5))
+        for side, factor in zip(native, factors, strict=True)
     )
 
 
@@ -204,114 +261,51 @@ def sample_frames(sources: Sequence[SourceInfo], view: View) -> list[Frame]:
     frames = [source_frame(source, view) for source in sources]
     if view.patch != "full" or not frames:
         return frames
-    shape = (max(f.shape[0] for f in frames), max(f.shape[1] for f in frames))
-    return [f.padded_to(shape) for f in frames]
+    shape = tuple(map(max, zip(*(at.shape for at in frames), strict=True)))
+    return [at.padded_to(shape) for at in frames]
 
 
 def sample_shape(view: View, frames: Sequence[Frame]) -> Size:
-    """(height, width) of every sample."""
-    return frames[0].shape if view.patch == "full" else (view.patch, view.patch)
+    """Size of every sample."""
+    shape = frames[0].shape
+    return shape if view.patch == "full" else view.patch_of(len(shape))
 
 
 def _up(value: int, divisor: int) -> int:
     return -(-value // divisor) * divisor
 
 
-def resize(plane: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
-    """Resample one (h, w) plane, antialiased where it shrinks."""
-    if plane.shape == size:
-        return plane
-    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), method))
-
-
-def working_planes(store: Store, source: int, at: Frame) -> np.ndarray:
-    """One source at the working resolution.
-
-    The image is resized bilinearly over its whole support (antialiased), the fov to the nearest
-    pixel. The target becomes soft: the covered area where it shrinks, bilinear where it grows.
-
-    Returns:
-        uint8 (C + 2, h, w): image, target 0..255, fov 0 or 1; zero in the padding.
-    """
-    image = store.image(source, at.box)
-    target = store.target(source, at.box)
-    planes = np.zeros((image.shape[2] + 2, *at.shape), dtype=np.uint8)
-    (top, left), (height, width) = at.offset, at.inner
-    inside = planes[:, top : top + height, left : left + width]
-    for channel in range(image.shape[2]):
-        plane = np.ascontiguousarray(image[:, :, channel])
-        inside[channel] = resize(plane, at.inner, Image.Resampling.BILINEAR)
-    shrinks = height <= target.shape[0] and width <= target.shape[1]
-    soft = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    inside[-2] = resize(target * np.uint8(255), at.inner, soft)
-    inside[-1] = _inner_fov(store, source, at)
-    return planes
-
-
-def working_fov(store: Store, source: int, at: Frame) -> np.ndarray:
-    """The last of `working_planes` without the others: uint8 (h, w), 0 or 1."""
-    fov = np.zeros(at.shape, dtype=np.uint8)
-    (top, left), (height, width) = at.offset, at.inner
-    fov[top : top + height, left : left + width] = _inner_fov(store, source, at)
-    return fov
-
-
-def _inner_fov(store: Store, source: int, at: Frame) -> np.ndarray:
-    fov = np.ascontiguousarray(store.fov(source, at.box))
-    return resize(fov, at.inner, Image.Resampling.NEAREST)
-
-
-def native_patch(store: Store, source: int, at: Frame, y: int, x: int, size: int) -> np.ndarray:
-    """One patch of a source that is not resized, read without the rest of the source.
-
-    Returns:
-        uint8 (C + 2, size, size), the same bytes as that window of `working_planes`.
-    """
-    (top, left), (height, width), (y0, x0) = at.offset, at.inner, at.box[:2]
-    above, before = max(0, top - y), max(0, left - x)
-    rows, columns = min(size, top + height - y), min(size, left + width - x)
-    planes = np.zeros((store.sources[source].channels + 2, size, size), dtype=np.uint8)
-    if rows <= above or columns <= before:
-        return planes
-    window = (
-        y0 + y + above - top,
-        x0 + x + before - left,
-        y0 + y + rows - top,
-        x0 + x + columns - left,
-    )
-    inside = planes[:, above:rows, before:columns]
-    inside[:-2] = np.moveaxis(store.image(source, window), 2, 0)
-    inside[-2] = store.target(source, window) * np.uint8(255)
-    inside[-1] = store.fov(source, window)
-    return planes
-
-
 def patch_positions(view: View, fov: np.ndarray) -> np.ndarray:
-    """Upper left corners of the patches of one source, row by row.
+    """Lower corners of the patches of one source, row by row.
 
-    Patches start every `stride` px from the upper left, and the last of a row or column is flush
-    with the border, so that all of the source is covered. Kept are those with at least `min_fov` of
-    their area in the fov.
+    Patches start every `stride` px from the lower corner, and the last along each axis is flush
+    with the border, so that all of the source is covered. Kept are those of which at least
+    `min_fov` lies in the fov.
 
     Args:
         view: Patch, stride, least share of fov.
-        fov: uint8 (h, w) at the working resolution, 0 or 1.
+        fov: uint8 (*S) at the working resolution, 0 or 1.
 
     Returns:
-        int32 (k, 2): y, x. One (0, 0) for whole sources; none when no patch has enough fov.
+        int32 (k, axes). One corner of zeros for whole sources; none when no patch has enough fov.
     """
     if view.patch == "full":
-        return np.zeros((1, 2), dtype=np.int32)
-    size, (height, width) = view.patch, fov.shape
-    stride = view.stride or size
-    ys, xs = (_starts(side, size, stride) for side in (height, width))
+        return np.zeros((1, fov.ndim), dtype=np.int32)
+    size, stride = view.patch_of(fov.ndim), view.stride_of(fov.ndim)
+    starts = [_starts(*each) for each in zip(fov.shape, size, stride, strict=True)]
     # Sums over all windows from one table of running sums.
-    table = np.zeros((height + 1, width + 1), dtype=np.int64)
-    table[1:, 1:] = fov.astype(np.int64).cumsum(axis=0).cumsum(axis=1)
-    y, x = np.meshgrid(ys, xs, indexing="ij")
-    inside = table[y + size, x + size] - table[y, x + size] - table[y + size, x] + table[y, x]
-    keep = inside >= view.min_fov * size * size
-    return np.stack([y[keep], x[keep]], axis=1).astype(np.int32)
+    table = fov.astype(np.int64)
+    for axis in range(fov.ndim):
+        table = np.cumsum(table, axis=axis)
+    table = np.pad(table, [(1, 0)] * fov.ndim)
+    corners = np.meshgrid(*starts, indexing="ij")
+    inside = np.zeros(corners[0].shape, dtype=np.int64)
+    for upper in itertools.product((0, 1), repeat=fov.ndim):
+        sign = (-1) ** (fov.ndim - sum(upper))
+        ends = (c + u * n for c, u, n in zip(corners, upper, size, strict=True))
+        inside += sign * table[tuple(ends)]
+    keep = inside >= view.min_fov * math.prod(size)
+    return np.stack([corner[keep] for corner in corners], axis=1).astype(np.int32)
 
 
 def _starts(side: int, size: int, stride: int) -> np.ndarray:
@@ -337,51 +331,16 @@ def most_patches(view: View, at: Frame) -> int:
     """How many samples a source can give at most, from its geometry alone."""
     if view.patch == "full":
         return 1
-    stride = view.stride or view.patch
-    rows, columns = (len(_starts(side, view.patch, stride)) for side in at.shape)
-    return rows * columns
-
-
-@dataclass(frozen=True)
-class SampleIndex:
-    """Which window of which source each sample is.
-
-    Attributes:
-        source: int32 (n,), index of the source in its store.
-        y: int32 (n,), upper edge in working px.
-        x: int32 (n,), left edge in working px.
-    """
-
-    source: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-
-def sample_index(store: Store, view: View, sources: Sequence[int]) -> SampleIndex:
-    """The samples of some sources, in their order, patches row by row.
-
-    Raises:
-        UserError: Not one sample has enough fov.
-    """
-    frames = sample_frames(store.sources, view)
-    owner, corners = [], []
-    for source in sources:
-        found = patch_positions(view, working_planes(store, source, frames[source])[-1])
-        owner.append(np.full(len(found), source, dtype=np.int32))
-        corners.append(found)
-    if not sum(len(part) for part in corners):
-        raise no_samples(view, str(store.path))
-    corner = np.concatenate(corners)
-    return SampleIndex(np.concatenate(owner), corner[:, 0].copy(), corner[:, 1].copy())
+    axes = len(at.shape)
+    steps = zip(at.shape, view.patch_of(axes), view.stride_of(axes), strict=True)
+    return math.prod(len(_starts(*each)) for each in steps)
 
 
 def no_samples(view: View, path: str) -> UserError:
     """The error of a store whose every patch has too little fov."""
+    assert view.patch != "full"
     return UserError(
-        f"no patch of {view.patch} px has {view.min_fov:g} of its area in the field of view",
+        f"no patch of {told(view.patch)} px has {view.min_fov:g} of its area in the field of view",
         where=path,
         hint="lower data.min_fov or data.patch",
     )

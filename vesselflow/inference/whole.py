@@ -1,21 +1,21 @@
-"""Predictions of whole images at their native size, as logits."""
+"""Predictions of whole images and volumes at their native size, as logits."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vesselflow.augment.inputs import DatasetStatistics, normalise_by, unit
+from vesselflow.augment.inputs import DatasetStatistics, channels_last, normalise_by, unit
 from vesselflow.config.experiment import Experiment
 from vesselflow.errors import ShapeError
 from vesselflow.feed.batches import WholeImage
-
-_FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "none": ((),),
-    "flips": ((), (2,), (3,), (2, 3)),
-}
+from vesselflow.feed.view import box_size, per_axis
+from vesselflow.inference.windows import blended
 
 #: Logits are held to this range where probabilities are averaged: beyond it the smaller of the
 #: two probabilities would underflow in float64.
@@ -28,6 +28,8 @@ def predict_whole(
     experiment: Experiment,
     *,
     tta: str = "none",
+    window: int | tuple[int, ...] | None = None,
+    overlap: float = 0.5,
     device: torch.device | str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
 ) -> np.ndarray:
@@ -42,12 +44,15 @@ def predict_whole(
         model: In evaluation mode.
         whole: The image.
         experiment: How images are prepared.
-        tta: Test-time augmentation: a key of `_FLIPS`.
+        tta: Test-time augmentation: "none", or "flips" along every set of axes.
+        window: Size of the windows in working px, of all axes or one for each, in which what is too
+            large is predicted (see `vesselflow.inference.windows`); None predicts it in one piece.
+        overlap: Least share of a window that its neighbour covers too.
         device: Where the model lives.
         dataset_statistics: For ``normalise.scope: dataset``.
 
     Returns:
-        float32 (H, W); -inf outside the field of view's bounding box, NaN where the model gave it.
+        float32 (*S); -inf outside the field of view's bounding box, NaN where the model gave it.
     """
     device = torch.device(device)
     image = unit(whole.image[None], device)
@@ -55,54 +60,79 @@ def predict_whole(
     image = normalise_by(
         experiment.normalise, image, fov, whole.centre[None], whole.scale[None], dataset_statistics
     )
+    spatial = image.ndim - 2
     if experiment.train.channels_last:
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=channels_last(spatial))
+    sides = per_axis(window or tuple(image.shape[2:]), spatial, "score.window")
     views = []
     with torch.inference_mode():
-        for axes in _FLIPS[tta]:
-            logits = model(torch.flip(image, axes) if axes else image).float()
+        for axes in _flips(spatial) if tta == "flips" else [()]:
+            seen = torch.flip(image, axes) if axes else image
+            logits = blended(model, seen, sides, overlap)
             views.append((torch.flip(logits, axes) if axes else logits)[0, 0].cpu())
         return to_native(torch.stack(views), whole)
+
+
+def _flips(spatial: int) -> Iterator[tuple[int, ...]]:
+    """Every set of spatial axes of a batch, the empty one first: 4 of images, 8 of volumes."""
+    axes = range(2, 2 + spatial)
+    for count in range(spatial + 1):
+        yield from itertools.combinations(axes, count)
 
 
 def to_native(logits: Tensor, whole: WholeImage) -> np.ndarray:
     """Bring logits from the padded working resolution back to the native size.
 
     The padding is cut off; what is left is the mean of the probabilities over the views, resized
-    to the fov's box, bilinearly (antialiased where it shrinks). Both p and 1 - p are averaged, in
+    to the fov's box, linearly along each axis (antialiased where it shrinks). Both p and 1 - p are averaged, in
     float64, and the logit is the difference of their logarithms: of p alone in float32 it would be
     lost above 17, where p rounds to 1. One view of native size keeps its logits as they are.
 
     Args:
-        logits: float (V, h, w): views of one image at the padded working resolution.
+        logits: float (V, *s): views of one image at the padded working resolution.
         whole: The image that they belong to.
 
     Returns:
-        float32 (H, W), -inf outside the fov's bounding box.
+        float32 (*S), -inf outside the fov's bounding box.
 
     Raises:
-        ShapeError: The maps are smaller than the resized box, or not three-dimensional.
+        ShapeError: The maps are smaller than the resized box, or of other axes.
     """
-    (top, left), (height, width) = whole.offset, whole.inner
-    if logits.ndim != 3 or logits.shape[1] < top + height or logits.shape[2] < left + width:
+    ends = [first + size for first, size in zip(whole.offset, whole.inner, strict=True)]
+    if logits.ndim != 1 + len(ends) or any(
+        side < end for side, end in zip(logits.shape[1:], ends, strict=True)
+    ):
         raise ShapeError(
-            f"maps of {tuple(logits.shape)} do not hold {(height, width)} at {(top, left)}"
+            f"maps of {tuple(logits.shape)} do not hold {whole.inner} at {whole.offset}"
         )
-    inside = logits[:, top : top + height, left : left + width]
-    y0, x0, y1, x1 = whole.box
-    size = (y1 - y0, x1 - x0)
-    if len(inside) > 1 or size != (height, width):
+    parts = [slice(first, end) for first, end in zip(whole.offset, ends, strict=True)]
+    inside = logits[(slice(None), *parts)]
+    size = box_size(whole.box)
+    if len(inside) > 1 or size != whole.inner:
         exact = inside.double().clamp(-_LARGEST, _LARGEST)
         vessel, background = (
-            functional.interpolate(
-                torch.sigmoid(sign * exact).mean(0)[None, None],
-                size,
-                mode="bilinear",
-                antialias=True,
-            )
-            for sign in (1, -1)
+            _resized(torch.sigmoid(sign * exact).mean(0), size) for sign in (1, -1)
         )
-        inside = (vessel.log() - background.log())[0]
+        inside = (vessel.log() - background.log())[None]
     native = np.full(whole.fov.shape, -np.inf, dtype=np.float32)
-    native[y0:y1, x0:x1] = inside[0].numpy()
+    lower = whole.box[: len(size)]
+    box = tuple(slice(low, low + side) for low, side in zip(lower, size, strict=True))
+    native[box] = inside[0].numpy()
     return native
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """A map (*s) at another size: slices of a volume first, then along its axis."""
+
+    def plane(batch: Tensor, size: Sequence[int]) -> Tensor:
+        return functional.interpolate(
+            batch[:, None], list(size), mode="bilinear", antialias=True
+        )[:, 0]
+
+    if maps.ndim == 2:
+        return plane(maps[None], size)[0]
+    slices = plane(maps, size[1:])
+    if len(slices) == size[0]:
+        return slices
+    flat = slices.flatten(1)
+    return plane(flat[None], (size[0], flat.shape[1]))[0].view(*size)

@@ -58,7 +58,31 @@ class WNetArguments(Arguments):
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
 
 
+class UNet3dArguments(Arguments):
+    """Arguments of `unet3d`, see `vesselflow.models.unet3d.UNet3d`.
+
+    Attributes:
+        filters: Channels of each level, finest first; one level per entry.
+        convolutions: 3 x 3 x 3 convolutions per level and direction.
+        flat_levels: How many of the finest levels leave the slices alone, for volumes whose slices
+            lie far apart.
+        norm: Normalisation after each convolution.
+        dropout: Probability of dropping a channel after each level.
+    """
+
+    filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)] = (
+        8,
+        16,
+        32,
+    )
+    convolutions: Annotated[int, Field(ge=1, le=8)] = 2
+    flat_levels: Annotated[int, Field(ge=0, le=5)] = 0
+    norm: Literal["batch", "instance", "group"] = "batch"
+    dropout: Probability = 0.0
+
+
 MODELS.add("wnet", target="vesselflow.models.wnet:WNet", arguments=WNetArguments)
+MODELS.add("unet3d", target="vesselflow.models.unet3d:UNet3d", arguments=UNet3dArguments)
 MODELS.add("unet", target="vesselflow.models.smp:unet", arguments=UnetArguments)
 MODELS.add(
     "unetplusplus",

@@ -28,17 +28,23 @@ class Protocol:
             domains.
         threshold_metric: Metric that the rule `best` looks at.
         tta: Test-time augmentation.
+        window: Size of the windows in which images are predicted; None: in one piece.
+        overlap: Least share of a window that its neighbour covers too.
     """
 
     threshold: str
     threshold_metric: str
     tta: str
+    window: int | tuple[int, ...] | None = None
+    overlap: float = 0.5
 
     @classmethod
     def of(cls, experiment: Experiment) -> Protocol:
         """The protocol of an experiment: its section `score`, but for which epochs are scored."""
         score = experiment.score
-        return cls(score.threshold, score.threshold_metric, score.tta)
+        return cls(
+            score.threshold, score.threshold_metric, score.tta, score.window, score.overlap
+        )
 
     def identity(self) -> dict[str, Any]:
         """What is hashed of it: settings and versions, those of what is computed out of it not.
@@ -54,7 +60,10 @@ class Protocol:
         }
         if self.threshold != DEFAULT_RULE:
             rule["name"] = self.threshold
-        return {"scorer": SCORER, "threshold": rule, "tta": self.tta}
+        identity = {"scorer": SCORER, "threshold": rule, "tta": self.tta}
+        if self.window is not None:
+            identity |= {"window": self.window, "overlap": self.overlap}
+        return identity
 
     @property
     def text(self) -> str:

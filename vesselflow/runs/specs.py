@@ -12,14 +12,11 @@ from vesselflow.config.experiment import Experiment
 from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.feed.folds import Fold, check_leaks, make_folds
 from vesselflow.feed.view import View
+from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import SourceInfo
-
-#: Whole images are padded to multiples of this many pixels: enough for encoders of depth 5.
-DIVISOR_PX = 32
-
 
 @dataclass(frozen=True)
 class StoreFacts:
@@ -38,6 +35,11 @@ class StoreFacts:
     digest: str
     sources: tuple[SourceInfo, ...]
     origin: str = ""
+
+    @property
+    def axes(self) -> int:
+        """Spatial axes of its images; 2 where none is known yet."""
+        return len(self.sources[0].fov_box) // 2 if self.sources else 2
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -90,7 +92,7 @@ def view_of(experiment: Experiment, store: str | None = None) -> View:
         patch=data.patch,
         stride=data.stride,
         min_fov=data.min_fov,
-        divisor=DIVISOR_PX,
+        divisor=divisor_of(experiment.model),
         scope=scheme.scope,
         method=scheme.method,
         per_channel=scheme.per_channel,

@@ -22,9 +22,9 @@ def centre_scale(
     """Centre and scale with which ``(image - centre) / scale`` is normalised.
 
     Args:
-        image: (H, W, C). Integers count as intensities over the largest value of their type, so a
+        image: (*S, C). Integers count as intensities over the largest value of their type, so a
             uint8 image gives results in [0, 1] like its float counterpart; floats as they are.
-        fov: (H, W); pixels that are 0 have no effect. None: all pixels count.
+        fov: (*S); pixels that are 0 have no effect. None: all pixels count.
         method: Name of a normalisation.
         per_channel: One pair per channel; False pools all channels into one pair, repeated.
 
@@ -36,7 +36,7 @@ def centre_scale(
         UserError: unknown normalisation.
     """
     normalisation = _normalisation(method)
-    channels = image.shape[2]
+    channels = image.shape[-1]
     pixels = image.reshape(-1, channels) if fov is None else image[fov.astype(bool)]
     if np.issubdtype(image.dtype, np.integer):
         pixels = pixels / np.float64(np.iinfo(image.dtype).max)
@@ -56,14 +56,14 @@ def intensities(image: NDArray[np.uint8], fov: NDArray[Any]) -> NDArray[np.int64
     """Pixels inside the fov by channel and intensity: all that pooled statistics need; they add up.
 
     Args:
-        image: uint8 (H, W, C).
-        fov: (H, W); pixels that are 0 have no effect.
+        image: uint8 (*S, C).
+        fov: (*S); pixels that are 0 have no effect.
 
     Returns:
         int64 (C, 256).
     """
     inside = image[fov.astype(bool)]
-    counts = [np.bincount(inside[:, channel], minlength=256) for channel in range(image.shape[2])]
+    counts = [np.bincount(inside[:, channel], minlength=256) for channel in range(image.shape[-1])]
     return np.stack(counts).astype(np.int64, copy=False)
 
 

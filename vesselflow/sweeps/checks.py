@@ -26,18 +26,23 @@ from vesselflow.feed.view import (
     image_frame,
     no_samples,
     patch_positions,
+    per_axis,
     sample_frames,
     sample_shape,
-    working_fov,
+    told,
 )
-from vesselflow.models.needs import needs
+from vesselflow.feed.layout import Size
+from vesselflow.feed.working import working_fov
+from vesselflow.models import MODELS
+from vesselflow.models.needs import VOLUMETRIC, axes_of, divisor_of, needs
 from vesselflow.runs.specs import StoreFacts, split_key, view_of
 from vesselflow.stores.schema import SourceInfo
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import Store
 
-Size = tuple[int, int]
+#: Of a least side.
+_IN_ALL = "in height and width"
 
 
 # -- stores that are not made yet ------------------------------------------------------------------
@@ -116,6 +121,30 @@ def _channels(facts: StoreFacts) -> int:
     return facts.sources[0].channels if facts.sources else 0
 
 
+def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
+    """Refuse models of images on volumes, and the other way round."""
+    kinds = {2: "images", 3: "volumes"}
+    for point in space.expand().points:
+        experiment = point.experiment
+        trained = stores[experiment.data.train]
+        if "zflip" in experiment.augment and trained.sources and trained.axes == 2:
+            raise UserError(
+                f"the store '{trained.name}' holds images, which have no slices to mirror",
+                where=place(space, file, "augment.zflip"),
+                hint="leave it out",
+            )
+        name, takes = experiment.model["name"], axes_of(experiment.model)
+        for store in (experiment.data.train, *experiment.data.ood):
+            if stores[store].sources and stores[store].axes != takes:
+                others = [each for each in MODELS.names() if (each in VOLUMETRIC) != (takes == 3)]
+                raise UserError(
+                    f"{name} takes {kinds[takes]}, the store '{store}' holds "
+                    f"{kinds[stores[store].axes]}",
+                    where=place(space, file, "model.name"),
+                    allowed=", ".join(others),
+                )
+
+
 def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
     """Refuse samples and images of a size that the model or its batch-norm cannot take."""
     seen = set()
@@ -126,6 +155,7 @@ def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> N
             continue
         seen.add(key)
         with _placed(space, file):
+            _check_window(experiment)
             _check_spacings(experiment, stores)
             _check_sizes(experiment, stores)
 
@@ -136,6 +166,22 @@ def _size_key(experiment: Experiment) -> str:
     return canonical_json(
         [data.model_dump(mode="json"), scales, experiment.model, train.micro_batch_size]
     )
+
+
+def _check_window(experiment: Experiment) -> None:
+    """Refuse windows that the model cannot take."""
+    window = experiment.score.window
+    if window is None:
+        return
+    axes = axes_of(experiment.model)
+    sides = per_axis(window, axes, "score.window")
+    parts = per_axis(divisor_of(experiment.model), axes, "score.window")
+    if any(side % part for side, part in zip(sides, parts, strict=True)):
+        raise UserError(
+            f"windows of {told(sides)} px do not fit {experiment.model['name']}, which halves them",
+            where="score.window",
+            allowed=f"multiples of {told(parts)}",
+        )
 
 
 def _check_spacings(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
@@ -169,18 +215,18 @@ def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
         key, larger = "data.patch", "raise data.patch"
         if data.patch == "full":
             key, larger = _size_key_of(view, data.train)
-        if min(sample) < needed.least_px:
+        if not needed.holds(sample):
             raise UserError(
-                f"samples of {sample[0]} x {sample[1]} px are too small for {name}",
+                f"samples of {told(sample)} px are too small for {name}",
                 where=key,
-                allowed=f"{needed.least_px} px or more, in height and width",
+                allowed=f"{told(needed.least_px)} px or more, {_IN_ALL}",
                 hint=f"{larger}, or take another model",
             )
-        if not needed.trains(*sample, experiment.train.micro_batch_size):
+        if not needed.trains(sample, experiment.train.micro_batch_size):
             pixel = "what it pools to one pixel" if needed.pools else "its coarsest map, one pixel"
             raise UserError(
                 f"batch-norm of {name} cannot normalise {pixel}, over one sample of "
-                f"{sample[0]} x {sample[1]} px",
+                f"{told(sample)} px",
                 where="train.micro_batch_size",
                 allowed="2 or more",
                 hint="" if needed.pools else f"or {larger}",
@@ -188,13 +234,13 @@ def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
     for store in (data.train, *data.ood):
         view = view_of(experiment, store)
         key, larger = _size_key_of(view, store)
-        for height, width in image_sizes(view, stores[store], bound=True):
-            if min(height, width) < needed.least_px:
+        for size in image_sizes(view, stores[store], bound=True):
+            if not needed.holds(size):
                 raise UserError(
-                    f"whole images of the store '{store}' ({height} x {width} px) are too small "
+                    f"whole images of the store '{store}' ({told(size)} px) are too small "
                     f"for {name}",
                     where=key,
-                    allowed=f"{needed.least_px} px or more, in height and width",
+                    allowed=f"{told(needed.least_px)} px or more, {_IN_ALL}",
                     hint=f"{larger}, or take another model",
                 )
 
@@ -205,8 +251,8 @@ def training_size(view: View, facts: StoreFacts, *, bound: bool = False) -> Size
     `bound` takes the whole image for a field of view that is not known: no sample is larger.
     """
     if view.patch != "full":
-        return view.patch, view.patch
-    if view.one_size:
+        return view.patch_of(facts.axes)
+    if view.one_size and facts.axes == 2:
         # Whatever their shape, sources are padded to one square.
         return frame((0, 0, 1, 1), view).shape
     sources = _measured(facts, bound)
@@ -215,7 +261,7 @@ def training_size(view: View, facts: StoreFacts, *, bound: bool = False) -> Size
 
 def image_sizes(view: View, facts: StoreFacts, *, bound: bool = False) -> list[Size]:
     """The (height, width) that whole images of a store have, each once; none when not known."""
-    if view.one_size:
+    if view.one_size and facts.axes == 2:
         return [image_frame((0, 0, 1, 1), view).shape]
     sources = _measured(facts, bound)
     shapes = (image_frame(source.fov_box, view, source.spacing_um).shape for source in sources)

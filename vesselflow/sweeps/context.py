@@ -144,7 +144,7 @@ class Context:
             return None
         images = self.data.images(experiment.data.train, self.view)
         counts = [
-            intensities(np.moveaxis(whole.image, 0, 2), whole.fov_working)
+            intensities(np.moveaxis(whole.image, 0, -1), whole.fov_working)
             for whole in (images[index] for index in self.spec.train)
         ]
         return pooled_centre_scale(counts, scheme.method, scheme.per_channel)

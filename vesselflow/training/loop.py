@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from vesselflow.augment.compose import compose
-from vesselflow.augment.inputs import DatasetStatistics
+from vesselflow.augment.inputs import DatasetStatistics, channels_last
 from vesselflow.config.experiment import Experiment
 from vesselflow.errors import Interrupted, VesselflowError
 from vesselflow.feed.order import key
@@ -22,6 +22,7 @@ from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
 from vesselflow.models import MODELS
 from vesselflow.models.ema import Ema
+from vesselflow.models.needs import axes_of
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.training import packing
@@ -114,7 +115,7 @@ def build_model(experiment: Experiment, channels: int, seed: int) -> nn.Module:
     torch.manual_seed(key(seed, "initial weights"))
     model: nn.Module = MODELS.build(experiment.model, in_channels=channels, classes=1)
     if experiment.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=channels_last(axes_of(experiment.model)))
     return model
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vesselflow.augment.compose import Augmenter
-from vesselflow.augment.inputs import DatasetStatistics, normalise_by, unit
+from vesselflow.augment.inputs import DatasetStatistics, channels_last, normalise_by, unit
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
@@ -301,7 +301,7 @@ class Stepper:
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
         )
         if self._experiment.train.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
+            image = image.contiguous(memory_format=channels_last(image.ndim - 2))
         # Dropout and the like draw from the global generator: key it per micro-batch.
         torch.manual_seed(key(self._seed, "forward", step, index))
         with torch.autocast(

@@ -1,0 +1,195 @@
+"""Sources at the working resolution, read from a store: whole, cut into patches, or one patch alone.
+
+Plain numpy and Pillow, whose integer resampling gives the same bytes everywhere. Types that Pillow
+does not resample (uint16, float16) go through its float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vesselflow.errors import UserError
+from vesselflow.feed.layout import SampleLayout, Size
+from vesselflow.feed.view import Frame, View, no_samples, patch_positions, sample_frames
+
+if TYPE_CHECKING:
+    from vesselflow.stores.store import Store
+
+_BILINEAR, _BOX, _NEAREST = (
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BOX,
+    Image.Resampling.NEAREST,
+)
+
+
+def layout_of(store: Store, shape: Size) -> SampleLayout:
+    """The layout of a store's samples of a size."""
+    return SampleLayout(shape, channels=store.sources[0].channels)
+
+
+def working_source(store: Store, source: int, at: Frame) -> tuple[SampleLayout, NDArray[np.uint8]]:
+    """One source at the working resolution, as a record.
+
+    The image is resized bilinearly over its whole support (antialiased), the fov to the nearest
+    pixel. The target becomes soft: the covered area along axes that shrink, bilinear along those
+    that grow.
+
+    Returns:
+        The layout, and uint8 (nbytes,): image, target 0..255, fov 0 or 1; zero in the padding.
+    """
+    layout = layout_of(store, at.shape)
+    record = layout.empty()
+    arrays = layout.arrays(record)
+    inside = (slice(None), *at.inside)
+    image = store.image(source, at.box)
+    for channel in range(layout.channels):
+        arrays.image[channel][at.inside] = resized(image[..., channel], at.inner, _BILINEAR)
+    arrays.target[inside] = _soft(store, source, at)
+    arrays.fov[inside] = _fov(store, source, at)
+    return layout, record
+
+
+def working_fov(store: Store, source: int, at: Frame) -> NDArray[np.uint8]:
+    """The fov of `working_source` without the rest: uint8 (*S), 0 or 1."""
+    fov = np.zeros(at.shape, dtype=np.uint8)
+    fov[at.inside] = _fov(store, source, at)
+    return fov
+
+
+def _fov(store: Store, source: int, at: Frame) -> NDArray[np.generic]:
+    return resized(store.fov(source, at.box), at.inner, _NEAREST)
+
+
+def _soft(store: Store, source: int, at: Frame) -> NDArray[np.generic]:
+    """The target (K, *S) of a source, 0..255."""
+    target = store.target(source, at.box) * np.uint8(255)
+
+    def rule(axes: slice) -> Image.Resampling:
+        ends = zip(at.inner[axes], target.shape[axes], strict=True)
+        return _BOX if all(new <= old for new, old in ends) else _BILINEAR
+
+    return resized(target, at.inner, rule(slice(-2, None)), rule(slice(0, -2)))[None]
+
+
+def resized(
+    array: NDArray[np.generic],
+    size: Size,
+    plane: Image.Resampling,
+    along: Image.Resampling | None = None,
+) -> NDArray[np.generic]:
+    """Resample an array of two or three axes, antialiased where it shrinks.
+
+    A volume is resampled in the plane, slice by slice, and then along its axis.
+
+    Args:
+        array: (*S).
+        size: Its new size.
+        plane: How, along the last two axes.
+        along: How, along the first of three; None: as in the plane.
+    """
+    if array.shape == size:
+        return array
+    if array.ndim == 2:
+        return _plane(array, size, plane)
+    slices = np.stack([_plane(each, size[1:], plane) for each in array])
+    flat = slices.reshape(len(slices), -1)
+    return _plane(flat, (size[0], flat.shape[1]), along or plane).reshape(size)
+
+
+def _plane(plane: NDArray[np.generic], size: Size, method: Image.Resampling) -> NDArray[np.generic]:
+    if plane.shape == size:
+        return plane
+    # Pillow's 8-bit integers and float32; what lies between is rounded back.
+    values = np.ascontiguousarray(plane)
+    direct = values.dtype in (np.uint8, np.float32)
+    picture = Image.fromarray(values if direct else values.astype(np.float32))
+    found = np.asarray(picture.resize((size[1], size[0]), method))
+    if direct:
+        return found
+    if np.issubdtype(plane.dtype, np.integer):
+        most = np.iinfo(plane.dtype).max
+        found = np.clip(np.floor(found + 0.5), 0, most)
+    return found.astype(plane.dtype)
+
+
+def native_patch(
+    store: Store, source: int, at: Frame, corner: Sequence[int], layout: SampleLayout
+) -> NDArray[np.uint8]:
+    """One patch of a source that is not resized, read without the rest of the source.
+
+    Returns:
+        uint8 (nbytes,), the record of that window of `working_source`.
+    """
+    record = layout.empty()
+    arrays = layout.arrays(record)
+    axes = len(corner)
+    lows = [max(0, o - c) for o, c in zip(at.offset, corner, strict=True)]
+    highs = [
+        min(size, o + inner - c)
+        for size, o, inner, c in zip(layout.shape, at.offset, at.inner, corner, strict=True)
+    ]
+    if any(high <= low for low, high in zip(lows, highs, strict=True)):
+        return record
+    shift = [b + c - o for b, c, o in zip(at.box[:axes], corner, at.offset, strict=True)]
+    window = tuple(
+        end + move for ends in (lows, highs) for end, move in zip(ends, shift, strict=True)
+    )
+    inside = (slice(None), *(slice(low, high) for low, high in zip(lows, highs, strict=True)))
+    arrays.image[inside] = np.moveaxis(store.image(source, window), -1, 0)
+    arrays.target[inside] = (store.target(source, window) * np.uint8(255))[None]
+    arrays.fov[inside] = store.fov(source, window)
+    return record
+
+
+def cut(
+    layout: SampleLayout,
+    record: NDArray[np.uint8],
+    corners: NDArray[np.int32],
+    patch: SampleLayout,
+) -> NDArray[np.uint8]:
+    """Patches of a source, as records.
+
+    Args:
+        layout: Of the whole source.
+        record: uint8 (nbytes,), the whole source.
+        corners: int32 (k, axes).
+        patch: Layout of the patches.
+
+    Returns:
+        uint8 (k, patch.nbytes).
+    """
+    if patch == layout:
+        return np.repeat(record[None], len(corners), axis=0)
+    found = patch.empty(len(corners))
+    for one, corner in zip(found, corners.tolist(), strict=True):
+        window = (slice(None), *(slice(c, c + n) for c, n in zip(corner, patch.shape, strict=True)))
+        for part, whole in zip(patch.arrays(one), layout.arrays(record), strict=True):
+            part[...] = whole[window]
+    return found
+
+
+def sample_index(
+    store: Store, view: View, sources: Sequence[int]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The samples of some sources, in their order, patches row by row.
+
+    Returns:
+        int32 (n,), the source of each; int32 (n, axes), its lower corner in working px.
+
+    Raises:
+        UserError: Not one sample has enough fov.
+    """
+    frames = sample_frames(store.sources, view)
+    owner, corners = [], []
+    for source in sources:
+        found = patch_positions(view, working_fov(store, source, frames[source]))
+        owner.append(np.full(len(found), source, dtype=np.int32))
+        corners.append(found)
+    if not sum(len(part) for part in corners):
+        raise no_samples(view, str(store.path))
+    return np.concatenate(owner), np.concatenate(corners)

@@ -1,0 +1,133 @@
+"""3-D U-Net: encoder, decoder and skip connections over volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vesselflow.errors import ShapeError
+
+#: Groups of a group norm; channels that they do not divide get one group.
+GROUPS = 8
+
+
+class UNet3d(nn.Module):
+    """3-D U-Net of a few levels, one for each entry of `filters`.
+
+    Each level is a chain of (3 x 3 x 3 convolution, norm, ReLU), with 2 x 2 x 2 max-pooling between
+    levels on the way down and transposed convolutions of the same stride on the way up. Volumes
+    whose slices lie far apart keep their slices on the finest levels: there kernels are 1 x 3 x 3
+    and the pooling is 1 x 2 x 2.
+
+    Weights are drawn from torch's global generator: He's normal for convolutions, zero biases.
+
+    Args:
+        filters: Channels of each level, finest first.
+        convolutions: 3 x 3 x 3 convolutions per level and direction.
+        flat_levels: How many of the finest levels leave the slices alone.
+        norm: "batch", "instance" or "group" (of 8 channels).
+        dropout: Probability of dropping a channel after each level; 0 has no such layer.
+        in_channels: Channels of the volume.
+        classes: Channels of the logits.
+
+    Attributes:
+        divisor: Depth, height and width must be multiples of these.
+        auxiliary_weight: 0; there is one answer.
+
+    Reference: Çiçek et al., 3D U-Net: learning dense volumetric segmentation from sparse
+    annotation, MICCAI 2016, https://arxiv.org/abs/1606.06650.
+    """
+
+    def __init__(
+        self,
+        *,
+        filters: Sequence[int],
+        convolutions: int,
+        flat_levels: int,
+        norm: str,
+        dropout: float,
+        in_channels: int = 1,
+        classes: int = 1,
+    ) -> None:
+        super().__init__()
+        levels = len(filters)
+        halvings = levels - 1
+        self.divisor = (2 ** max(0, halvings - flat_levels), 2**halvings, 2**halvings)
+        self.auxiliary_weight = 0.0
+        strides = [(1 if level < flat_levels else 2, 2, 2) for level in range(levels - 1)]
+        kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(levels)]
+
+        def chain(level: int, inputs: int) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            width, kernel = filters[level], kernels[level]
+            for _ in range(convolutions):
+                padding = tuple(side // 2 for side in kernel)
+                layers += [
+                    nn.Conv3d(inputs, width, kernel, padding=padding, bias=False),
+                    _norm(norm, width),
+                    nn.ReLU(inplace=True),
+                ]
+                inputs = width
+            if dropout > 0:
+                layers.append(nn.Dropout3d(dropout))
+            return nn.Sequential(*layers)
+
+        inputs = [in_channels, *filters[:-1]]
+        self.down = nn.ModuleList(chain(level, inputs[level]) for level in range(levels))
+        self.pool = nn.ModuleList(nn.MaxPool3d(stride) for stride in strides)
+        finer = range(levels - 2, -1, -1)
+        self.raise_ = nn.ModuleList(
+            nn.ConvTranspose3d(filters[level + 1], filters[level], strides[level], strides[level])
+            for level in finer
+        )
+        self.up = nn.ModuleList(chain(level, 2 * filters[level]) for level in finer)
+        self.head = nn.Conv3d(filters[0], classes, 1)
+        self.apply(_initialise)
+        # No ReLU follows, so He's factor would only make the first loss larger.
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Logits of a volume.
+
+        Args:
+            volume: float (N, in_channels, D, H, W), sides multiples of `divisor`.
+
+        Returns:
+            Logits (N, classes, D, H, W).
+
+        Raises:
+            ShapeError: It is no volume, or a side is not a multiple of `divisor`.
+        """
+        sides = tuple(volume.shape[2:])
+        if volume.ndim != 5 or any(
+            side % part for side, part in zip(sides, self.divisor, strict=True)
+        ):
+            raise ShapeError(
+                f"unet3d needs volumes of sides that are multiples of {self.divisor}, got {sides}"
+            )
+        x, skips = volume, []
+        for level, down in enumerate(self.down):
+            x = down(self.pool[level - 1](x) if level else x)
+            skips.append(x)
+        skips.pop()
+        for raise_, up in zip(self.raise_, self.up, strict=True):
+            x = up(torch.cat([raise_(x), skips.pop()], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm3d(width)
+    if kind == "instance":
+        return nn.InstanceNorm3d(width, affine=True)
+    return nn.GroupNorm(GROUPS if width % GROUPS == 0 else 1, width)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
