@@ -22,9 +22,9 @@ def centre_scale(
     """Centre and scale with which ``(image - centre) / scale`` is normalised.
 
     Args:
-        image: (H, W, C). Integers count as intensities over the largest value of their type, so a
+        image: (*S, C). Integers count as intensities over the largest value of their type, so a
             uint8 image gives results in [0, 1] like its float counterpart; floats as they are.
-        fov: (H, W); pixels that are 0 have no effect. None: all pixels count.
+        fov: (*S); pixels that are 0 have no effect. None: all pixels count.
         method: Name of a normalisation.
         per_channel: One pair per channel; False pools all channels into one pair, repeated.
 
@@ -36,7 +36,7 @@ def centre_scale(
         UserError: unknown normalisation.
     """
     normalisation = _normalisation(method)
-    channels = image.shape[2]
+    channels = image.shape[-1]
     pixels = image.reshape(-1, channels) if fov is None else image[fov.astype(bool)]
     if np.issubdtype(image.dtype, np.integer):
         pixels = pixels / np.float64(np.iinfo(image.dtype).max)
