@@ -1,4 +1,4 @@
-"""The arrays of one source: what they must be by the store's layout, and what is wrong with them."""
+"""The arrays of one source: what they must be by the layout, and what is wrong with them."""
 
 from __future__ import annotations
 

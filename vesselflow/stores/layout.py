@@ -1,4 +1,4 @@
-"""What every source of a store is made of: axes, type, channels, classes, and what the target is."""
+"""What every source of a store is made of: axes, type, channels, classes, kind of target."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from vesselflow.stores.schema import (
 )
 
 #: Sides of a chunk, by the number of axes. In 2-D a patch of 256 px touches at most four chunks and
-#: a chunk is 64 KiB a channel; in 3-D one of float32 is 512 KiB, and flat, because volumes often are.
+#: a chunk is 64 KiB a channel; in 3-D one of float32 is 512 KiB; flat, as volumes often are.
 CHUNKS = {2: (256, 256), 3: (32, 64, 64)}
 #: Keypoints in a chunk.
 CHUNK_KEYPOINTS = 4096
