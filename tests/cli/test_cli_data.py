@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vesselflow.cli import data as command
+from vesselflow.cli import data_sheet as sheets
 from vesselflow.cli.main import main
 from vesselflow.stores.store import Source, Store, write_store
 
@@ -45,8 +46,11 @@ def test_synth_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("words", "line"),
     [
         (["--domain", "z"], "vesselflow: --domain: 'z' is not allowed; allowed: "),
-        (["--kind", "fundos"], "unknown synthetic kind 'fundos'; allowed: fundus; did you mean"),
+        (["--kind", "fundos"], "unknown synthetic kind 'fundos'; allowed: fundus, tomogram, vas"),
         (["--size", "3"], "vesselflow: --size: 3 is not allowed"),
+        (["--size", "x"], "vesselflow: --size: 'x' is not allowed; allowed: 64 to 4096, or null"),
+        (["--depth", "3"], "vesselflow: --depth: unknown key 'depth_px'"),
+        (["--kind", "tomogram", "--depth", "3"], "vesselflow: --depth: 3 is not allowed"),
         (["--seed", "-1"], "vesselflow: --seed: -1 is not allowed"),
     ],
 )
@@ -86,9 +90,9 @@ def test_contact_sheet(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # The fov's outline is cyan; targets are green.
     assert (np.abs(pixels - [90, 235, 255]).max(axis=2) == 0).sum() > 500
     assert ((pixels[..., 1] > 200) & (pixels[..., 0] < 110) & (pixels[..., 2] < 180)).sum() > 500
-    monkeypatch.setattr(command, "SHEET_SOURCES", 2)
+    monkeypatch.setattr(sheets, "SHEET_SOURCES", 2)
     with Store.open(store) as opened:
-        small = command.contact_sheet(opened)
+        small = sheets.contact_sheet(opened)
     assert small.height < pixels.shape[0]
     assert os.listdir(tmp_path) == ["sheet.png"]
 
@@ -236,8 +240,8 @@ def test_inspect_shows_suspicions(
 def test_the_contact_sheet_marks_suspicious_sources(store: Path, doubtful: Path) -> None:
     def red(path: Path) -> int:
         with Store.open(path) as opened:
-            pixels = np.asarray(command.contact_sheet(opened))
-        return int((pixels == command.DOUBT_COLOUR).all(axis=2).sum())
+            pixels = np.asarray(sheets.contact_sheet(opened))
+        return int((pixels == sheets.DOUBT_COLOUR).all(axis=2).sum())
 
     assert red(store) == 0
     assert red(doubtful) > 3 * 2 * 3 * 500  # three frames, two long lines each, 3 px wide

@@ -234,8 +234,8 @@ IN_FILE = {
     ),
     "unknown-generator": (
         "stores: {a: 'synth:funds'}",
-        "space.yaml: stores.a.synth.kind: 'funds' is not allowed; allowed: fundus; "
-        "did you mean 'fundus'?",
+        "space.yaml: stores.a.synth.kind: 'funds' is not allowed; allowed: fundus, "
+        "tomogram, vasculature; did you mean 'fundus'?",
     ),
     "no-stores": (
         "stores:",

@@ -226,9 +226,11 @@ def _importer(name: str, arguments: Mapping[str, Any]) -> list[str]:
 
 def _synth(name: str, arguments: Mapping[str, Any]) -> list[float]:
     (source,) = SYNTH_KINDS.build({"name": name, "sources": 1, "size_px": 64, **arguments})
+    bright = 255 if source.image.dtype == np.uint8 else 1
+    truth = source.target if source.keypoints is None else source.keypoints.positions
     return [
-        float(source.image.mean() / 255),
-        float(source.target.mean()),
+        float(np.abs(source.image.astype(np.float64)).mean() / bright),
+        float(truth.mean()),
         float(source.fov.mean()),
     ]
 

@@ -166,8 +166,8 @@ def test_missing_foreign_and_other_files_are_refused(tmp_path: Path) -> None:
 def test_newer_schema_and_other_kind_are_refused(whole: Path, tmp_path: Path) -> None:
     path = edited(whole, tmp_path)
     with h5py.File(path, "r+") as file:
-        file.attrs.modify("schema", 2)
-    with pytest.raises(UserError, match=r"schema 2, newer.*allowed: schema 1 to 1; update"):
+        file.attrs.modify("schema", 3)
+    with pytest.raises(UserError, match=r"schema 3, newer.*allowed: schema 1 to 2; update"):
         Store.open(path)
     path = edited(whole, tmp_path)
     with h5py.File(path, "r+") as file:
@@ -336,7 +336,7 @@ def test_bad_sources_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fov is empty"):
         write(replace(base, fov=base.fov * 0))
     with pytest.raises(UserError, match="image must be uint8"):
-        write(replace(base, image=base.image.astype(np.uint16)))
+        write(base, replace(base, id="t", image=base.image.astype(np.uint16)))
     with pytest.raises(UserError, match="must be uint8 0 or 1, is float64"):
         write(replace(base, fov=base.fov.astype(float)))
     with pytest.raises(UserError, match="split 'val' is not allowed"):

@@ -1,7 +1,8 @@
-"""Reads a patch store; refuses every file that is not a whole one of a known schema."""
+"""Reads a store; refuses every file that is not a whole one of a known schema."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -11,24 +12,49 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from vesselflow.errors import ShapeError, UserError
-from vesselflow.stores.schema import HEADER_BYTES, KIND, MAGIC, SCHEMA, Box, Bytes, SourceInfo
+from vesselflow.stores.arrays import expected
+from vesselflow.stores.keypoints import Keypoints
+from vesselflow.stores.layout import KINDS, Layout
+from vesselflow.stores.schema import (
+    HEADER_BYTES,
+    MAGIC,
+    PLAIN,
+    SCHEMA,
+    Box,
+    Bytes,
+    SourceInfo,
+    seal_of,
+)
 
+#: What h5py, json and the entries of an index raise on a file that is no whole store.
+_BROKEN = (
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+)
 _AGAIN = "make it again with 'vesselflow data import' or 'vesselflow data synth'"
 
 
 class Store:
-    """A patch store, opened read-only; pixels are read when asked for.
+    """A store, opened read-only; voxels are read when asked for.
 
     Use it as a context manager. It holds an open file and does not travel between processes: send
     the path and open it there.
 
     Attributes:
         path: The file.
-        kind: "patch".
+        layout: What all its sources are made of.
+        kind: "patch" or "keypoint", as the layout says.
         domain: Name of the data set.
-        digest: Logical digest of ids, groups, splits and arrays.
+        digest: Logical digest of layout, ids, groups, splits and arrays.
         importer: What made the store: name and arguments.
         sources: What is known about each source, in the order of the store.
     """
@@ -48,13 +74,27 @@ class Store:
                 hint="update vesselflow",
             )
         self.kind = _text(attributes["kind"])
-        if self.kind != KIND:
-            raise UserError(f"a store of kind '{self.kind}'", where=str(path), allowed=KIND)
+        if self.kind not in (KINDS if schema > 1 else KINDS[:1]):
+            allowed = ", ".join(KINDS if schema > 1 else KINDS[:1])
+            raise UserError(f"a store of kind '{self.kind}'", where=str(path), allowed=allowed)
         self.domain = _text(attributes["domain"])
         self.digest = _text(attributes["digest"])
         self.importer: dict[str, Any] = json.loads(_text(attributes["importer"]))
-        entries = json.loads(bytes(file["index"][()]))
+        listing = bytes(_plain_array(file["index"], np.dtype(np.uint8), 1))
+        if schema > 1:
+            names = ("kind", "domain", "digest", "importer", "layout")
+            texts = {name: _text(attributes[name]) for name in names}
+            if seal_of(texts, listing) != _text(attributes["seal"]):
+                raise ValueError("the seal does not fit the index")
+        entries = json.loads(listing)
         self.sources = tuple(_entry(index, values) for index, values in enumerate(entries))
+        if schema > 1:
+            self.layout = Layout.of(json.loads(_text(attributes["layout"])))
+        else:
+            channels = self.sources[0].channels if self.sources else 1
+            self.layout = dataclasses.replace(PLAIN, channels=max(channels, 1))
+        if self.layout.kind != self.kind:
+            raise ValueError("the layout is of another kind")
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Store:
@@ -75,7 +115,7 @@ class Store:
             if file is not None:
                 file.close()
             raise
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        except _BROKEN as error:
             if file is not None:
                 file.close()
             raise UserError("the store is damaged", where=str(path), hint=_AGAIN) from error
@@ -98,53 +138,100 @@ class Store:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def image(self, index: int, window: Box | None = None) -> Bytes:
-        """Image of a source, uint8 (H, W, C), or its window (y0, x0, y1, x1), end exclusive."""
+    def image(self, index: int, window: Box | None = None) -> NDArray[Any]:
+        """Image of a source (*S, C), or its window (lows, then highs, end exclusive)."""
         return self._read(index, "image", window)
 
     def target(self, index: int, window: Box | None = None) -> Bytes:
-        """Target of a source, uint8 (H, W), 0 or 1, or its window."""
+        """Target of a source of a patch store, or its window: uint8 (*S), of planes (*S, K)."""
         return self._read(index, "target", window)
 
     def fov(self, index: int, window: Box | None = None) -> Bytes:
-        """Field of view of a source, uint8 (H, W), 0 or 1, or its window."""
+        """Field of view of a source, uint8 (*S), 0 or 1, or its window."""
         return self._read(index, "fov", window)
 
     def fov_box(self, index: int) -> Box:
-        """Bounding box of the fov (y0, x0, y1, x1), end exclusive; no pixel is read."""
+        """Bounding box of the fov (lows, then highs), end exclusive; no voxel is read."""
         return self.sources[index].fov_box
 
-    def _read(self, index: int, name: str, window: Box | None) -> Bytes:
+    def keypoints(self, index: int, window: Box | None = None) -> Keypoints:
+        """Keypoints of a source of a keypoint store; those in a window are relative to it."""
+        positions, classes = (self._read(index, name, None) for name in ("keypoints", "classes"))
+        held = Keypoints(positions, classes)
+        if window is None:
+            return held
+        self._check_window(self.sources[index], window)
+        return held.inside(window)
+
+    def heatmap(self, index: int) -> NDArray[np.float32]:
+        """The heat-map that was rendered beforehand (*S / ds_factor, K), of a store with them."""
+        return self._read(index, "heatmap", None)
+
+    def _check_window(self, source: SourceInfo, window: Box) -> None:
+        shape, dims = source.shape, len(source.shape)
+        low, high = window[:dims], window[dims:]
+        fits = len(window) == 2 * dims and all(
+            0 <= a < b <= side for a, b, side in zip(low, high, shape, strict=True)
+        )
+        if not fits:
+            sizes = " x ".join(map(str, shape))
+            raise ShapeError(f"window {window} does not lie in source '{source.id}' ({sizes} px)")
+
+    def _read(self, index: int, name: str, window: Box | None) -> NDArray[Any]:
         source = self.sources[index]
-        y0, x0, y1, x1 = window or (0, 0, source.height, source.width)
-        if not (0 <= y0 < y1 <= source.height and 0 <= x0 < x1 <= source.width):
-            raise ShapeError(
-                f"window {window} does not lie in source '{source.id}' "
-                f"({source.height} x {source.width} px)"
-            )
-        try:
-            values: Bytes = self._file[f"sources/{source.index}/{name}"][y0:y1, x0:x1]
-        except (OSError, KeyError, RuntimeError) as error:
+        where = f"{self.path}: source '{source.id}'"
+        if name not in self.layout.arrays():
             raise UserError(
-                f"{name} is damaged", where=f"{self.path}: source '{source.id}'", hint=_AGAIN
-            ) from error
+                f"a {self.kind} store has no {name}",
+                where=where,
+                allowed=", ".join(self.layout.arrays()),
+            )
+        part: Any = ()
+        if window is not None:
+            self._check_window(source, window)
+            dims = len(source.shape)
+            part = tuple(map(slice, window[:dims], window[dims:]))
+        count = sum(source.keypoint_counts)
+        kind, shape = expected(self.layout, name, source.shape, source.channels, count)
+        try:
+            stored = self._file[f"sources/{source.index}/{name}"]
+            found = (stored.dtype, stored.shape)
+            values: NDArray[Any] = stored[part] if found == (kind, shape) else np.empty(0)
+        except _BROKEN as error:
+            raise UserError(f"{name} is damaged", where=where, hint=_AGAIN) from error
+        if found != (kind, shape):
+            raise UserError(
+                f"{name} is {found[0]} {found[1]}, the index says {kind} {shape}",
+                where=where,
+                hint=_AGAIN,
+            )
         return values
 
 
-def _text(value: bytes | str) -> str:
+def _text(value: object) -> str:
     """A text attribute; HDF5 gives those of fixed length as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, str):
+        return value
+    raise ValueError("an attribute is no text")
+
+
+def _plain_array(stored: Any, kind: np.dtype[Any], dims: int) -> NDArray[Any]:
+    """A whole dataset that has to be of a type and number of axes; ValueError otherwise."""
+    if stored.dtype != kind or len(stored.shape) != dims:
+        raise ValueError("a dataset is of another type")
+    values: NDArray[Any] = stored[()]
+    return values
 
 
 def _entry(index: int, values: dict[str, Any]) -> SourceInfo:
-    y0, x0, y1, x1 = values.pop("fov_box")
-    spacing = values.pop("spacing_um")
-    return SourceInfo(
-        index=index,
-        fov_box=(y0, x0, y1, x1),
-        spacing_um=None if spacing is None else (spacing[0], spacing[1]),
-        **values,
-    )
+    """An entry of the index; what is a tuple came as a list."""
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    source = SourceInfo(index=index, **plain)
+    if len(source.fov_box) != 2 * len(source.shape):
+        raise ValueError("the fov's box has other axes than the source")
+    return source
 
 
 def _foreign(path: Path) -> UserError:

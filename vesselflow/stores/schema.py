@@ -1,22 +1,32 @@
-"""What a patch store holds: sources, their description, and the digests that name their content.
+"""What a store holds: sources, their description, and the digests that name their content.
 
 A store is one HDF5 file::
 
-    user block          512 bytes of text: magic words and the size of the whole file
-    /                   attributes schema, kind, domain, digest, importer (JSON)
-    /index              JSON (UTF-8 bytes), one entry per source
-    /sources/<n>/image  uint8 (H, W, C), chunks of 256 x 256
-    /sources/<n>/target uint8 (H, W), 0 or 1
-    /sources/<n>/fov    uint8 (H, W), 0 or 1
+    user block             512 bytes of text: magic words and the size of the whole file
+    /                      attributes schema, kind, domain, digest, importer (JSON)
+                           and, of schema 2, layout (JSON) and seal
+    /index                 JSON (UTF-8 bytes), one entry per source
+    /sources/<n>/image     (*S, C), of the layout's type
+    /sources/<n>/fov       uint8 (*S), 0 or 1
+    /sources/<n>/target    uint8 (*S) or (*S, K): of a patch store
+    /sources/<n>/keypoints float64 (k, D), voxels: of a keypoint store
+    /sources/<n>/classes   int32 (k,): of a keypoint store
+    /sources/<n>/heatmap   float32 (*S / ds_factor, K): of one that has them
+
+S are the spatial sizes, (H, W) or (D, H, W). Images of 8 bits with one mask are written as schema
+1, all else as schema 2 (`layout.Layout` says which).
 
 The index is one piece of JSON, not attributes spread over groups: ten thousand pre-cut patches then
-open in milliseconds. The size in the user block makes every truncation visible before HDF5 looks.
+open in milliseconds. The size in the user block makes every truncation visible before HDF5 looks;
+the seal is a digest of the index and of all attributes, so that no damaged byte of them is taken
+for another spacing or name.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,59 +35,78 @@ from numpy.typing import NDArray
 
 from vesselflow.config.fingerprint import canonical_json
 from vesselflow.errors import UserError
+from vesselflow.stores.arrays import array_faults, arrays_of
+from vesselflow.stores.keypoints import Keypoints
+from vesselflow.stores.layout import Layout
 
-SCHEMA = 1
-KIND = "patch"
+#: The newest schema; `Layout.schema` is the one that a store needs.
+SCHEMA = 2
 MAGIC = b"vesselflow store, "
 HEADER_BYTES = 512
 SPLITS = ("train", "test", "")
+#: Images of 8 bits with one mask; the number of channels stands in the index.
+PLAIN = Layout()
 
-Box = tuple[int, int, int, int]
+#: Of 2 axes (y0, x0, y1, x1), of 3 (z0, y0, x0, z1, y1, x1), end exclusive.
+Box = tuple[Any, ...]
+#: Micrometres a voxel: one number for each axis.
+Spacing = tuple[Any, ...]
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One image with its target and field of view, on its way into a store.
+    """One image or volume with its truth and field of view, on its way into a store.
 
     Attributes:
         id: Name of the source, unique in its store; no slash, control character or asterisk.
         group: What must stay on one side of a split (patient, specimen).
-        image: uint8 (H, W, C).
-        target: uint8 or bool (H, W), 0 or 1.
-        fov: uint8 or bool (H, W), 0 or 1; at least one pixel is 1.
+        image: (*S, C), of the layout's type; finite.
+        target: Of a patch store: uint8 or bool (*S) or (*S, K), see `Layout`; else None.
+        fov: uint8 or bool (*S), 0 or 1; at least one voxel is 1.
         split: "train", "test" or "" where the data set names none.
         lineage: Where it came from: names and sha256 of the files, never paths.
-        spacing_um: Height and width of a pixel in micrometres, where known.
+        spacing_um: Size of a voxel along each axis in micrometres, where known.
+        keypoints: Of a keypoint store.
+        heatmap: Of a keypoint store with heat-maps: float32 (*coarse S, K), 0 to 1.
+        origin: Where voxel 0 lies in what the source was cut from, in voxels, where known: a
+            keypoint's place there is its position and this.
     """
 
     id: str
     group: str
-    image: Bytes
-    target: Bytes
+    image: NDArray[Any]
+    target: Bytes | None
     fov: Bytes
     split: str = ""
     lineage: Mapping[str, Any] = field(default_factory=dict)
-    spacing_um: tuple[float, float] | None = None
+    spacing_um: Spacing | None = None
+    keypoints: Keypoints | None = None
+    heatmap: NDArray[np.float32] | None = None
+    origin: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a store knows about one source without reading its pixels.
+    """What a store knows about one source without reading its voxels.
 
     Attributes:
         index: Position in the store.
         id: Name, unique in the store.
         group: What must stay on one side of a split.
         split: "train", "test" or "".
-        height: Pixels.
-        width: Pixels.
+        height: Voxels along y.
+        width: Voxels along x.
         channels: Channels of the image.
-        digest: Hash of image, target and fov.
+        digest: Hash of all arrays.
         image_digest: Hash of the image alone (the same image in two stores has the same one).
-        fov_box: Bounding box of the fov (y0, x0, y1, x1), end exclusive.
+        fov_box: Bounding box of the fov, end exclusive: (y0, x0, y1, x1), of a volume
+            (z0, y0, x0, z1, y1, x1).
         lineage: File names and their sha256.
-        spacing_um: Height and width of a pixel in micrometres, where known.
+        spacing_um: Size of a voxel along each axis in micrometres, where known.
+        depth: Voxels along z; None of an image.
+        keypoint_counts: Of a keypoint store: how many of each class; else ().
+        origin: Where voxel 0 lies in what the source was cut from, in voxels, where known.
     """
 
     index: int
@@ -91,7 +120,16 @@ class SourceInfo:
     image_digest: str
     fov_box: Box
     lineage: Mapping[str, Any]
-    spacing_um: tuple[float, float] | None = None
+    spacing_um: Spacing | None = None
+    depth: int | None = None
+    keypoint_counts: tuple[int, ...] = ()
+    origin: tuple[float, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All spatial sizes: (H, W) or (D, H, W)."""
+        plane = (self.height, self.width)
+        return plane if self.depth is None else (self.depth, *plane)
 
 
 def _text_digest(text: str) -> str:
@@ -104,39 +142,51 @@ def array_digest(name: str, array: NDArray[Any]) -> str:
     digest.update(
         canonical_json([name, array.dtype.str, list(array.shape)], escaped=False).encode()
     )
-    digest.update(np.ascontiguousarray(array).data)
+    # An empty array has no memory that a hash could look at.
+    digest.update(np.ascontiguousarray(array).data if array.size else b"")
     return digest.hexdigest()
 
 
-def source_digest(image_digest: str, target: Bytes, fov: Bytes) -> str:
-    """Hash of one source's content: image, target and fov, not its name."""
-    parts = [image_digest, array_digest("target", target), array_digest("fov", fov)]
-    return _text_digest(canonical_json(parts, escaped=False))
+def source_digests(arrays: Mapping[str, NDArray[Any]]) -> tuple[str, str]:
+    """Hash of the image, and of all arrays in the layout's order (image first), without names."""
+    parts = [array_digest(name, array) for name, array in arrays.items()]
+    return parts[0], _text_digest(canonical_json(parts, escaped=False))
 
 
-def store_digest(sources: Iterable[SourceInfo]) -> str:
-    """Logical digest of a store: ids, groups, splits and arrays, in the order of the store.
+def store_digest(sources: Iterable[SourceInfo], layout: Layout = PLAIN) -> str:
+    """Logical digest of a store: layout, ids, groups, splits and arrays, in the store's order.
 
-    Paths, chunks, compression, the domain's name, lineage and spacing do not enter: none of them
-    can change a run's result.
+    Paths, chunks, compression, the domain's name, lineage, spacing and origin do not enter: they
+    cannot change a run's result, or are named where they do. The standard deviations that a
+    keypoint store declares do.
     """
-    return _text_digest(
-        canonical_json(
-            [KIND, *([s.id, s.group, s.split, s.digest] for s in sources)], escaped=False
-        )
-    )
+    head = ["patch"] if layout.schema == 1 else [layout.kind, layout.plain()]
+    entries = ([s.id, s.group, s.split, s.digest] for s in sources)
+    return _text_digest(canonical_json([*head, *entries], escaped=False))
+
+
+def seal_of(attributes: Mapping[str, str], index: bytes) -> str:
+    """Digest of a store's attributes (texts) and of the bytes of its index."""
+    digest = hashlib.blake2b(canonical_json(dict(attributes), escaped=False).encode())
+    digest.update(index)
+    return digest.hexdigest()[:32]
 
 
 def fov_bounds(fov: NDArray[Any]) -> Box:
-    """Bounding box (y0, x0, y1, x1) of the pixels that are not 0, end exclusive.
+    """Bounding box of the voxels that are not 0: lows, then highs, end exclusive.
 
     Raises:
-        ValueError: no pixel is set.
+        ValueError: no voxel is set.
     """
-    rows, columns = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
-    if not rows.size:
-        raise ValueError("the fov is empty")
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    low, high = [], []
+    for axis in range(fov.ndim):
+        others = tuple(other for other in range(fov.ndim) if other != axis)
+        places = np.flatnonzero(fov.any(axis=others))
+        if not places.size:
+            raise ValueError("the fov is empty")
+        low.append(int(places[0]))
+        high.append(int(places[-1]) + 1)
+    return (*low, *high)
 
 
 def id_fault(name: object) -> str:
@@ -148,28 +198,56 @@ def id_fault(name: object) -> str:
     return ""
 
 
-def array_faults(image: NDArray[Any], target: NDArray[Any], fov: NDArray[Any]) -> list[str]:
-    """What is wrong with the arrays of one source; empty when all is well."""
-    if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
-        return [f"image must be uint8 (H, W, C), is {image.dtype} {image.shape}"]
-    faults = []
-    for name, mask in (("target", target), ("fov", fov)):
-        if mask.shape != image.shape[:2]:
-            faults.append(f"{name} is {mask.shape}, the image {image.shape[:2]}")
-        elif mask.dtype not in (np.uint8, np.bool_):
-            faults.append(f"{name} must be uint8 0 or 1, is {mask.dtype}")
-        elif mask.max() > 1:
-            faults.append(f"{name} holds {int(mask.max())}, allowed are 0 and 1")
-    if not faults and not fov.any():
-        faults.append("the fov is empty")
-    return faults
+def numbers_fault(numbers: Sequence[float] | None, dims: int, least: float) -> str:
+    """What is wrong with one number for each axis, all above `least`, or ""; None is nothing."""
+    if numbers is None or (
+        len(numbers) == dims and all(math.isfinite(n) and n > least for n in numbers)
+    ):
+        return ""
+    return f"{dims} numbers{' > 0' if least == 0 else ''}"
 
 
-def describe(index: int, source: Source) -> SourceInfo:
-    """The entry of a source in the store's index.
+def layout_of(source: Source, **declared: Any) -> Layout:
+    """The layout that a source of its kind has, by its arrays.
+
+    Args:
+        source: Any source of a store.
+        declared: What arrays do not say, or what differs: classes, target, ds_sigma and so on.
 
     Raises:
-        UserError: bad id, group, split or spacing, or arrays that do not fit each other.
+        UserError: a type or number of axes that no store takes, or a declared value.
+    """
+    image, keypoints = source.image, source.keypoints is not None
+    names = {3: "yx", 4: "zyx"}
+    if image.ndim not in names:
+        raise UserError(
+            f"the image has the shape {image.shape}",
+            where=f"source '{source.id}'",
+            allowed="(H, W, C) or (D, H, W, C)",
+        )
+    known: dict[str, Any] = {
+        "kind": "keypoint" if keypoints else "patch",
+        "axes": names[image.ndim],
+        "dtype": image.dtype.name,
+        "channels": image.shape[-1],
+        "target": "" if keypoints else "binary",
+        "heatmaps": source.heatmap is not None,
+    }
+    try:
+        return Layout(**{**known, **declared})
+    except UserError as error:
+        where = f"source '{source.id}'"
+        raise UserError(error.what, where=where, allowed=error.allowed) from None
+
+
+def describe(
+    index: int, source: Source, layout: Layout = PLAIN
+) -> tuple[SourceInfo, dict[str, NDArray[Any]]]:
+    """The entry of a source in the store's index, and its arrays as they are stored.
+
+    Raises:
+        UserError: bad id, group, split, spacing or origin, or arrays that do not fit each other
+            or the layout.
     """
     fault = id_fault(source.id)
     if fault:
@@ -181,19 +259,32 @@ def describe(index: int, source: Source) -> SourceInfo:
         raise UserError(
             f"split {source.split!r} is not allowed", where=where, allowed="train, test or empty"
         )
-    if source.spacing_um is not None and not all(
-        np.isfinite(s) and s > 0 for s in source.spacing_um
+    for name, numbers, least in (
+        ("spacing_um", source.spacing_um, 0.0),
+        ("origin", source.origin, -math.inf),
     ):
-        raise UserError(
-            f"spacing_um {source.spacing_um} is not allowed", where=where, allowed="> 0"
-        )
-    faults = array_faults(source.image, source.target, source.fov)
+        wanted = numbers_fault(numbers, layout.dims, least)
+        if wanted:
+            raise UserError(f"{name} {numbers} is not allowed", where=where, allowed=wanted)
+    points = source.keypoints
+    given = {
+        "image": source.image,
+        "target": source.target,
+        "fov": source.fov,
+        "keypoints": None if points is None else points.positions,
+        "classes": None if points is None else points.classes,
+        "heatmap": source.heatmap,
+    }
+    try:
+        arrays = arrays_of(given, layout)
+    except UserError as error:
+        raise UserError(error.what, where=where) from None
+    faults = array_faults(arrays, layout)
     if faults:
         raise UserError("; ".join(faults), where=where)
-    image_digest = array_digest("image", source.image)
-    target, fov = (mask.astype(np.uint8, copy=False) for mask in (source.target, source.fov))
-    height, width, channels = source.image.shape
-    return SourceInfo(
+    *depth, height, width, channels = arrays["image"].shape
+    image_digest, digest = source_digests(arrays)
+    info = SourceInfo(
         index=index,
         id=source.id,
         group=source.group,
@@ -201,9 +292,17 @@ def describe(index: int, source: Source) -> SourceInfo:
         height=height,
         width=width,
         channels=channels,
-        digest=source_digest(image_digest, target, fov),
+        digest=digest,
         image_digest=image_digest,
-        fov_box=fov_bounds(fov),
+        fov_box=fov_bounds(arrays["fov"]),
         lineage=dict(source.lineage),
-        spacing_um=source.spacing_um,
+        spacing_um=_floats(source.spacing_um),
+        depth=depth[0] if depth else None,
+        keypoint_counts=() if points is None else points.counts(len(layout.classes)),
+        origin=_floats(source.origin),
     )
+    return info, arrays
+
+
+def _floats(numbers: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if numbers is None else tuple(numbers)

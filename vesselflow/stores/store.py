@@ -1,9 +1,11 @@
-"""The patch store: what other rooms use of it."""
+"""Stores: what other rooms use of them."""
 
 from __future__ import annotations
 
+from vesselflow.stores.keypoints import Keypoints
+from vesselflow.stores.layout import Layout
 from vesselflow.stores.reader import Store
-from vesselflow.stores.schema import Box, Source, SourceInfo
+from vesselflow.stores.schema import Box, Source, SourceInfo, layout_of
 from vesselflow.stores.suspicions import SUSPICIONS, Tally, suspicions
 from vesselflow.stores.verify import Report, check, verify
 from vesselflow.stores.writer import write_store
@@ -11,12 +13,15 @@ from vesselflow.stores.writer import write_store
 __all__ = [
     "SUSPICIONS",
     "Box",
+    "Keypoints",
+    "Layout",
     "Report",
     "Source",
     "SourceInfo",
     "Store",
     "Tally",
     "check",
+    "layout_of",
     "suspicions",
     "verify",
     "write_store",

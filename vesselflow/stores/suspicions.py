@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesselflow.stores.schema import Bytes
 
@@ -35,35 +37,43 @@ PATCH_PX = 512
 FEW_SOURCES = 50
 
 
-def suspicions(image: Bytes, target: Bytes, fov: Bytes) -> list[str]:
+def suspicions(image: NDArray[Any], target: Bytes | None, fov: Bytes) -> list[str]:
     """Name what looks wrong in one source.
 
     Args:
-        image: uint8 (H, W, C).
-        target: uint8 or bool (H, W), 0 or 1.
-        fov: uint8 or bool (H, W), 0 or 1, not empty; pixels outside do not count.
+        image: (*S, C); black is what images of 8 bits can be.
+        target: uint8 or bool (*S) or (*S, K); 0 is background. None: there is no mask.
+        fov: uint8 or bool (*S), 0 or 1, not empty; pixels outside do not count.
 
     Returns:
         Keys of `SUSPICIONS`, at most one about the mask and one about the image.
     """
     inside = fov.astype(bool, copy=False)
     found = []
-    pixels, vessel = np.count_nonzero(inside), np.count_nonzero(inside & (target > 0))
-    if vessel == 0:
-        found.append("mask empty")
-    elif vessel == pixels:
-        found.append("mask full")
-    elif vessel > INVERTED_SHARE * pixels:
-        found.append("mask inverted")
-    channels = [image[:, :, channel] for channel in range(image.shape[2])]
-    brightest = functools.reduce(np.maximum, channels)
-    bright = np.count_nonzero((brightest >= BLACK_LEVEL) & inside)
+    pixels = np.count_nonzero(inside)
+    if target is not None:
+        drawn = target > 0
+        drawn = drawn if drawn.ndim == inside.ndim else drawn.any(axis=-1)
+        vessel = np.count_nonzero(inside & drawn)
+        if vessel == 0:
+            found.append("mask empty")
+        elif vessel == pixels:
+            found.append("mask full")
+        elif vessel > INVERTED_SHARE * pixels:
+            found.append("mask inverted")
+    channels = [image[..., channel] for channel in range(image.shape[-1])]
     first = np.unravel_index(inside.argmax(), inside.shape)
-    if bright < BRIGHT_SHARE * pixels:
+    if image.dtype == np.uint8 and _black(channels, inside, pixels):
         found.append("image black")
     elif not any(((channel != channel[first]) & inside).any() for channel in channels):
         found.append("image constant")
     return found
+
+
+def _black(channels: Sequence[Bytes], inside: NDArray[np.bool_], pixels: int) -> bool:
+    brightest = functools.reduce(np.maximum, channels)
+    bright = np.count_nonzero((brightest >= BLACK_LEVEL) & inside)
+    return bright < BRIGHT_SHARE * pixels
 
 
 class Tally:
@@ -79,13 +89,13 @@ class Tally:
 
         Args:
             name: Its id.
-            shape: Height and width of its image.
+            shape: Spatial sizes of its image.
             kinds: What `suspicions` found.
         """
         self.total += 1
         for kind in kinds:
             self._found[kind].append(name)
-            self._only_patches[kind] &= max(shape[:2]) <= PATCH_PX
+            self._only_patches[kind] &= max(shape) <= PATCH_PX
 
     def lines(self) -> list[str]:
         """One line per kind: what, in how many sources, and the first five names."""

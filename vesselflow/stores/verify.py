@@ -1,21 +1,23 @@
-"""Checks a patch store against its own description, pixel by pixel."""
+"""Checks a store against its own description, voxel by voxel."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from vesselflow.errors import UserError
+from vesselflow.stores.arrays import array_faults
+from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.reader import Store
 from vesselflow.stores.schema import (
     SPLITS,
     SourceInfo,
-    array_digest,
-    array_faults,
     fov_bounds,
     id_fault,
-    source_digest,
+    numbers_fault,
+    source_digests,
     store_digest,
 )
 from vesselflow.stores.suspicions import Tally, suspicions
@@ -65,31 +67,50 @@ def check(path: str | os.PathLike[str]) -> Report:
             faults += [
                 f"source '{source.id}': {fault}" for fault in _source_faults(store, source, tally)
             ]
-        if store_digest(store.sources) != store.digest:
+        if store_digest(store.sources, store.layout) != store.digest:
             faults.append("the store's digest does not fit its sources")
     return Report(faults, tally.lines())
 
 
 def _source_faults(store: Store, source: SourceInfo, tally: Tally) -> list[str]:
+    layout = store.layout
+    readers = {"image": store.image, "target": store.target, "fov": store.fov}
     try:
-        image, target, fov = (read(source.index) for read in (store.image, store.target, store.fov))
+        arrays = {
+            name: read(source.index) for name, read in readers.items() if name in layout.arrays()
+        }
+        if layout.kind == "keypoint":
+            held = store.keypoints(source.index)
+            arrays |= {"keypoints": held.positions, "classes": held.classes}
+        if layout.heatmaps:
+            arrays["heatmap"] = store.heatmap(source.index)
     except UserError as error:
         return [error.what]
-    shape = (source.height, source.width, source.channels)
     faults = [id_fault(source.id)] if id_fault(source.id) else []
     if source.split not in SPLITS:
         faults.append(f"split {source.split!r} is not train, test or empty")
-    if image.shape != shape:
-        return [*faults, f"image is {image.shape}, the index says {shape}"]
-    broken = array_faults(image, target, fov)
+    if source.channels != layout.channels:
+        faults.append(f"the image has {source.channels} channel(s), the layout {layout.channels}")
+    for name, numbers, least in (
+        ("spacing_um", source.spacing_um, 0.0),
+        ("origin", source.origin, -math.inf),
+    ):
+        if numbers_fault(numbers, layout.dims, least):
+            faults.append(f"{name} is {numbers}")
+    broken = array_faults(arrays, layout)
     if broken:
         return [*faults, *broken]
-    tally.add(source.id, image.shape, suspicions(image, target, fov))
-    if fov_bounds(fov) != source.fov_box:
-        faults.append(f"fov box is {fov_bounds(fov)}, the index says {source.fov_box}")
-    image_digest = array_digest("image", image)
+    found = suspicions(arrays["image"], arrays.get("target"), arrays["fov"])
+    tally.add(source.id, source.shape, found)
+    if fov_bounds(arrays["fov"]) != source.fov_box:
+        faults.append(f"fov box is {fov_bounds(arrays['fov'])}, the index says {source.fov_box}")
+    if layout.kind == "keypoint":
+        counts = Keypoints(arrays["keypoints"], arrays["classes"]).counts(len(layout.classes))
+        if counts != source.keypoint_counts:
+            faults.append(f"keypoints are {counts}, the index says {source.keypoint_counts}")
+    image_digest, digest = source_digests({name: arrays[name] for name in layout.arrays()})
     if image_digest != source.image_digest:
         faults.append("the image's digest does not fit its pixels")
-    if source_digest(image_digest, target, fov) != source.digest:
+    if digest != source.digest:
         faults.append("the source's digest does not fit its pixels")
     return faults

@@ -68,7 +68,7 @@ def import_store(
     def counted() -> Iterator[Source]:
         for item in read_sources(listing, progress):
             lineages[item.id] = item.lineage
-            tally.add(item.id, item.image.shape, suspicions(item.image, item.target, item.fov))
+            tally.add(item.id, item.fov.shape, suspicions(item.image, item.target, item.fov))
             yield item
 
     default = folder.resolve().name if layout == "folder" else layout

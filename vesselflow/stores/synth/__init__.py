@@ -1,7 +1,8 @@
 """Generators of synthetic stores, by kind.
 
 A synthetic store is a pure function of its arguments, so a plan can name one without making it:
-`describe` and `synth_digest_key` import neither numpy nor h5py.
+`describe` and `synth_digest_key` import neither numpy nor h5py. What a kind takes, and what may be
+known of its sources beforehand (sizes, spacing, layout), stands in its argument model.
 """
 
 from __future__ import annotations
@@ -9,45 +10,48 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from vesselflow.config.registry import Arguments, Registry
-from vesselflow.stores.fundus import spacing_um
+from vesselflow.config.registry import Registry
+from vesselflow.stores.synth.arguments import (
+    FUNDUS_SIZES_PX,
+    FundusArguments,
+    SynthArguments,
+    TomogramArguments,
+    VasculatureArguments,
+)
 
 if TYPE_CHECKING:
     import os
 
+    from vesselflow.stores.layout import Layout
     from vesselflow.stores.schema import SourceInfo
 
+__all__ = [
+    "FUNDUS_SIZES_PX",
+    "SYNTH_KINDS",
+    "describe",
+    "file_name",
+    "lineage",
+    "make_synth",
+    "planned_layout",
+    "planned_sources",
+    "source_id",
+    "synth_digest_key",
+]
+
+_HERE = "vesselflow.stores.synth"
+
 SYNTH_KINDS = Registry("synthetic kind")
-
-#: Side of the square image in px that each camera (domain) takes by default.
-FUNDUS_SIZES_PX = {"a": 256, "b": 288, "c": 224}
-#: Radius of each camera's fov in halves of the image's side; above 1 it is cut above and below.
-FUNDUS_RADII = {"a": 0.95, "b": 1.06, "c": 0.92}
-#: What every camera sees, in degrees across its fov: the optic disc is drawn accordingly.
-FUNDUS_FIELD_DEG = 45.0
-
-
-# Beside its registration, because the generator's file cannot wait with importing numpy.
-class FundusArguments(Arguments):
-    """Photographs of the back of the eye, by one of three cameras."""
-
-    domain: Literal["a", "b", "c"] = Field("a", description="camera: colour, contrast, blur")
-    sources: int = Field(12, ge=1, le=100_000, description="number of images")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of all images")
-    size_px: Annotated[int, Field(ge=64, le=4096)] | None = Field(
-        None, description="side of the images in px; null for the camera's own: 256, 288, 224"
-    )
-
-
-# Raise the version whenever a pixel changes (tests/stores holds golden digests).
+# Raise the version whenever a voxel changes (tests/stores holds golden digests).
+SYNTH_KINDS.add("fundus", target=f"{_HERE}.fundus:fundus", arguments=FundusArguments, version=1)
 SYNTH_KINDS.add(
-    "fundus",
-    target="vesselflow.stores.synth.fundus:fundus",
-    arguments=FundusArguments,
+    "tomogram", target=f"{_HERE}.tomogram:tomogram", arguments=TomogramArguments, version=1
+)
+SYNTH_KINDS.add(
+    "vasculature",
+    target=f"{_HERE}.vasculature:vasculature",
+    arguments=VasculatureArguments,
     version=1,
 )
 
@@ -62,35 +66,43 @@ def describe(kind: str, args: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: unknown kind or argument, or a value that is not allowed.
     """
-    values = SYNTH_KINDS.validate({"name": kind, **args})
-    del values["name"]
-    if values["size_px"] is None:
-        values["size_px"] = FUNDUS_SIZES_PX[values["domain"]]
-    return {"kind": kind, "version": SYNTH_KINDS.part(kind).version, **values}
+    model = _model(kind, args)
+    version = SYNTH_KINDS.part(kind).version
+    return {"kind": kind, "version": version, **model.model_dump(mode="json")}
+
+
+def _model(kind: str, args: Mapping[str, Any]) -> SynthArguments:
+    given = SYNTH_KINDS.arguments(kind, args)
+    assert isinstance(given, SynthArguments)
+    return given.filled()
+
+
+def _split(args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The kind, and the arguments without it."""
+    rest = {key: value for key, value in args.items() if key != "kind"}
+    return args.get("kind", "fundus"), rest
 
 
 def synth_digest_key(args: Mapping[str, Any]) -> str:
     """Name of a synthetic store's content (16 hex digits), known before it is made.
 
     Args:
-        args: ``{kind, sources, seed, domain, size_px}``, what may be left out as in `describe`.
+        args: ``{kind, sources, seed, domain, ...}``, what may be left out as in `describe`.
 
     Raises:
         UserError: as `describe`.
     """
-    rest = {key: value for key, value in args.items() if key != "kind"}
-    text = json.dumps(describe(args.get("kind", "fundus"), rest), sort_keys=True)
+    text = json.dumps(describe(*_split(args)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def file_name(args: Mapping[str, Any]) -> str:
-    """Name of the file of a synthetic store: kind, camera and content.
+    """Name of the file of a synthetic store: kind, domain and content.
 
     Args:
         args: As for `synth_digest_key`.
     """
-    rest = {key: value for key, value in args.items() if key != "kind"}
-    told = describe(args.get("kind", "fundus"), rest)
+    told = describe(*_split(args))
     return f"{told['kind']}-{told['domain']}-{synth_digest_key(args)}.h5"
 
 
@@ -99,52 +111,62 @@ def source_id(domain: str, index: int) -> str:
     return f"{domain}{index:04d}"
 
 
-def lineage(seed: int, domain: str, index: int, size_px: int) -> dict[str, Any]:
-    """What determines one synthetic source: equal lineage, equal pixels."""
-    return {
-        "synth": "fundus",
-        "version": SYNTH_KINDS.part("fundus").version,
-        "seed": seed,
-        "domain": domain,
-        "source": index,
-        "size_px": size_px,
-    }
+def lineage(kind: str, index: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines one synthetic source: equal lineage, equal voxels.
+
+    Args:
+        kind: Name of a kind.
+        index: Number of the source.
+        arguments: All arguments but how many sources there are.
+    """
+    version = SYNTH_KINDS.part(kind).version
+    return {"synth": kind, "version": version, "source": index, **arguments}
 
 
-def fundus_spacing_um(domain: str, size_px: int) -> tuple[float, float]:
-    """Height and width of a pixel of a camera's image in micrometres."""
-    return spacing_um(FUNDUS_FIELD_DEG, FUNDUS_RADII[domain] * size_px)
+def planned_layout(args: Mapping[str, Any]) -> Layout:
+    """The layout of a synthetic store that is not made yet.
+
+    Args:
+        args: As for `synth_digest_key`.
+    """
+    from vesselflow.stores.layout import Layout
+
+    return Layout(**_model(*_split(args)).layout)
 
 
 def planned_sources(args: Mapping[str, Any]) -> tuple[SourceInfo, ...]:
     """The sources of a synthetic store that is not made yet, as its index will list them.
 
-    The field of view's box is not known: that of the whole image stands for it. Digests are empty.
+    The field of view's box is not known: that of the whole image stands for it. Digests are empty,
+    and so are the numbers of keypoints.
 
     Args:
         args: As for `synth_digest_key`.
     """
     from vesselflow.stores.schema import SourceInfo
 
-    rest = {key: value for key, value in args.items() if key != "kind"}
-    told = describe(args.get("kind", "fundus"), rest)
-    side = told["size_px"]
+    kind, rest = _split(args)
+    model = _model(kind, rest)
+    shape = model.shape()
+    *depth, height, width = shape
+    values = model.model_dump(mode="json", exclude={"sources"})
     return tuple(
         SourceInfo(
             index=index,
-            id=source_id(told["domain"], index),
-            group=source_id(told["domain"], index),
+            id=source_id(model.domain, index),
+            group=source_id(model.domain, index),
             split="",
-            height=side,
-            width=side,
-            channels=3,
+            height=height,
+            width=width,
+            channels=model.layout.get("channels", 1),
             digest="",
             image_digest="",
-            fov_box=(0, 0, side, side),
-            lineage=lineage(told["seed"], told["domain"], index, side),
-            spacing_um=fundus_spacing_um(told["domain"], side),
+            fov_box=(*[0] * len(shape), *shape),
+            lineage=lineage(kind, index, values),
+            spacing_um=model.spacing(),
+            depth=depth[0] if depth else None,
         )
-        for index in range(told["sources"])
+        for index in range(model.sources)
     )
 
 
@@ -159,30 +181,31 @@ def make_synth(
     name: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
+    **arguments: Any,
 ) -> str:
     """Make a synthetic store and return its logical digest.
 
     Args:
         path: Store to make, atomically.
         kind: Name of a kind.
-        sources: How many images.
+        sources: How many images or volumes.
         seed: Another seed, other eyes.
-        domain: Which camera: "a", "b" or "c".
-        size_px: Side of the square images; None: the camera's own.
-        name: Domain name written into the store; default "synth-" and the camera.
+        domain: Which camera, microscope or scanner: "a", "b" or "c".
+        size_px: Side of the images, of volumes along y and x; None: the domain's own.
+        name: Domain name written into the store; default "synth-" and the domain.
         overwrite: Replace a store that is there.
         progress: Called after each source with (done, total, id).
+        arguments: What else the kind takes.
 
     Raises:
         UserError: a value that is not allowed, or `path` cannot be written.
     """
     from vesselflow.stores.writer import write_store
 
-    description = describe(
-        kind, {"sources": sources, "seed": seed, "domain": domain, "size_px": size_px}
-    )
-    arguments = {k: v for k, v in description.items() if k not in ("kind", "version")}
-    made = SYNTH_KINDS.build({"name": kind, **arguments})
+    given = {"sources": sources, "seed": seed, "domain": domain, "size_px": size_px, **arguments}
+    description = describe(kind, given)
+    filled = {k: v for k, v in description.items() if k not in ("kind", "version")}
+    made = SYNTH_KINDS.build({"name": kind, **filled})
 
     def watched() -> Any:
         for number, source in enumerate(made, start=1):
@@ -195,5 +218,6 @@ def make_synth(
         watched(),
         domain=name or f"synth-{domain}",
         importer={"name": f"synth:{kind}", **description},
+        layout=planned_layout({"kind": kind, **given}),
         overwrite=overwrite,
     )

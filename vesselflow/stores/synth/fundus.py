@@ -20,13 +20,8 @@ from PIL import Image, ImageDraw
 from scipy import fft, ndimage
 
 from vesselflow.stores.schema import Bytes, Source
-from vesselflow.stores.synth import (
-    FUNDUS_RADII,
-    FUNDUS_SIZES_PX,
-    fundus_spacing_um,
-    lineage,
-    source_id,
-)
+from vesselflow.stores.synth import lineage, source_id
+from vesselflow.stores.synth.arguments import FUNDUS_RADII, FUNDUS_SIZES_PX, FundusArguments
 
 Floats = NDArray[np.float64]
 
@@ -173,7 +168,9 @@ def fundus(*, sources: int, seed: int, domain: str, size_px: int | None = None) 
 
 def fundus_source(seed: int, domain: str, index: int, size_px: int | None = None) -> Source:
     """One synthetic photograph; depends on its arguments alone (see `fundus`)."""
-    size = size_px or FUNDUS_SIZES_PX[domain]
+    given = {"seed": seed, "domain": domain, "size_px": size_px}
+    arguments = FundusArguments.model_validate(given).filled()
+    size = arguments.shape()[0]
     key = SeedSequence([seed, ord(domain), index])
     anatomy, photograph = (Generator(Philox(child)) for child in key.spawn(2))
     camera = CAMERAS[domain]
@@ -190,8 +187,8 @@ def fundus_source(seed: int, domain: str, index: int, size_px: int | None = None
         image=image,
         target=((cover >= 0.5) & (fov > 0)).astype(np.uint8),
         fov=fov,
-        lineage=lineage(seed, domain, index, size),
-        spacing_um=fundus_spacing_um(domain, size),
+        lineage=lineage("fundus", index, arguments.model_dump(exclude={"sources"})),
+        spacing_um=arguments.spacing(),
     )
 
 
