@@ -54,6 +54,4 @@ def test_records_of_8_bits_are_planes() -> None:
     assert layout.nbytes == 5 * 4 * 6
     record = np.arange(layout.nbytes, dtype=np.uint8)
     image, target, fov = layout.arrays(record)
-    np.testing.assert_array_equal(
-        np.concatenate([image, target, fov]), record.reshape(5, 4, 6)
-    )
+    np.testing.assert_array_equal(np.concatenate([image, target, fov]), record.reshape(5, 4, 6))

@@ -16,7 +16,8 @@ def build(**arguments: object) -> torch.nn.Module:
 
 
 def test_parameters_by_hand() -> None:
-    # Two levels of one convolution: 27*1*4 + 8, 27*4*8 + 16; up 8*4*8 + 4, 27*8*4 + 8; head 4*2 + 2.
+    # Two levels of one convolution: 27*1*4 + 8 and 27*4*8 + 16; up 8*4*8 + 4 and 27*8*4 + 8; the
+    # head 4*2 + 2.
     model = build(filters=[4, 8], convolutions=1)
     expected = (108 + 8) + (864 + 16) + (256 + 4) + (864 + 8) + (8 + 2)
     assert sum(p.numel() for p in model.parameters()) == expected
@@ -47,18 +48,15 @@ def test_divisors(arguments: dict[str, object], divisor: tuple[int, int, int]) -
 
 
 def test_flat_levels_leave_slices_alone() -> None:
-    # All levels flat: a slice does not see its neighbours.
-    model = build(flat_levels=5, norm="group").eval()
+    # All levels flat, statistics fixed: a slice does not see its neighbours.
+    model = build(flat_levels=5).eval()
     volume = torch.randn(1, 1, 3, 16, 16)
     changed = volume.clone()
     changed[:, :, 0] += 1
     with torch.inference_mode():
         one, other = model(volume), model(changed)
-    # Group norm pools all slices: what differs beyond that is the slice itself.
-    assert (one - other)[:, :, 0].abs().mean() > 3 * (one - other)[:, :, 2].abs().mean()
-    batch = build(flat_levels=5).eval()
-    with torch.inference_mode():
-        assert torch.equal(batch(volume)[:, :, 1:], batch(changed)[:, :, 1:])
+    assert torch.equal(one[:, :, 1:], other[:, :, 1:])
+    assert not torch.equal(one[:, :, 0], other[:, :, 0])
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])

@@ -24,9 +24,7 @@ AUGMENTATIONS.add(
 AUGMENTATIONS.add(
     "vflip", target="vesselflow.augment.geometric:VerticalFlip", arguments=FlipArguments
 )
-AUGMENTATIONS.add(
-    "zflip", target="vesselflow.augment.geometric:DepthFlip", arguments=FlipArguments
-)
+AUGMENTATIONS.add("zflip", target="vesselflow.augment.geometric:DepthFlip", arguments=FlipArguments)
 AUGMENTATIONS.add(
     "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=FlipArguments
 )

@@ -371,7 +371,9 @@ def _fits(stride: tuple[int, ...], patch: tuple[int, ...]) -> bool:
     axes = max(len(stride), len(patch))
     if any(len(sides) not in (1, axes) for sides in (stride, patch)):
         return False
-    each = zip(*(sides * axes if len(sides) == 1 else sides for sides in (stride, patch)), strict=True)
+    each = zip(
+        *(sides * axes if len(sides) == 1 else sides for sides in (stride, patch)), strict=True
+    )
     return all(step <= side for step, side in each)
 
 

@@ -81,8 +81,8 @@ def write_previews(
             whole,
             experiment,
             tta=protocol.tta,
-                window=protocol.window,
-                overlap=protocol.overlap,
+            window=protocol.window,
+            overlap=protocol.overlap,
             device=device,
             dataset_statistics=dataset_statistics,
         )

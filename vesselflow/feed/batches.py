@@ -22,7 +22,7 @@ from vesselflow.feed.view import (
     sample_frames,
     sample_shape,
 )
-from vesselflow.feed.working import cut, layout_of, working_source
+from vesselflow.feed.working import cut, layout_of, native_target, working_source
 from vesselflow.stores.statistics import centre_scale
 from vesselflow.stores.store import Store
 
@@ -300,7 +300,7 @@ def read_image(store: Store, view: View, source: int) -> WholeImage:
         fov_working=fov,
         centre=centre,
         scale=scale,
-        target=store.target(source),
+        target=native_target(store, source),
         fov=store.fov(source),
         box=at.box,
         inner=at.inner,

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vesselflow.errors import UserError
 from vesselflow.feed.layout import SampleLayout, Size
 from vesselflow.feed.view import Frame, View, no_samples, patch_positions, sample_frames
 
@@ -28,8 +27,9 @@ _BILINEAR, _BOX, _NEAREST = (
 
 
 def layout_of(store: Store, shape: Size) -> SampleLayout:
-    """The layout of a store's samples of a size."""
-    return SampleLayout(shape, channels=store.sources[0].channels)
+    """The layout of a store's samples of a size: a plane of the target for each class."""
+    held = store.layout
+    return SampleLayout(shape, held.channels, len(held.classes), held.dtype)
 
 
 def working_source(store: Store, source: int, at: Frame) -> tuple[SampleLayout, NDArray[np.uint8]]:
@@ -67,13 +67,31 @@ def _fov(store: Store, source: int, at: Frame) -> NDArray[np.generic]:
 
 def _soft(store: Store, source: int, at: Frame) -> NDArray[np.generic]:
     """The target (K, *S) of a source, 0..255."""
-    target = store.target(source, at.box) * np.uint8(255)
+    planes = _planes(store, store.target(source, at.box))
 
     def rule(axes: slice) -> Image.Resampling:
-        ends = zip(at.inner[axes], target.shape[axes], strict=True)
+        ends = zip(at.inner[axes], planes.shape[1:][axes], strict=True)
         return _BOX if all(new <= old for new, old in ends) else _BILINEAR
 
-    return resized(target, at.inner, rule(slice(-2, None)), rule(slice(0, -2)))[None]
+    plane, along = rule(slice(-2, None)), rule(slice(0, -2))
+    return np.stack([resized(each, at.inner, plane, along) for each in planes])
+
+
+def native_target(store: Store, source: int) -> NDArray[np.uint8]:
+    """The untouched target of a source of one class: uint8 (*S), 0 or 1."""
+    target = store.target(source)
+    return target[..., 0] if store.layout.target == "planes" else target
+
+
+def _planes(store: Store, target: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A stored target as (K, *S), 0 or 255 for each class."""
+    kind = store.layout.target
+    if kind == "labels":
+        numbers = np.arange(1, len(store.layout.classes) + 1, dtype=np.uint8)
+        inside = target[None] == numbers.reshape(-1, *[1] * target.ndim)
+        return inside.astype(np.uint8) * np.uint8(255)
+    planes = np.moveaxis(target, -1, 0) if kind == "planes" else target[None]
+    return planes * np.uint8(255)
 
 
 def resized(
@@ -141,7 +159,7 @@ def native_patch(
     )
     inside = (slice(None), *(slice(low, high) for low, high in zip(lows, highs, strict=True)))
     arrays.image[inside] = np.moveaxis(store.image(source, window), -1, 0)
-    arrays.target[inside] = (store.target(source, window) * np.uint8(255))[None]
+    arrays.target[inside] = _planes(store, store.target(source, window))
     arrays.fov[inside] = store.fov(source, window)
     return record
 

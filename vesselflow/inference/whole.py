@@ -125,9 +125,9 @@ def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     """A map (*s) at another size: slices of a volume first, then along its axis."""
 
     def plane(batch: Tensor, size: Sequence[int]) -> Tensor:
-        return functional.interpolate(
-            batch[:, None], list(size), mode="bilinear", antialias=True
-        )[:, 0]
+        return functional.interpolate(batch[:, None], list(size), mode="bilinear", antialias=True)[
+            :, 0
+        ]
 
     if maps.ndim == 2:
         return plane(maps[None], size)[0]

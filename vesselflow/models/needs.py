@@ -43,7 +43,9 @@ class Needs:
 
     def holds(self, size: Sequence[int]) -> bool:
         """Whether no side is too small."""
-        return all(side >= least for side, least in zip(size, _each(self.least_px, size), strict=True))
+        return all(
+            side >= least for side, least in zip(size, _each(self.least_px, size), strict=True)
+        )
 
     def trains(self, size: Sequence[int], samples: int) -> bool:
         """Whether batch-norm gets two values per channel everywhere."""

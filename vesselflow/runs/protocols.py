@@ -42,9 +42,7 @@ class Protocol:
     def of(cls, experiment: Experiment) -> Protocol:
         """The protocol of an experiment: its section `score`, but for which epochs are scored."""
         score = experiment.score
-        return cls(
-            score.threshold, score.threshold_metric, score.tta, score.window, score.overlap
-        )
+        return cls(score.threshold, score.threshold_metric, score.tta, score.window, score.overlap)
 
     def identity(self) -> dict[str, Any]:
         """What is hashed of it: settings and versions, those of what is computed out of it not.

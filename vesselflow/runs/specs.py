@@ -16,7 +16,9 @@ from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
 
 if TYPE_CHECKING:
+    from vesselflow.stores.layout import Layout
     from vesselflow.stores.store import SourceInfo
+
 
 @dataclass(frozen=True)
 class StoreFacts:
@@ -28,6 +30,7 @@ class StoreFacts:
         digest: Of its content.
         sources: Its images.
         origin: Address in a bucket that it was fetched from; "" without.
+        layout: What its sources are made of; None where only the store itself will tell.
     """
 
     name: str
@@ -35,11 +38,12 @@ class StoreFacts:
     digest: str
     sources: tuple[SourceInfo, ...]
     origin: str = ""
+    layout: Layout | None = None
 
     @property
     def axes(self) -> int:
-        """Spatial axes of its images; 2 where none is known yet."""
-        return len(self.sources[0].fov_box) // 2 if self.sources else 2
+        """Spatial axes of its images; 2 where that is not known yet."""
+        return 2 if self.layout is None else self.layout.dims
 
     @cached_property
     def index(self) -> dict[str, int]:

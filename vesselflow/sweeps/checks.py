@@ -18,6 +18,7 @@ from vesselflow.config.space import Space
 from vesselflow.config.store_specs import StoreSpec
 from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold
+from vesselflow.feed.layout import Size
 from vesselflow.feed.view import (
     Frame,
     View,
@@ -31,7 +32,6 @@ from vesselflow.feed.view import (
     sample_shape,
     told,
 )
-from vesselflow.feed.layout import Size
 from vesselflow.feed.working import working_fov
 from vesselflow.models import MODELS
 from vesselflow.models.needs import VOLUMETRIC, axes_of, divisor_of, needs
@@ -55,9 +55,11 @@ def planned(declared: StoreSpec, name: str, path: Path, where: str) -> StoreFact
         UserError: The folder that it is to be imported from does not hold what it must.
     """
     if declared.synth is not None:
-        from vesselflow.stores.synth import planned_sources
+        from vesselflow.stores.synth import planned_layout, planned_sources
 
-        return StoreFacts(name, path, "", planned_sources(declared.synth.arguments))
+        given = declared.synth.arguments
+        layout = planned_layout(given)
+        return StoreFacts(name, path, "", planned_sources(given), layout=layout)
     assert declared.importer is not None
     from vesselflow.stores.importers import IMPORTERS
     from vesselflow.stores.importers.listing import Listing
@@ -127,7 +129,8 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
     for point in space.expand().points:
         experiment = point.experiment
         trained = stores[experiment.data.train]
-        if "zflip" in experiment.augment and trained.sources and trained.axes == 2:
+        _check_trainable(space, file, trained)
+        if "zflip" in experiment.augment and trained.layout and trained.axes == 2:
             raise UserError(
                 f"the store '{trained.name}' holds images, which have no slices to mirror",
                 where=place(space, file, "augment.zflip"),
@@ -135,7 +138,7 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
             )
         name, takes = experiment.model["name"], axes_of(experiment.model)
         for store in (experiment.data.train, *experiment.data.ood):
-            if stores[store].sources and stores[store].axes != takes:
+            if stores[store].layout and stores[store].axes != takes:
                 others = [each for each in MODELS.names() if (each in VOLUMETRIC) != (takes == 3)]
                 raise UserError(
                     f"{name} takes {kinds[takes]}, the store '{store}' holds "
@@ -143,6 +146,19 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
                     where=place(space, file, "model.name"),
                     allowed=", ".join(others),
                 )
+
+
+def _check_trainable(space: Space, file: Path, facts: StoreFacts) -> None:
+    """Refuse stores that nothing here trains on yet."""
+    layout = facts.layout
+    if layout is None or (layout.kind == "patch" and len(layout.classes) == 1):
+        return
+    what = "keypoints" if layout.kind == "keypoint" else f"{len(layout.classes)} classes"
+    raise UserError(
+        f"the store '{facts.name}' holds {what}, which no task trains on yet",
+        where=place(space, file, "data.train"),
+        allowed="stores with one mask",
+    )
 
 
 def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:

@@ -61,7 +61,7 @@ def _opened(name: str, path: Path, where: str, origin: str) -> StoreFacts:
 
     try:
         with Store.open(path) as store:
-            return StoreFacts(name, path, store.digest, tuple(store.sources), origin)
+            return StoreFacts(name, path, store.digest, tuple(store.sources), origin, store.layout)
     except UserError as error:
         raise UserError(str(error), where=where) from None
 

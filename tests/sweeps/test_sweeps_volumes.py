@@ -1,0 +1,119 @@
+"""Volumes from YAML to tables: a sweep over synthetic vasculature, executed in this process."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vesselflow.config.loading import load_space
+from vesselflow.errors import UserError
+from vesselflow.evaluation.long_tables import write_tables
+from vesselflow.feed.local import LocalData
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.sweeps.context import Reports
+from vesselflow.sweeps.execution import execute
+from vesselflow.sweeps.planning import Prepared, prepare
+
+SPACE = """
+stores:
+  a: synth:vasculature?domain=a&sources=4&seed=0&size_px=32&depth_px=24
+  b: synth:vasculature?domain=c&sources=1&seed=1&size_px=40&depth_px=16
+data: {train: a, ood: [b], patch: [16, 32, 32]}
+split: {folds: 2, val_fraction: 0.5}
+folds: [0]
+augment: {hflip: {}, zflip: {}, rotate90: {}, affine: {}, gaussian_noise: {}}
+model: {name: unet3d, filters: [4, 8]}
+train: {epochs: 2, steps_per_epoch: 2, micro_batch_size: 2}
+score: {epochs: all}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("volumes") / "results"
+
+
+def prepared(results: Path, text: str = SPACE) -> Prepared:
+    file = results.parent / "volumes.yaml"
+    file.write_text(text)
+    return prepare(load_space(file, registries=REGISTRIES), results)
+
+
+def done(sweep: Prepared) -> None:
+    data = LocalData({name: facts.path for name, facts in sweep.stores.items()})
+    for job in sweep.jobs():
+        result = execute(job, sweep.results, data, reports=Reports())
+        assert (result.state, result.message) == ("finished", "")
+    sweep.rescore()
+
+
+def test_volumes_are_trained_scored_and_shown(results: Path, tmp_path: Path) -> None:
+    windows = SPACE + "grid: {score.window: [null, [16, 32, 32]], score.tta: [none, flips]}\n"
+    sweep = prepared(results, windows)
+    assert len({cell.run.run_id for cell in sweep.cells}) == 1
+    done(sweep)
+    assert sweep.missing() == []
+    paths = write_tables(tmp_path, sweep.scored, sweep.results, sweep.objective)
+    images = pd.read_parquet(paths["images"])
+    assert set(images.role) == {"val", "test", "ood"}
+    dice = images[(images.metric == "dice") & (images.source_id == "*") & (images.epoch == 2)]
+    assert dice.value.between(0, 1).all()
+    # Another way to predict, another score; never the same volume by another name.
+    assert dice.groupby("point").value.first().nunique() > 1
+    previews = list(results.glob("runs/*/previews/*/*.npz"))
+    assert {path.name.split("_")[0] for path in previews} == {"val", "test", "ood"}
+
+
+def test_one_spacing_for_all_scanners(results: Path) -> None:
+    text = SPACE.replace("patch: [16, 32, 32]", "patch: [16, 16, 16], spacing_um: 40")
+    sweep = prepared(results, text)
+    done(sweep)
+    assert all(not math.isnan(row.value) for row in sweep.scored)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "model: {name: unet3d, filters: [4, 8]}",
+            "model: {name: wnet}",
+            "model.name: wnet takes images, the store 'a' holds volumes; allowed: unet3d",
+        ),
+        ("[16, 32, 32]", "[32, 32]", r"data.patch: [32, 32] has 2 numbers, the images have 3 axes"),
+        (
+            "[16, 32, 32]",
+            "[15, 32, 32]",
+            "data.patch: patches of 15 x 32 x 32 px do not fit the model",
+        ),
+        (
+            "score: {epochs: all}",
+            "score: {window: [16, 33, 32]}",
+            "score.window: windows of 16 x 33 x 32 px do not fit unet3d",
+        ),
+        (
+            "synth:vasculature?domain=c&sources=1&seed=1&size_px=40&depth_px=16",
+            "synth:fundus?sources=2&size_px=64",
+            "model.name: unet3d takes volumes, the store 'b' holds images",
+        ),
+        (
+            "synth:vasculature?domain=a&sources=4&seed=0&size_px=32&depth_px=24",
+            "synth:tomogram?sources=4&size_px=32&depth_px=32",
+            "data.train: the store 'a' holds keypoints, which no task trains on yet",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(results: Path, old: str, new: str, told: str) -> None:
+    assert old in SPACE
+    with pytest.raises(UserError) as caught:
+        prepared(results, SPACE.replace(old, new))
+    assert str(caught.value).startswith(f"volumes.yaml: {told}")
