@@ -105,7 +105,11 @@ def test_a_spacing_by_hand() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(4, 300), st.integers(4, 300), st.floats(0.5, 50), st.floats(0.5, 50), st.floats(1, 9)
+    st.integers(4, 300),
+    st.integers(4, 300),
+    st.floats(0.5, 50),
+    st.floats(0.5, 50),
+    st.floats(1, 9),
 )
 def test_twice_as_fine_pixels_of_one_object_are_seen_alike(
     height: int, width: int, native: float, working: float, ratio: float

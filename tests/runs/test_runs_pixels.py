@@ -63,9 +63,7 @@ def cells(folder: Path, more: str = "", a: Spacing = None, b: Spacing = None) ->
 def names(cell: Cell) -> dict[str, str]:
     """Name of the run, and of each domain's evaluation."""
     found = {"run": cell.run.run_id}
-    return found | {
-        f"{domain.role}": cell.evaluation(10, domain).name for domain in cell.domains
-    }
+    return found | {f"{domain.role}": cell.evaluation(10, domain).name for domain in cell.domains}
 
 
 def changed(before: Cell, after: Cell) -> set[str]:

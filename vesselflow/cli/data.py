@@ -281,7 +281,13 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
     for name in ("source", "group", "split"):
         table.add_column(name)
     spaced = any(row["spacing_um"] for row in rows)
-    for name in ("width x height", *(["um per px"] if spaced else []), "fov %", "vessel % of fov", "digest"):
+    for name in (
+        "width x height",
+        *(["um per px"] if spaced else []),
+        "fov %",
+        "vessel % of fov",
+        "digest",
+    ):
         table.add_column(name, justify="right")
     marked = any(row["suspicions"] for row in rows)
     if marked:

@@ -140,9 +140,7 @@ class ScoringJob:
         domain = evaluation.domain
         evaluated = evaluate(
             model,
-            self.context.unless_stopped(
-                select(self.context.images(domain), domain)
-            ),
+            self.context.unless_stopped(select(self.context.images(domain), domain)),
             self.context.spec.experiment,
             evaluation.protocol,
             threshold_logit=threshold_logit if known is None else known.threshold_logit,

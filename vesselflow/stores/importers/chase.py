@@ -14,6 +14,7 @@ from pydantic import Field
 
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
+from vesselflow.stores.fundus import spacing_um
 from vesselflow.stores.importers.listing import (
     Item,
     Listing,
@@ -22,7 +23,6 @@ from vesselflow.stores.importers.listing import (
     missing,
     no_images,
 )
-from vesselflow.stores.fundus import spacing_um
 
 _NAME = re.compile(r"(\d\d)[LR]")
 LAST_TRAINING_CHILD = 10

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from vesselflow.config.registry import Arguments
+from vesselflow.stores.fundus import spacing_um
 from vesselflow.stores.importers.listing import (
     Item,
     Listing,
@@ -22,7 +23,6 @@ from vesselflow.stores.importers.listing import (
     missing,
     no_images,
 )
-from vesselflow.stores.fundus import spacing_um
 
 _NAME = re.compile(r"im\d{4}")
 #: 35 degrees across the fov, which is 649 px wide (median; 647 to 686) and cut above and below.
