@@ -196,6 +196,49 @@ def test_set_of_a_joint_axis_keeps_that_setting(tmp_path: Path) -> None:
     assert over.duplicates == 1
 
 
+def test_the_scale_of_a_store_in_the_file_as_an_axis_and_by_set(tmp_path: Path) -> None:
+    plain = STORES.replace("{train: a}", "{train: a, ood: [b]}")
+    scaled = plain + "grid: {stores.b.scale: [0.5, 2]}\n"
+    space = load(tmp_path, scaled)
+    assert names(space) == ["scale=0.5", "scale=2"]
+    assert [p.experiment.scale_of("b") for p in space.expand().points] == [0.5, 2.0]
+    assert {p.experiment.scale_of("a") for p in space.expand().points} == {None}
+    fixed = load(tmp_path, scaled, overrides=["stores.b.scale=3"])
+    assert (names(fixed), only(fixed).scale_of("b")) == (["base"], 3.0)
+    given = load(tmp_path, plain, overrides=["stores.b.scale=3"])
+    assert given.resolved()["stores"]["b"]["scale"] == 3.0
+    assert only(given) == only(fixed)
+    again = load(tmp_path, dump_yaml(given.resolved()), name="again.yaml")
+    assert only(again) == only(given)
+    # A layer that gives the file of a store keeps how it is seen.
+    profile = plain + "profiles: {p: {stores: {b: {scale: 0.25}}}}\n"
+    assert only(load(tmp_path, profile, profile="p")).scale_of("b") == 0.25
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            "data: {train: a, working_size_px: 64, spacing_um: 9}\n",
+            "space.yaml: data.spacing_um: data.working_size_px says the size of a working px "
+            "already; allowed: one of the two; set data.working_size_px: null",
+        ),
+        ("data: {train: a, spacing_um: 0}\n", "space.yaml: data.spacing_um: 0 is not allowed"),
+        ("data: {train: a, spacing_um: [9]}\n", "space.yaml: data.spacing_um"),
+        ("grid: {stores.b.scale: [0]}\n", "space.yaml: grid.stores.b.scale: 0 is not allowed"),
+        ("grid: {stores.c.scale: [1]}\n", "space.yaml: grid.stores.c.scale: unknown store 'c'"),
+        (
+            "grid: {stores.b.path: [x.h5]}\n",
+            "space.yaml: grid.stores.b.path: unknown key 'path'",
+        ),
+    ],
+)
+def test_a_size_of_a_pixel_that_is_none(tmp_path: Path, more: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, (STORES.splitlines()[0] + "\n" if "data:" in more else STORES) + more)
+    assert str(caught.value).startswith(told)
+
+
 def test_score_epochs() -> None:
     assert Score().at(5) == (5,)
     assert Score(epochs="all").at(3) == (1, 2, 3)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from vesselflow.feed.view import (
     working_fov,
     working_planes,
 )
+from vesselflow.stores.schema import SourceInfo
 from vesselflow.stores.store import Store, write_store
 
 FULL = View(working_size_px=128, patch="full", stride=None, min_fov=0.0, divisor=32)
@@ -28,6 +30,11 @@ FULL = View(working_size_px=128, patch="full", stride=None, min_fov=0.0, divisor
 
 def patches(size: int, stride: int | None = None, **values: float) -> View:
     return replace(FULL, working_size_px=None, patch=size, stride=stride, divisor=1, **values)
+
+
+def known(box: tuple[int, int, int, int], spacing: tuple[float, float] | None = None) -> SourceInfo:
+    """A source of which the geometry is known."""
+    return SourceInfo(0, "s", "g", "", 100, 100, 3, "d", "i", box, {}, spacing)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +81,73 @@ def test_halves_round_up() -> None:
 
 
 def test_whole_sources_of_any_size_get_one_shape() -> None:
-    boxes = [(0, 0, 33, 90), (5, 5, 70, 40)]
+    sources = [known((0, 0, 33, 90)), known((5, 5, 70, 40))]
     for size, expected in ((None, (96, 96)), (100, (128, 128))):
-        frames = sample_frames(boxes, replace(FULL, working_size_px=size))
+        frames = sample_frames(sources, replace(FULL, working_size_px=size))
         assert {at.shape for at in frames} == {expected}
         for at in frames:
             (top, left), (height, width) = at.offset, at.inner
             assert 0 <= at.shape[0] - height - 2 * top <= 1
             assert 0 <= at.shape[1] - width - 2 * left <= 1
+
+
+def test_a_spacing_by_hand() -> None:
+    view = replace(FULL, working_size_px=None, spacing_um=(20.0, 10.0))
+    # 300 px of 8 um are 2400 um, 120 px of 20; 201 px of 5 um are 1005 um, 100.5 px of 10.
+    at = frame((10, 20, 310, 221), view, (8.0, 5.0))
+    assert (at.inner, at.shape) == ((120, 101), (128, 128))
+    # A store's own scale counts whatever its spacing is, and where it has none.
+    for spacing in (None, (8.0, 5.0)):
+        assert frame((0, 0, 99, 50), replace(view, scale=0.5), spacing).inner == (50, 25)
+    assert frame((0, 0, 99, 50), replace(FULL, scale=2.0)).inner == (198, 100)
+    assert frame((0, 0, 1, 1), replace(FULL, scale=0.01)).inner == (1, 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(4, 300),
+    st.integers(4, 300),
+    st.floats(0.5, 50),
+    st.floats(0.5, 50),
+    st.floats(1, 9),
+)
+def test_twice_as_fine_pixels_of_one_object_are_seen_alike(
+    height: int, width: int, native: float, working: float, ratio: float
+) -> None:
+    view = replace(FULL, working_size_px=None, spacing_um=(working, working * ratio))
+    coarse = frame((0, 0, height, width), view, (native, native))
+    fine = frame((0, 0, 2 * height, 2 * width), view, (native / 2, native / 2))
+    assert coarse.inner == fine.inner
+    # A unit of length changes nothing: here the nanometre, to the last rounding of a half.
+    scaled = replace(view, spacing_um=(working * 1e3, working * ratio * 1e3))
+    other = frame((0, 0, height, width), scaled, (native * 1e3, native * 1e3)).inner
+    assert all(abs(a - b) <= 1 for a, b in zip(coarse.inner, other, strict=True))
+
+
+def test_whole_sources_by_spacing_get_the_shape_of_the_largest() -> None:
+    view = replace(FULL, working_size_px=None, spacing_um=(2.0, 2.0))
+    sources = [known((0, 0, 60, 60), (2.0, 2.0)), known((0, 0, 60, 60), (4.0, 3.0))]
+    frames = sample_frames(sources, view)
+    assert [at.inner for at in frames] == [(60, 60), (120, 90)]
+    assert {at.shape for at in frames} == {(128, 96)}
+
+
+def test_a_source_without_spacing_is_refused_where_one_is_needed() -> None:
+    view = replace(FULL, working_size_px=None, spacing_um=(2.0, 2.0))
+    sources = [known((0, 0, 60, 60), (2.0, 2.0)), known((0, 0, 60, 60))]
+    with pytest.raises(UserError, match=r"1 of 2 sources have no spacing, the first is 's'"):
+        sample_frames(sources, view)
+    assert len(sample_frames(sources, replace(view, scale=1.0))) == 2
+    assert len(sample_frames(sources, replace(view, spacing_um=None))) == 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"spacing_um": (0.0, 1.0)}, {"spacing_um": (1.0, float("nan"))}, {"scale": -1.0}],
+)
+def test_a_size_of_a_pixel_that_is_none_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is not allowed"):
+        replace(FULL, **values)
 
 
 @settings(deadline=None, max_examples=60)

@@ -52,6 +52,21 @@ def run(root: Path, layout: str = "folder", **arguments: object) -> Store:
     return Store.open(out)
 
 
+@pytest.mark.parametrize(
+    ("given", "spacing"), [("9.5", (9.5, 9.5)), ("9.5,9", (9.5, 9.0)), (None, None)]
+)
+def test_the_size_of_a_pixel_is_given(
+    data: Path, given: str | None, spacing: tuple[float, float] | None
+) -> None:
+    with run(data, spacing_um=given) as store:
+        assert {source.spacing_um for source in store.sources} == {spacing}
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1,2,3", "nine", "nan", ""])
+def test_a_size_of_a_pixel_that_is_none(data: Path, given: str) -> None:
+    refused(data, r"allowed: one number above 0 or two, HEIGHT,WIDTH", spacing_um=given)
+
+
 def refused(root: Path, match: str, layout: str = "folder", **arguments: object) -> None:
     out = root.parent / "refused.h5"
     with pytest.raises(UserError, match=match) as caught:
@@ -456,11 +471,17 @@ real = pytest.mark.skipif(not REAL, reason="VESSELFLOW_TEST_DATA names no folder
 
 @real
 @pytest.mark.parametrize(
-    ("layout", "count", "groups", "tests", "share"),
-    [("chase", 28, 14, 8, 0.100), ("stare", 20, 20, 0, 0.103)],
+    ("layout", "count", "groups", "tests", "share", "field_deg"),
+    [("chase", 28, 14, 8, 0.100, 30), ("stare", 20, 20, 0, 0.103, 35)],
 )
 def test_real_data(
-    tmp_path: Path, layout: str, count: int, groups: int, tests: int, share: float
+    tmp_path: Path,
+    layout: str,
+    count: int,
+    groups: int,
+    tests: int,
+    share: float,
+    field_deg: float,
 ) -> None:
     out = tmp_path / "s.h5"
     made = import_store(layout, Path(REAL) / layout, out)
@@ -468,12 +489,15 @@ def test_real_data(
     with Store.open(out) as store:
         assert len({s.group for s in store.sources}) == groups
         assert sum(s.split == "test" for s in store.sources) == tests
-        shares, overlaps = [], []
+        shares, overlaps, fields_um = [], [], []
         for index in range(count):
+            _, x0, _, x1 = store.fov_box(index)
+            fields_um.append((x1 - x0) * store.sources[index].spacing_um[1])
             fov = store.fov(index).astype(bool)
             shares.append(store.target(index)[fov].mean())
             guess = estimate_fov(store.image(index)).astype(bool)
             overlaps.append((guess & fov).sum() / (guess | fov).sum())
+        assert np.median(fields_um) == pytest.approx(field_deg * 290, rel=1e-3)
         # The data sets' READMEs give these means.
         assert np.mean(shares) == pytest.approx(share, abs=5e-4)
         assert np.min(overlaps) > 0.95

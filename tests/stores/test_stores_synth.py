@@ -47,6 +47,19 @@ def test_golden_digests(domain: str) -> None:
     assert made == GOLDEN[domain]
 
 
+@pytest.mark.parametrize("domain", "abc")
+def test_every_camera_sees_45_degrees_of_290_um(domain: str, eyes: dict[str, list[Source]]) -> None:
+    for source in eyes[domain]:
+        assert source.spacing_um is not None
+        # b cuts its fov on all sides, but for the corners.
+        across = np.flatnonzero(source.fov.any(axis=0))
+        width_um = (across[-1] + 1 - across[0]) * source.spacing_um[1]
+        least = 45 * 290 if domain != "b" else 45 * 290 / 1.06
+        assert width_um == pytest.approx(least, abs=2 * source.spacing_um[1])
+    planned = planned_sources({"domain": domain})
+    assert planned[0].spacing_um == eyes[domain][0].spacing_um
+
+
 def test_a_source_does_not_depend_on_its_neighbours() -> None:
     third = list(fundus(sources=3, seed=5, domain="b", size_px=96))[2]
     alone = fundus_source(5, "b", 2, 96)

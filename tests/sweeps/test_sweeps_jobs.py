@@ -18,6 +18,7 @@ from vesselflow.feed.local import LocalData
 from vesselflow.metrics import METRICS
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.registries import REGISTRIES
+from vesselflow.runs.specs import domain_view
 from vesselflow.sweeps.context import Reports, Result
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.planning import Prepared, prepare
@@ -38,6 +39,7 @@ AXES = {
     "threshold": "score.threshold_metric: [dice, accuracy]",
     "rule": "score.threshold: [best, half]",
     "flips": "score.tta: [none, flips]",
+    "scale": "stores.b.scale: [0.5, 1.0]",
     "domains": "data.ood: [[b], [c], [b, c]]",
 }
 
@@ -55,9 +57,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("jobs") / "results"
 
 
-def _prepared(results: Path, name: str, more: str) -> Prepared:
+def _prepared(results: Path, name: str, more: str, space: str = SPACE) -> Prepared:
     file = results.parent / f"{name}.yaml"
-    file.write_text(f"{SPACE}{more}\n")
+    file.write_text(f"{space}{more}\n")
     return prepare(load_space(file, registries=REGISTRIES), results)
 
 
@@ -108,6 +110,41 @@ def test_points_that_differ_in_their_evaluation_are_done_in_one_start(results, t
     ):
         here = (curve.point == point) & (curve.epoch == epoch) & (curve.name == f"val/{metric}")
         assert curve[here].value.tolist() == pytest.approx([value], abs=0, nan_ok=True)
+
+
+def test_the_scale_of_a_domain_changes_its_scores_and_no_other(results, tmp_path):
+    prepared = _prepared(results, "scales", f"grid: {{{AXES['scale']}}}")
+    _done(prepared)
+    images = _tables(prepared, tmp_path)["images"]
+    by_point = {
+        role: images[images.role == role].pivot(
+            index=["epoch", "source_id", "metric"], columns="point", values="value"
+        )
+        for role in ("val", "test", "ood")
+    }
+    for role in ("val", "test"):
+        half, whole = (by_point[role][column] for column in by_point[role])
+        pd.testing.assert_series_equal(half, whole, check_names=False, check_exact=True)
+    assert not by_point["ood"]["scale=0.5"].equals(by_point["ood"]["scale=1"])
+
+
+def test_one_physical_size_of_a_pixel_for_all_cameras(results, tmp_path):
+    space = SPACE.replace("working_size_px: 64", "spacing_um: 200")
+    prepared = _prepared(results, "spacing", "seeds: [5]", space)
+    (result,) = _done(prepared)
+    assert (result.state, result.message) == ("finished", "")
+    # 45 degrees of 290 um each, at 200 um: 65.25 px across the whole field of either camera.
+    data = LocalData({name: facts.path for name, facts in prepared.stores.items()})
+    (cell,) = prepared.cells
+    for domain in cell.domains:
+        images = data.images(domain.store, domain_view(cell.run.experiment, domain))
+        for index in domain.sources:
+            (_, width), (_, x0, _, x1) = images[index].inner, images[index].box
+            spacing = prepared.stores[domain.store].sources[index].spacing_um
+            assert width == round((x1 - x0) * spacing[1] / 200)
+            # b sees as much, but its frame cuts the field on all sides.
+            assert abs(width - (62 if domain.store == "b" else 65)) <= 1
+    assert _tables(prepared, tmp_path)["images"].role.nunique() == 3
 
 
 def test_thresholds_and_domains_are_each_points_own(results, tmp_path):

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,7 +280,14 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
     )
     for name in ("source", "group", "split"):
         table.add_column(name)
-    for name in ("width x height", "fov %", "vessel % of fov", "digest"):
+    spaced = any(row["spacing_um"] for row in rows)
+    for name in (
+        "width x height",
+        *(["um per px"] if spaced else []),
+        "fov %",
+        "vessel % of fov",
+        "digest",
+    ):
         table.add_column(name, justify="right")
     marked = any(row["suspicions"] for row in rows)
     if marked:
@@ -291,6 +298,7 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
             escape(row["group"]),
             row["split"] or "-",
             f"{row['width']} x {row['height']}",
+            *([_spacing(row["spacing_um"])] if spaced else []),
             f"{100 * row['fov_share']:.1f}",
             f"{100 * row['vessel_share']:.1f}",
             row["digest"][:10],
@@ -302,6 +310,14 @@ def _print_table(store: Store, rows: list[dict[str, Any]]) -> None:
     for kind, text in SUSPICIONS.items():
         if kind in kinds:
             print(f"{kind}: {text}")
+
+
+def _spacing(spacing: Sequence[float] | None) -> str:
+    """Of a pixel, in micrometres: one number, width x height where they differ, or "-"."""
+    if spacing is None:
+        return "-"
+    height, width = spacing
+    return f"{width:.4g}" if height == width else f"{width:.4g} x {height:.4g}"
 
 
 def contact_sheet(store: Store) -> Image.Image:

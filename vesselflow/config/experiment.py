@@ -56,6 +56,18 @@ class Data(Section):
     working_size_px: Annotated[int, Field(ge=32)] | None = Field(
         None, description="Longer side of the field of view after resizing; null keeps it native"
     )
+    spacing_um: (
+        Annotated[float, Field(gt=0)]
+        | Annotated[
+            tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
+            Field(strict=False),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Size of a working px in micrometres, in place of working_size_px: a number, "
+        "or [height, width]; every store is resampled to it",
+    )
     patch: Literal["full"] | Annotated[int, Field(ge=16)] = Field(
         "full", description="Side of the training patches in working px, or the full image"
     )
@@ -64,6 +76,16 @@ class Data(Section):
     )
     min_fov: float = Field(
         0.5, ge=0, le=1, description="Least share of a patch inside the field of view"
+    )
+
+
+class StoreView(Section):
+    """How the sources of one store are seen, where that differs from what `data` says."""
+
+    scale: Annotated[float, Field(gt=0, le=64)] | None = Field(
+        None,
+        description="Working px per native px of this store, in place of data.working_size_px and "
+        "data.spacing_um",
     )
 
 
@@ -194,6 +216,9 @@ class Experiment(Section):
     )
     train: Train = Field(default_factory=Train, description="Training loop")
     score: Score = Field(default_factory=Score, description="When and how a run is scored")
+    stores: dict[str, StoreView] = Field(
+        default_factory=dict, description="Stores that are seen in a way of their own"
+    )
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -238,12 +263,17 @@ class Experiment(Section):
         """What no section can check by itself."""
         faults = Faults()
         if (info.context or {}).get("fit", True):
-            for check in (_fit_ood, _fit_patch, _fit_folds, _fit_scoring):
+            for check in (_fit_ood, _fit_pixels, _fit_patch, _fit_folds, _fit_scoring):
                 with faults.gathered():
                     check(self)
         if faults:
             raise carried(faults.joined())
         return self
+
+    def scale_of(self, store: str) -> float | None:
+        """Working px per native px of a store; None where `data` says how it is seen."""
+        view = self.stores.get(store)
+        return None if view is None else view.scale
 
     def plain(self) -> dict[str, Any]:
         """All sections as plain data; `load_experiment` reads an equal experiment back."""
@@ -279,10 +309,22 @@ def _fit_ood(experiment: Experiment) -> None:
         raise UserError("a store is named twice", where="data.ood", allowed="each store once")
 
 
+def _fit_pixels(experiment: Experiment) -> None:
+    data = experiment.data
+    if data.spacing_um is not None and data.working_size_px is not None:
+        raise UserError(
+            "data.working_size_px says the size of a working px already",
+            where="data.spacing_um",
+            allowed="one of the two",
+            hint="set data.working_size_px: null",
+        )
+
+
 def _fit_patch(experiment: Experiment) -> None:
     data = experiment.data
     if isinstance(data.patch, int):
-        if data.working_size_px is not None and data.patch > data.working_size_px:
+        one_size = data.working_size_px is not None and experiment.scale_of(data.train) is None
+        if one_size and data.patch > (data.working_size_px or 0):
             raise UserError(
                 f"{data.patch} is not allowed",
                 where="data.patch",

@@ -51,6 +51,8 @@ RESULT_NEUTRAL = {
     "score.threshold_metric": "part of the evaluation's name",
     "score.tta": "part of the evaluation's name",
 }
+# `stores` of an experiment is not hashed either: how the training store is seen stands in the run's
+# identity under "pixels", how others are in the names of their evaluations.
 
 
 #: Types of which `canonical_json` changes no value.
@@ -141,6 +143,7 @@ def run_identity(
     store_digest: str,
     split_digest: str,
     registries: Registries,
+    pixels: Any = None,
 ) -> dict[str, Any]:
     """What is hashed into a run's name.
 
@@ -150,13 +153,16 @@ def run_identity(
         store_digest: Logical digest of the training store (arrays and groups; no paths).
         split_digest: Digest of the fold's lists of train, val and test; holds the fold.
         registries: Parts by section, for their versions and defaults.
+        pixels: What besides the experiment decides the size of a working px of the training store;
+            plain data, None for nothing.
     """
-    return {
+    identity = {
         "experiment": experiment_identity(experiment, registries),
         "seed": seed,
         "store": store_digest,
         "split": split_digest,
     }
+    return identity if pixels is None else {**identity, "pixels": pixels}
 
 
 def run_id(

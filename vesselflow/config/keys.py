@@ -59,7 +59,9 @@ def key_tree(registries: Registries, top: type[BaseModel] | None = None) -> dict
             because the part may be an axis (each point checks them against its own part).
         top: Model of the keys beside the experiment's sections; None for the sections alone.
     """
-    tree: dict[str, Any] = dict.fromkeys(Experiment.model_fields, FREE)
+    # Where the top level is asked for, `stores` comes with it.
+    own = [name for name in Experiment.model_fields if top is None or name != "stores"]
+    tree: dict[str, Any] = dict.fromkeys(own, FREE)
     for section, model in SECTIONS.items():
         tree[section] = {name: FREE for name in model.model_fields}
     for section in PARTS:
@@ -123,7 +125,8 @@ def reference(registries: Registries) -> list[Chapter]:
     top = [KeyDoc(*entry) for entry in FILE_KEYS]
     for name in Space.model_fields:
         if name == "base":
-            top += _fields(Experiment, registries)
+            # Stores stand in the file once: how they are seen, beside what they are.
+            top += [key for key in _fields(Experiment, registries) if key.key != "stores"]
         else:
             top += _fields(Space, registries, only=name)
     chapters = [Chapter("space", "The top level of a file", tuple(top), "")]
@@ -137,6 +140,8 @@ def reference(registries: Registries) -> list[Chapter]:
             prefix = f"stores.<name>.{key}[{part.name}]."
             chapters.append(Chapter(f"stores.{part.name}", text, keys, prefix))
     for section in Experiment.model_fields:
+        if section == "stores":
+            continue
         if section in SECTIONS:
             chapters.append(_chapter(section, SECTIONS[section], registries))
         else:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from vesselflow.config.axes import comparable
 from vesselflow.config.axes_given import check_axis, check_order, grid_given, moved_by, set_by
-from vesselflow.config.experiment import SECTIONS, Experiment, Registries
+from vesselflow.config.experiment import SECTIONS, Experiment, Registries, StoreView
 from vesselflow.config.keys import key_tree
 from vesselflow.config.overrides import Layers, merge, overlap
 from vesselflow.config.paths import local
@@ -124,6 +124,8 @@ def _build(
     raw = lay_over(raw, grid, fixed, layers.sets, faults)
     base = {}
     for section in sections:
+        if section == "stores":  # the stores themselves; how they are seen is taken from them below
+            continue
         try:
             if section in raw:
                 base[section] = mapping(raw.pop(section), section)
@@ -133,6 +135,8 @@ def _build(
     base.setdefault("data", {})  # its one required key is then what is missing
     about = faults if "stores" not in unsure else Faults()
     stores = stores_given(raw.pop("stores", None), path, registries, about)
+    views = {name: _view_given(entry) for name, entry in stores.items()}
+    base["stores"] = {name: view for name, view in views.items() if view}
     if not stores:
         unsure.add("stores")
     elif len(stores) == 1 and base["data"].get("train") is None:
@@ -181,6 +185,17 @@ def _build(
             check_stores(base["data"].get("train"), base["data"].get("ood"), stores, faults)
         space._axes(frozenset(unsure)).expand()
     return None, faults
+
+
+def _view_given(store: Any) -> dict[str, Any]:
+    """What a written-out store says of how it is seen, where that is no mistake."""
+    try:
+        view = StoreView.model_validate(
+            {key: store[key] for key in StoreView.model_fields if key in store}
+        )
+    except (ValidationError, TypeError):
+        return {}  # told where the store is looked at
+    return view.model_dump(exclude_none=True)
 
 
 def _validated(

@@ -54,7 +54,7 @@ def lay_over(
             if set_by(grid.get(key)):
                 _pick_setting(grid[key], key, value)
                 continue
-            if key == "stores" or key.startswith("stores."):
+            if (key == "stores" or key.startswith("stores.")) and key not in grid:
                 _set_store(raw, key, value)
                 continue
             axis = grid.pop(key, None)

@@ -268,6 +268,8 @@ class Space(BaseModel):
         moving = self._moving()
         experiment = {}
         for section in Experiment.model_fields:
+            if section == "stores":  # each stands in its store
+                continue
             given = self.base.get(section) or {}
             if section in SECTIONS:
                 stand_in = {"train": ""} if section == "data" else {}
@@ -316,6 +318,16 @@ class Space(BaseModel):
     def _check(self, experiment: Experiment) -> None:
         faults = Faults()
         check_stores(experiment.data.train, experiment.data.ood, self.stores, faults)
+        for name in experiment.stores:
+            if name not in self.stores:
+                faults.add(
+                    UserError(
+                        f"unknown store '{name}'",
+                        where=f"stores.{name}",
+                        allowed=", ".join(self.stores),
+                        hint=closest(name, self.stores),
+                    )
+                )
         count = experiment.split.folds
         if self.folds is not None and max(self.folds) >= count:
             faults.add(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vesselflow.config.experiment import Section
+from vesselflow.config.experiment import StoreView
 from vesselflow.config.named import Named
 
 
@@ -32,7 +32,7 @@ class Import(BaseModel):
     source: str = Field(description="Folder of the data set, as it was published")
 
 
-class StoreSpec(Section):
+class StoreSpec(StoreView):
     """One named store: a file, or a synthetic one."""
 
     path: str | None = Field(

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from vesselflow.errors import ShapeError
+from vesselflow.errors import ShapeError, UserError
 from vesselflow.feed.view import (
     Box,
     Frame,
@@ -260,8 +260,15 @@ class SourceSamples:
 
 
 def store_frames(store: Store, view: View) -> list[Frame]:
-    """Geometry of the samples of every source of a store."""
-    return sample_frames([store.fov_box(i) for i in range(len(store.sources))], view)
+    """Geometry of the samples of every source of a store.
+
+    Raises:
+        UserError: A source without a spacing, where the view needs one.
+    """
+    try:
+        return sample_frames(store.sources, view)
+    except UserError as error:
+        raise error.at(str(store.path)) from None
 
 
 def _statistics(image: np.ndarray, fov: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
@@ -285,7 +292,8 @@ def read_source(store: Store, view: View, source: int, at: Frame) -> SourceSampl
 
 def read_image(store: Store, view: View, source: int) -> WholeImage:
     """Read one source whole."""
-    info, at = store.sources[source], image_frame(store.fov_box(source), view)
+    info = store.sources[source]
+    at = image_frame(info.fov_box, view, info.spacing_um)
     planes = working_planes(store, source, at)
     centre, scale = _statistics(planes[:-2], planes[-1], view)
     return WholeImage(

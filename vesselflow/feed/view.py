@@ -8,6 +8,7 @@ gathers all of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -18,19 +19,30 @@ from PIL import Image
 from vesselflow.errors import UserError
 
 if TYPE_CHECKING:
+    from vesselflow.stores.schema import SourceInfo
     from vesselflow.stores.store import Store
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
+#: Height and width of a pixel in micrometres.
+Spacing = tuple[float, float]
+
+
+#: What to do about a source without a spacing.
+NO_SPACING_HINT = (
+    "import it again with --spacing-um, make a synthetic one again, or give stores.<name>.scale"
+)
 
 
 @dataclass(frozen=True)
 class View:
     """What of a source the model sees.
 
+    Of `working_size_px`, `spacing_um` and `scale` the last one that is given decides the size of a
+    working px; without any of them sources keep their native resolution.
+
     Attributes:
-        working_size_px: The longer side of the fov's bounding box after resizing, aspect kept;
-            None keeps the native resolution.
+        working_size_px: The longer side of the fov's bounding box after resizing, aspect kept.
         patch: Side of square patches in working px, or "full": whole sources.
         stride: Distance of neighbouring patches in px; None: the patch's side.
         min_fov: A patch is kept when at least this share of it, in [0, 1], lies in the fov.
@@ -38,6 +50,9 @@ class View:
         scope: Over what the image is normalised; "source" carries statistics along.
         method: How centre and scale are measured.
         per_channel: One centre and scale for each channel, or one for all.
+        spacing_um: Height and width of a working px in micrometres: every source is resampled to
+            it from its own spacing.
+        scale: Working px per native px, whatever the spacing.
 
     Raises:
         UserError: A size that is not positive, a patch that is no multiple of `divisor`, a share
@@ -52,6 +67,8 @@ class View:
     scope: str = "source"
     method: str = "standard"
     per_channel: bool = True
+    spacing_um: Spacing | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be cut."""
@@ -64,6 +81,9 @@ class View:
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UserError(f"{value} is not allowed", where=f"data.{name}", allowed="1 px on")
+        for name, factor in (("spacing_um", self.spacing_um), ("scale", self.scale)):
+            if factor is not None and not np.all(np.isfinite(factor) & (np.array(factor) > 0)):
+                raise UserError(f"{factor} is not allowed", where=f"data.{name}", allowed="> 0")
         if self.patch != "full" and self.patch % self.divisor:
             below = max(1, self.patch // self.divisor) * self.divisor
             raise UserError(
@@ -74,6 +94,16 @@ class View:
             )
         if not 0 <= self.min_fov <= 1:
             raise UserError(f"{self.min_fov} is not allowed", where="data.min_fov", allowed="0..1")
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all sources get one size, whatever their own is."""
+        return self.working_size_px is not None and self.spacing_um is None and self.scale is None
+
+    @property
+    def by_spacing(self) -> bool:
+        """Whether a source without a spacing cannot be seen."""
+        return self.spacing_um is not None and self.scale is None
 
 
 @dataclass(frozen=True)
@@ -104,23 +134,26 @@ class Frame:
         return Frame(self.box, self.inner, (top, left), shape)
 
 
-def frame(box: Box, view: View) -> Frame:
+def frame(box: Box, view: View, spacing_um: Spacing | None = None) -> Frame:
     """Geometry of one source: its box resized and centred in the least array that fits `view`.
 
     The array's sides are multiples of the divisor and at least a patch; for whole sources of a
     given working size it is square, so that all sources get one shape.
+
+    Args:
+        box: (y0, x0, y1, x1) of the fov in native px.
+        view: How it is seen.
+        spacing_um: Of a native px, where known.
+
+    Raises:
+        UserError: The box is empty, or the view needs a spacing and there is none.
     """
     height, width = box[2] - box[0], box[3] - box[1]
     if height < 1 or width < 1:
         raise UserError(f"the field of view's box {box} is empty", hint="run 'data verify'")
-    size = view.working_size_px
-    if size is not None:
-        longest = max(height, width)
-        # Halves round up, in whole numbers: no platform's float rounding can differ.
-        height, width = (
-            max(1, (2 * side * size + longest) // (2 * longest)) for side in (height, width)
-        )
+    height, width = _resized((height, width), view, spacing_um)
     if view.patch == "full":
+        size = view.working_size_px if view.one_size else None
         least = (height, width) if size is None else (size, size)
     else:
         least = (max(height, view.patch), max(width, view.patch))
@@ -128,14 +161,47 @@ def frame(box: Box, view: View) -> Frame:
     return Frame(box, (height, width), (0, 0), shape).padded_to(shape)
 
 
-def image_frame(box: Box, view: View) -> Frame:
+def _resized(native: Size, view: View, spacing_um: Spacing | None) -> Size:
+    """(height, width) of a box of the fov at the working resolution."""
+    height, width = native
+    if view.scale is not None:
+        factors = (view.scale, view.scale)
+    elif view.spacing_um is not None:
+        if spacing_um is None:
+            raise UserError("the source's spacing is not known", hint=NO_SPACING_HINT)
+        factors = (spacing_um[0] / view.spacing_um[0], spacing_um[1] / view.spacing_um[1])
+    elif view.working_size_px is not None:
+        size, longest = view.working_size_px, max(native)
+        # Halves round up, in whole numbers: no platform's float rounding can differ.
+        height, width = (max(1, (2 * side * size + longest) // (2 * longest)) for side in native)
+        return height, width
+    else:
+        return native
+    # One division, one product and one sum, each rounded as IEEE 754 says: equal everywhere.
+    return (
+        max(1, math.floor(height * factors[0] + 0.5)),
+        max(1, math.floor(width * factors[1] + 0.5)),
+    )
+
+
+def image_frame(box: Box, view: View, spacing_um: Spacing | None = None) -> Frame:
     """Geometry of a whole image: that of `frame` for whole sources, whatever patches are cut."""
-    return frame(box, replace(view, patch="full", stride=None))
+    return frame(box, replace(view, patch="full", stride=None), spacing_um)
 
 
-def sample_frames(boxes: Sequence[Box], view: View) -> list[Frame]:
-    """Geometry of all sources of a store, in arrays of one shape when samples are whole sources."""
-    frames = [frame(box, view) for box in boxes]
+def source_frame(source: SourceInfo, view: View) -> Frame:
+    """`frame` of a source by what its store knows of it."""
+    return frame(source.fov_box, view, source.spacing_um)
+
+
+def sample_frames(sources: Sequence[SourceInfo], view: View) -> list[Frame]:
+    """Geometry of all sources of a store, in arrays of one shape when samples are whole sources.
+
+    Raises:
+        UserError: A source without a spacing, where the view needs one.
+    """
+    check_spacing(sources, view)
+    frames = [source_frame(source, view) for source in sources]
     if view.patch != "full" or not frames:
         return frames
     shape = (max(f.shape[0] for f in frames), max(f.shape[1] for f in frames))
@@ -255,6 +321,18 @@ def _starts(side: int, size: int, stride: int) -> np.ndarray:
     return np.array(starts)
 
 
+def check_spacing(sources: Sequence[SourceInfo], view: View) -> None:
+    """Refuse sources whose spacing is not known, where the view needs it."""
+    if view.by_spacing:
+        lacking = [source.id for source in sources if source.spacing_um is None]
+        if lacking:
+            raise UserError(
+                f"{len(lacking)} of {len(sources)} sources have no spacing, the first is "
+                f"'{lacking[0]}'",
+                hint=NO_SPACING_HINT,
+            )
+
+
 def most_patches(view: View, at: Frame) -> int:
     """How many samples a source can give at most, from its geometry alone."""
     if view.patch == "full":
@@ -288,7 +366,7 @@ def sample_index(store: Store, view: View, sources: Sequence[int]) -> SampleInde
     Raises:
         UserError: Not one sample has enough fov.
     """
-    frames = sample_frames([store.fov_box(i) for i in range(len(store.sources))], view)
+    frames = sample_frames(store.sources, view)
     owner, corners = [], []
     for source in sources:
         found = patch_positions(view, working_planes(store, source, frames[source])[-1])

@@ -14,7 +14,7 @@ from vesselflow.feed.ray_resident import SMALL_BYTES, Resident, hold, materialis
 from vesselflow.feed.ray_stream import NodeRoom, Streamed, choose, streamed
 from vesselflow.feed.view import image_view
 from vesselflow.runs.cells import Job
-from vesselflow.runs.specs import view_of
+from vesselflow.runs.specs import domain_view, view_of
 from vesselflow.stores.store import Store
 from vesselflow.sweeps.planning import Prepared
 
@@ -102,10 +102,10 @@ def _needed(jobs: Sequence[Job]) -> list[Needed]:
     """Every (kind, store, view) that runs need, once."""
     needed: dict[Needed, None] = {}
     for job in jobs:
-        view = view_of(job.run.experiment)
-        needed["samples", job.run.experiment.data.train, view] = None
+        experiment = job.run.experiment
+        needed["samples", experiment.data.train, view_of(experiment)] = None
         for domain in (job.validation, *(each.domain for each in job.evaluations)):
-            needed["images", domain.store, image_view(view)] = None
+            needed["images", domain.store, image_view(domain_view(experiment, domain))] = None
     return list(needed)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vesselflow.config.experiment import Experiment
-from vesselflow.config.fingerprint import digest, run_identity
+from vesselflow.config.fingerprint import canonical_json, digest, run_identity
 from vesselflow.config.space import Space
 from vesselflow.feed.folds import Fold
 from vesselflow.runs.domains import Domain
@@ -16,7 +16,7 @@ from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.registries import REGISTRIES
-from vesselflow.runs.specs import RunSpec, StoreFacts, domains_of, split_key
+from vesselflow.runs.specs import RunSpec, StoreFacts, domains_of, pixels_of, split_key
 
 
 @dataclass(frozen=True)
@@ -111,20 +111,28 @@ def make_cells(
         stores: Facts of every store in use.
     """
     runs: dict[str, RunSpec] = {}
-    by_fold: dict[tuple[str, int, tuple[str, ...]], _OfFold] = {}
+    by_fold: dict[tuple[str, int, tuple[str, ...], str], _OfFold] = {}
     cells = []
     for point, entries in itertools.groupby(space.runs(), key=lambda entry: entry[0]):
         # Said once for all runs of a point, and all points of a fold: there are thousands of each.
         experiment = point.experiment
         split, ood = split_key(experiment), tuple(experiment.data.ood)
-        store = stores[experiment.data.train].digest
+        facts = stores[experiment.data.train]
+        pixels = pixels_of(experiment, facts)
+        seen = _seen_key(experiment)
         shared = run_identity(
-            experiment, seed=0, store_digest=store, split_digest="", registries=REGISTRIES
+            experiment,
+            seed=0,
+            store_digest=facts.digest,
+            split_digest="",
+            registries=REGISTRIES,
+            pixels=None if pixels is None else digest(pixels),
         )
         for _, number, seed in entries:
-            if (split, number, ood) not in by_fold:
-                by_fold[split, number, ood] = _OfFold.of(experiment, folds[split][number], stores)
-            of_fold = by_fold[split, number, ood]
+            if (split, number, ood, seen) not in by_fold:
+                made = _OfFold.of(experiment, folds[split][number], stores)
+                by_fold[split, number, ood, seen] = made
+            of_fold = by_fold[split, number, ood, seen]
             identity = {**shared, "seed": seed, "split": of_fold.digest}
             run_id = digest(identity)
             if run_id not in runs:
@@ -148,6 +156,12 @@ def make_cells(
                 )
             )
     return cells
+
+
+def _seen_key(experiment: Experiment) -> str:
+    """Points with the same key see their stores in one way, but for what `data` says."""
+    scales = {name: experiment.scale_of(name) for name in sorted(experiment.stores)}
+    return canonical_json([experiment.data.spacing_um is None, scales])
 
 
 class _OfFold(NamedTuple):

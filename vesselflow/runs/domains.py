@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vesselflow.config.fingerprint import digest
 
@@ -20,7 +21,9 @@ class Domain:
         role: `val`, `test` or `ood`.
         store: Key of the store.
         sources: Indices of the sources in the store, ascending.
-        digest: Over the contents of those sources, in order.
+        digest: Over the contents of those sources, in order, and the size of their pixels where
+            it matters.
+        scale: Working px per native px, where the store has one of its own.
     """
 
     name: str
@@ -28,11 +31,33 @@ class Domain:
     store: str
     sources: tuple[int, ...]
     digest: str
+    scale: float | None = None
 
 
 def make_domain(
-    name: str, role: str, store: str, sources: Sequence[int], digests: Sequence[str]
+    name: str,
+    role: str,
+    store: str,
+    sources: Sequence[int],
+    digests: Sequence[str],
+    *,
+    pixels: Sequence[Any] | None = None,
+    scale: float | None = None,
 ) -> Domain:
-    """Name a domain by the contents of its sources (``digests[i]`` belongs to source ``i``)."""
+    """Name a domain by the contents of its sources (``digests[i]`` belongs to source ``i``).
+
+    Args:
+        name: As the space calls it.
+        role: `val`, `test` or `ood`.
+        store: Key of the store.
+        sources: Indices of its sources.
+        digests: Of all sources of the store.
+        pixels: Of all sources of the store: what decides the size of their working px besides the
+            run's own name; None for nothing.
+        scale: Working px per native px, where the store has one of its own.
+    """
     chosen = tuple(sorted(sources))
-    return Domain(name, role, store, chosen, digest([digests[index] for index in chosen]))
+    parts: list[Any] = [digests[index] for index in chosen]
+    if pixels is not None:
+        parts.append({"pixels": [pixels[index] for index in chosen]})
+    return Domain(name, role, store, chosen, digest(parts), scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +81,10 @@ class RunSpec:
         return self.experiment.score.at(self.experiment.train.epochs)
 
 
-def view_of(experiment: Experiment) -> View:
-    """How sources of any store become samples and whole images for this experiment."""
+def view_of(experiment: Experiment, store: str | None = None) -> View:
+    """How sources of a store become samples and whole images; None: of the training store."""
     data, scheme = experiment.data, experiment.normalise
+    spacing = data.spacing_um
     return View(
         working_size_px=data.working_size_px,
         patch=data.patch,
@@ -93,7 +94,27 @@ def view_of(experiment: Experiment) -> View:
         scope=scheme.scope,
         method=scheme.method,
         per_channel=scheme.per_channel,
+        spacing_um=spacing if isinstance(spacing, tuple) else spacing and (spacing, spacing),
+        scale=experiment.scale_of(data.train if store is None else store),
     )
+
+
+def domain_view(experiment: Experiment, domain: Domain) -> View:
+    """How a domain is seen; nothing is looked at that the domain's name does not hold."""
+    return replace(view_of(experiment), scale=domain.scale)
+
+
+def pixels_of(experiment: Experiment, facts: StoreFacts) -> list[Any] | None:
+    """What decides the size of a working px of each source, beside `data`; None for nothing.
+
+    It enters the names of runs and evaluations: a store's digest holds no spacing.
+    """
+    scale = experiment.scale_of(facts.name)
+    if scale is not None:
+        return [{"scale": scale}] * len(facts.sources)
+    if experiment.data.spacing_um is not None:
+        return [source.spacing_um for source in facts.sources]
+    return None
 
 
 def folds_of(
@@ -125,13 +146,30 @@ def domains_of(
     """`val` and `test` of the fold, and every out-of-distribution store whole."""
     train = stores[experiment.data.train]
     index, digests = train.index, train.part_digests
+    pixels, scale = pixels_of(experiment, train), experiment.scale_of(train.name)
     inside = [
-        make_domain(train.name, role, train.name, [index[name] for name in part], digests)
+        make_domain(
+            train.name,
+            role,
+            train.name,
+            [index[name] for name in part],
+            digests,
+            pixels=pixels,
+            scale=scale,
+        )
         for role, part in (("val", fold.val), ("test", fold.test))
         if part
     ]
     outside = [
-        make_domain(name, "ood", name, range(len(stores[name].sources)), stores[name].part_digests)
+        make_domain(
+            name,
+            "ood",
+            name,
+            range(len(stores[name].sources)),
+            stores[name].part_digests,
+            pixels=pixels_of(experiment, stores[name]),
+            scale=experiment.scale_of(name),
+        )
         for name in experiment.data.ood
     ]
     return (*inside, *outside)

@@ -19,9 +19,9 @@ from vesselflow.config.store_specs import StoreSpec
 from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold
 from vesselflow.feed.view import (
-    Box,
     Frame,
     View,
+    check_spacing,
     frame,
     image_frame,
     no_samples,
@@ -126,28 +126,56 @@ def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> N
             continue
         seen.add(key)
         with _placed(space, file):
-            _check_sizes(experiment, view_of(experiment), stores)
+            _check_spacings(experiment, stores)
+            _check_sizes(experiment, stores)
 
 
 def _size_key(experiment: Experiment) -> str:
     data, train = experiment.data, experiment.train
-    return canonical_json([data.model_dump(mode="json"), experiment.model, train.micro_batch_size])
+    scales = {name: experiment.scale_of(name) for name in (data.train, *data.ood)}
+    return canonical_json(
+        [data.model_dump(mode="json"), scales, experiment.model, train.micro_batch_size]
+    )
 
 
-def _check_sizes(experiment: Experiment, view: View, stores: Mapping[str, StoreFacts]) -> None:
+def _check_spacings(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
+    """Refuse a store whose pixels are of no known size, where it is to be resampled by that."""
+    for name in (experiment.data.train, *experiment.data.ood):
+        view = view_of(experiment, name)
+        try:
+            check_spacing(_measured(stores[name], bound=True), view)
+        except UserError as error:
+            raise UserError(
+                f"store '{name}': {error.what}", where="data.spacing_um", hint=error.hint
+            ) from None
+
+
+def _size_key_of(view: View, store: str) -> tuple[str, str]:
+    """(the key that decides how large a store's images are, how it makes them larger)."""
+    if view.scale is not None:
+        return f"stores.{store}.scale", f"raise stores.{store}.scale"
+    if view.spacing_um is not None:
+        return "data.spacing_um", "lower data.spacing_um"
+    return "data.working_size_px", "raise data.working_size_px"
+
+
+def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
     needed = needs(experiment.model)
     if needed is None:
         return
     data, name = experiment.data, experiment.model["name"]
+    view = view_of(experiment)
     sample = training_size(view, stores[data.train], bound=True)
     if sample is not None:
-        key = "data.working_size_px" if data.patch == "full" else "data.patch"
+        key, larger = "data.patch", "raise data.patch"
+        if data.patch == "full":
+            key, larger = _size_key_of(view, data.train)
         if min(sample) < needed.least_px:
             raise UserError(
                 f"samples of {sample[0]} x {sample[1]} px are too small for {name}",
                 where=key,
                 allowed=f"{needed.least_px} px or more, in height and width",
-                hint=f"raise {key}, or take another model",
+                hint=f"{larger}, or take another model",
             )
         if not needed.trains(*sample, experiment.train.micro_batch_size):
             pixel = "what it pools to one pixel" if needed.pools else "its coarsest map, one pixel"
@@ -156,17 +184,19 @@ def _check_sizes(experiment: Experiment, view: View, stores: Mapping[str, StoreF
                 f"{sample[0]} x {sample[1]} px",
                 where="train.micro_batch_size",
                 allowed="2 or more",
-                hint="" if needed.pools else f"or raise {key}",
+                hint="" if needed.pools else f"or {larger}",
             )
     for store in (data.train, *data.ood):
+        view = view_of(experiment, store)
+        key, larger = _size_key_of(view, store)
         for height, width in image_sizes(view, stores[store], bound=True):
             if min(height, width) < needed.least_px:
                 raise UserError(
                     f"whole images of the store '{store}' ({height} x {width} px) are too small "
                     f"for {name}",
-                    where="data.working_size_px",
+                    where=key,
                     allowed=f"{needed.least_px} px or more, in height and width",
-                    hint="raise data.working_size_px, or take another model",
+                    hint=f"{larger}, or take another model",
                 )
 
 
@@ -177,23 +207,25 @@ def training_size(view: View, facts: StoreFacts, *, bound: bool = False) -> Size
     """
     if view.patch != "full":
         return view.patch, view.patch
-    if view.working_size_px is not None:
+    if view.one_size:
         # Whatever their shape, sources are padded to one square.
         return frame((0, 0, 1, 1), view).shape
-    boxes = _boxes(facts, bound)
-    return sample_shape(view, sample_frames(boxes, view)) if boxes else None
+    sources = _measured(facts, bound)
+    return sample_shape(view, sample_frames(sources, view)) if sources else None
 
 
 def image_sizes(view: View, facts: StoreFacts, *, bound: bool = False) -> list[Size]:
     """The (height, width) that whole images of a store have, each once; none when not known."""
-    boxes = [(0, 0, 1, 1)] if view.working_size_px is not None else _boxes(facts, bound)
-    return list(dict.fromkeys(image_frame(box, view).shape for box in boxes))
+    if view.one_size:
+        return [image_frame((0, 0, 1, 1), view).shape]
+    sources = _measured(facts, bound)
+    shapes = (image_frame(source.fov_box, view, source.spacing_um).shape for source in sources)
+    return list(dict.fromkeys(shapes))
 
 
-def _boxes(facts: StoreFacts, bound: bool) -> list[Box]:
-    """Boxes of the fields of view; none of a store that is not made, but for their `bound`."""
-    known = facts.digest or (bound and _channels(facts))
-    return [source.fov_box for source in facts.sources] if known else []
+def _measured(facts: StoreFacts, bound: bool) -> Sequence[SourceInfo]:
+    """Sources whose size is known; none of a store that is not made, but for its `bound`."""
+    return facts.sources if facts.digest or (bound and _channels(facts)) else ()
 
 
 def check_samples(
@@ -217,7 +249,7 @@ def check_samples(
             continue
         seen.add(key)
         with Store.open(facts.path) as store:
-            frames = sample_frames([source.fov_box for source in facts.sources], view)
+            frames = sample_frames(facts.sources, view)
             has_patch = functools.cache(functools.partial(_has_patch, store, view, frames))
             for number in space.run_folds(experiment):
                 fold = folds[split_key(experiment)][number]
@@ -253,15 +285,19 @@ def check_models(
     from vesselflow.models.trial import try_model
 
     for experiment in wanted.values():
-        data, view = experiment.data, view_of(experiment)
+        data = experiment.data
         used = [stores[name] for name in (data.train, *data.ood)]
         with _placed(space, file):
             try_model(
                 experiment.model,
                 channels=_channels(used[0]) or 3,
-                sample=training_size(view, used[0]) or (LIKELY_PX, LIKELY_PX),
+                sample=training_size(view_of(experiment), used[0]) or (LIKELY_PX, LIKELY_PX),
                 micro_batch_size=experiment.train.micro_batch_size,
-                images=[size for facts in used for size in image_sizes(view, facts)],
+                images=[
+                    size
+                    for facts in used
+                    for size in image_sizes(view_of(experiment, facts.name), facts)
+                ],
             )
 
 

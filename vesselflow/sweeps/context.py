@@ -11,12 +11,14 @@ import numpy as np
 
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.errors import Interrupted
+from vesselflow.feed.batches import WholeImages
 from vesselflow.feed.sources import Data
 from vesselflow.feed.view import View
 from vesselflow.records.paths import AnyPath
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Job
-from vesselflow.runs.specs import view_of
+from vesselflow.runs.domains import Domain
+from vesselflow.runs.specs import domain_view, view_of
 from vesselflow.stores.statistics import intensities, pooled_centre_scale
 from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
@@ -126,8 +128,12 @@ class Context:
 
     @functools.cached_property
     def view(self) -> View:
-        """How the run sees its stores."""
+        """How the run sees the store that it trains on."""
         return view_of(self.spec.experiment)
+
+    def images(self, domain: Domain) -> WholeImages:
+        """All images of a domain's store, as the domain is seen."""
+        return self.data.images(domain.store, domain_view(self.spec.experiment, domain))
 
     @functools.cached_property
     def statistics(self) -> DatasetStatistics | None:

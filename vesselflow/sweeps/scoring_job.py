@@ -140,9 +140,7 @@ class ScoringJob:
         domain = evaluation.domain
         evaluated = evaluate(
             model,
-            self.context.unless_stopped(
-                select(self.context.data.images(domain.store, self.context.view), domain)
-            ),
+            self.context.unless_stopped(select(self.context.images(domain), domain)),
             self.context.spec.experiment,
             evaluation.protocol,
             threshold_logit=threshold_logit if known is None else known.threshold_logit,
@@ -162,7 +160,7 @@ class ScoringJob:
         if self._loaded is not None and self._loaded[0] == epoch:
             return self._loaded[1]
         run = self.context.spec
-        images = self.context.data.images(self.context.job.validation.store, self.context.view)
+        images = self.context.images(self.context.job.validation)
         model = build_model(run.experiment, int(images[0].image.shape[0]), run.seed)
         model.load_state_dict(load_weights(self.context.record.read_weights(epoch)))
         self._loaded = (epoch, model.to(self.context.device).eval())
@@ -193,7 +191,7 @@ class ScoringJob:
                 write_previews,
                 folder,
                 self._model(epoch),
-                self.context.data.images(domain.store, self.context.view),
+                self.context.images(domain),
                 domain,
                 evaluated,
                 self.context.spec.experiment,

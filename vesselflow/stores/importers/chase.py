@@ -14,6 +14,7 @@ from pydantic import Field
 
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
+from vesselflow.stores.fundus import spacing_um
 from vesselflow.stores.importers.listing import (
     Item,
     Listing,
@@ -25,6 +26,8 @@ from vesselflow.stores.importers.listing import (
 
 _NAME = re.compile(r"(\d\d)[LR]")
 LAST_TRAINING_CHILD = 10
+#: 30 degrees across the fov, whose box is 918 px wide (median; 892 to 922).
+SPACING_UM = spacing_um(30, 918)
 
 
 class ChaseArguments(Arguments):
@@ -82,6 +85,7 @@ def chase(*, source: Path, observer: int) -> Listing:
                 image=image,
                 target=targets[key],
                 fov=fovs.get(key),
+                spacing_um=SPACING_UM,
                 split="train" if int(child) <= LAST_TRAINING_CHILD else "test",
             )
         )

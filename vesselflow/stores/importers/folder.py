@@ -77,6 +77,22 @@ class FolderArguments(Arguments):
         "indices) are vessel and all others are not; with a threshold, only palette images: 1,3",
     )
 
+    spacing_um: tuple[float, float] | None = Field(
+        None,
+        description="size of a pixel in micrometres, HEIGHT,WIDTH or one number for both: 9.5; "
+        "data.spacing_um of a space then resamples the images to one size of a pixel",
+    )
+
+    @field_validator("spacing_um", mode="before")
+    @classmethod
+    def _height_and_width(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        numbers = _numbers(value, float)
+        if numbers is None or len(numbers) not in (1, 2) or not all(n > 0 for n in numbers):
+            raise ValueError("one number above 0 or two, HEIGHT,WIDTH: 9.5 or 9.5,9.4")
+        return (*numbers, *numbers) if len(numbers) == 1 else numbers
+
     @field_validator("window", mode="before")
     @classmethod
     def _low_and_high(cls, value: Any) -> Any:
@@ -143,6 +159,7 @@ def folder(
     window: tuple[float, float] | None,
     threshold: float | None,
     values: tuple[int, ...] | None,
+    spacing_um: tuple[float, float] | None,
 ) -> Listing:
     """List images and the masks of the same stem.
 
@@ -167,6 +184,7 @@ def folder(
         window: See `Conversion`; passed on, like the next two.
         threshold: See `Conversion`.
         values: See `Conversion`.
+        spacing_um: Height and width of a pixel of every image, or None.
 
     Returns:
         One item per image. Notes say what was passed over (files in subfolders, broken links,
@@ -210,6 +228,7 @@ def folder(
             fov=fovs[0][key] if fovs else None,
             split=splits.get(key, ""),
             missing_fov=missing_fov,
+            spacing_um=spacing_um,
         )
         for key, image in pictures.items()
     )

@@ -33,6 +33,7 @@ class Item:
         fov: Field-of-view mask; None: see `missing_fov`.
         split: "train", "test" or "".
         missing_fov: Without a mask: "estimate" the bright disc, or "full": every pixel counts.
+        spacing_um: Height and width of a pixel in micrometres, where known.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Item:
     fov: Path | None = None
     split: str = ""
     missing_fov: Literal["full", "estimate"] = "estimate"
+    spacing_um: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ def read_source(item: Item, conversion: Conversion) -> Source:
         target=target,
         fov=fov,
         lineage={"files": files, "fov": kind, **scaling, **rule},
+        spacing_um=item.spacing_um,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from vesselflow.config.registry import Arguments
+from vesselflow.stores.fundus import spacing_um
 from vesselflow.stores.importers.listing import (
     Item,
     Listing,
@@ -24,6 +25,8 @@ from vesselflow.stores.importers.listing import (
 )
 
 _NAME = re.compile(r"im\d{4}")
+#: 35 degrees across the fov, which is 649 px wide (median; 647 to 686) and cut above and below.
+SPACING_UM = spacing_um(35, 649)
 
 
 class StareArguments(Arguments):
@@ -76,5 +79,14 @@ def stare(*, source: Path, observer: str) -> Listing:
             continue
         if fovs and key not in fovs:
             raise missing(image, "fov mask", source / "masks")
-        items.append(Item(id=key, group=key, image=image, target=targets[key], fov=fovs.get(key)))
+        items.append(
+            Item(
+                id=key,
+                group=key,
+                image=image,
+                target=targets[key],
+                fov=fovs.get(key),
+                spacing_um=SPACING_UM,
+            )
+        )
     return Listing(tuple(items), tuple(notes))

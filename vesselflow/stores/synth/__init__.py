@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from vesselflow.config.registry import Arguments, Registry
+from vesselflow.stores.fundus import spacing_um
 
 if TYPE_CHECKING:
     import os
@@ -24,6 +25,10 @@ SYNTH_KINDS = Registry("synthetic kind")
 
 #: Side of the square image in px that each camera (domain) takes by default.
 FUNDUS_SIZES_PX = {"a": 256, "b": 288, "c": 224}
+#: Radius of each camera's fov in halves of the image's side; above 1 it is cut above and below.
+FUNDUS_RADII = {"a": 0.95, "b": 1.06, "c": 0.92}
+#: What every camera sees, in degrees across its fov: the optic disc is drawn accordingly.
+FUNDUS_FIELD_DEG = 45.0
 
 
 # Beside its registration, because the generator's file cannot wait with importing numpy.
@@ -106,6 +111,11 @@ def lineage(seed: int, domain: str, index: int, size_px: int) -> dict[str, Any]:
     }
 
 
+def fundus_spacing_um(domain: str, size_px: int) -> tuple[float, float]:
+    """Height and width of a pixel of a camera's image in micrometres."""
+    return spacing_um(FUNDUS_FIELD_DEG, FUNDUS_RADII[domain] * size_px)
+
+
 def planned_sources(args: Mapping[str, Any]) -> tuple[SourceInfo, ...]:
     """The sources of a synthetic store that is not made yet, as its index will list them.
 
@@ -132,6 +142,7 @@ def planned_sources(args: Mapping[str, Any]) -> tuple[SourceInfo, ...]:
             image_digest="",
             fov_box=(0, 0, side, side),
             lineage=lineage(told["seed"], told["domain"], index, side),
+            spacing_um=fundus_spacing_um(told["domain"], side),
         )
         for index in range(told["sources"])
     )

@@ -20,7 +20,13 @@ from PIL import Image, ImageDraw
 from scipy import fft, ndimage
 
 from vesselflow.stores.schema import Bytes, Source
-from vesselflow.stores.synth import FUNDUS_SIZES_PX, lineage, source_id
+from vesselflow.stores.synth import (
+    FUNDUS_RADII,
+    FUNDUS_SIZES_PX,
+    fundus_spacing_um,
+    lineage,
+    source_id,
+)
 
 Floats = NDArray[np.float64]
 
@@ -89,7 +95,7 @@ CAMERAS = {
         grain=0.6,
         gamma=1.0,
         quantisation=0.0,
-        radius=0.95,
+        radius=FUNDUS_RADII["a"],
         background=0.01,
     ),
     "b": Camera(
@@ -105,7 +111,7 @@ CAMERAS = {
         grain=0.9,
         gamma=1.15,
         quantisation=0.09,
-        radius=1.06,
+        radius=FUNDUS_RADII["b"],
         background=0.07,
     ),
     "c": Camera(
@@ -121,7 +127,7 @@ CAMERAS = {
         grain=0.5,
         gamma=0.85,
         quantisation=0.0,
-        radius=0.92,
+        radius=FUNDUS_RADII["c"],
         background=0.02,
     ),
 }
@@ -185,6 +191,7 @@ def fundus_source(seed: int, domain: str, index: int, size_px: int | None = None
         target=((cover >= 0.5) & (fov > 0)).astype(np.uint8),
         fov=fov,
         lineage=lineage(seed, domain, index, size),
+        spacing_um=fundus_spacing_um(domain, size),
     )
 
 
