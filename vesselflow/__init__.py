@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vesselflow.sweeps.outcome import Outcome, Watch
     from vesselflow.sweeps.planning import SweepPlan
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["__version__", "load_results", "load_space", "plan_sweep", "run_sweep"]
 
 

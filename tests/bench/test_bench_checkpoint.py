@@ -53,6 +53,12 @@ def test_a_save_costs_what_it_held_up_and_what_steps_beside_it_took_longer() -> 
     assert rows["as shipped, one training: stall"]["settings"]["saves"] == 1
 
 
+def test_a_way_of_which_no_size_was_seen_has_no_row_of_it() -> None:
+    rows = bench.summarise(found(**{bench.ASYNC: [seen(1.0, size=0)] * 2}), seen(0.1), {})["peers"]
+    assert f"{bench.ASYNC}: size" not in rows
+    assert f"{bench.PLAIN}: size" in rows
+
+
 def test_steps_that_were_quicker_beside_a_write_are_no_gain() -> None:
     assert seen(0.1, -0.4).cost == pytest.approx(0.1)
 
@@ -78,12 +84,13 @@ def test_every_way_keeps_the_state_of_its_step(way: str, tmp_path: Path) -> None
         saver.save(1, state)
         state["w"].zero_()
     assert len(kept.stood) == 1
+    # Of ours the size is noted by what writes.
+    assert (kept.size > 4000) == (way != bench.OURS)
     assert not saver.busy
     if way == bench.OURS:
         assert packing.load(checkpoints.load(1))["w"].sum() == 1000
     elif way == bench.PLAIN:
         assert torch.load(tmp_path / "1.pt")["w"].sum() == 1000
-        assert kept.size > 4000
     else:
         assert list((tmp_path / "1").iterdir())
         assert len(kept.writes) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vesselflow.bench import drivers
-from vesselflow.errors import VesselflowError
+from vesselflow.errors import UserError, VesselflowError
 from vesselflow.records.runs import RunRecord
 
 
@@ -21,3 +21,11 @@ def test_every_run_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     RunRecord(tmp_path, "r2").begin_attempt()
     with pytest.raises(VesselflowError, match="in 3 attempts"):
         drivers._check_once(tmp_path)
+
+
+def test_two_drivers_have_cpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers.os, "sched_getaffinity", lambda _: {5, 1, 2, 7, 9}, raising=False)
+    assert drivers._halves() == [[1, 2], [5, 7]]
+    monkeypatch.setattr(drivers.os, "sched_getaffinity", lambda _: {3}, raising=False)
+    with pytest.raises(UserError, match="a CPU each"):
+        drivers._halves()

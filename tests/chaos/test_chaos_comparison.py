@@ -7,22 +7,21 @@ from pathlib import Path
 import pytest
 
 from vesselflow.chaos.comparison import (
-    TABLES,
     Ended,
     Notice,
     compare_codes,
     compare_tables,
     compare_words,
     compare_work,
-    read_tables,
     tell_gaps,
 )
 from vesselflow.chaos.marks import TakenUp
 from vesselflow.chaos.watch import Watch, steps_of
+from vesselflow.evaluation.answer import ANSWER_TABLES, read_answer
 from vesselflow.records.attempts import Attempt
 from vesselflow.records.runs import RunRecord
 
-SAME = dict.fromkeys(TABLES, b"1")
+SAME = dict.fromkeys(ANSWER_TABLES, b"1")
 
 
 def test_tables_are_compared_byte_by_byte(tmp_path: Path) -> None:
@@ -30,7 +29,7 @@ def test_tables_are_compared_byte_by_byte(tmp_path: Path) -> None:
     changed = compare_tables(SAME, {**SAME, "epochs": b"2"})
     assert [finding.what for finding in changed if not finding.holds] == ["table epochs"]
     # A table that neither has is no table that is equal.
-    none = read_tables(tmp_path)
+    none = read_answer(tmp_path)
     assert not any(finding.holds for finding in compare_tables(none, none))
 
 

@@ -142,7 +142,7 @@ IN_FILE = {
     ),
     "when-of-an-unknown-key": (
         "grid: {loss.beta: {values: [0], when: {los.name: bce}}}",
-        f"space.yaml: grid.loss.beta.when: unknown key 'los.name'; allowed: {SECTIONS}; "
+        f"space.yaml: grid.loss.beta.when: unknown key 'los.name'; allowed: {SECTIONS}, stores; "
         "did you mean 'loss.name'?",
     ),
     "range-in-a-grid": (

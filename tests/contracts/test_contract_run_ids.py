@@ -30,8 +30,14 @@ FACTS: dict[str, Any] = {
 #: (file, profile) -> number of points, name of the first point's run, digest of all names in order.
 SHIPPED = {
     ("loss_beta.yaml", None): (6, "47314de93c5bacd048bf", "1a0843215b821209a5a3"),
-    ("loss_beta.yaml", "chase"): (3, "bf285a0619b31f441bc8", "3150a62cbf06ed8633ff"),
-    ("loss_beta.yaml", "full"): (22, "af5d22cb71d6470b1149", "47fe41c99fbb43f2db7d"),
+    ("loss_beta.yaml", "chase"): (3, "00a165609a3cd60cfb24", "6c1944abee6537829727"),
+    ("loss_beta.yaml", "full"): (22, "3388a025dc38dd59787a", "304980267a600cb1ac7d"),
+}
+
+#: The same of profiles as they were before 0.4.0, with what they set then instead of a spacing.
+BEFORE = {
+    ("chase", 512): (3, "bf285a0619b31f441bc8", "3150a62cbf06ed8633ff"),
+    ("full", 768): (22, "af5d22cb71d6470b1149", "47fe41c99fbb43f2db7d"),
 }
 
 #: Name of the run of an experiment that says no more than the store.
@@ -109,9 +115,19 @@ def _name(section: str, values: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(("file", "profile"), SHIPPED)
 def test_the_runs_of_shipped_spaces_keep_their_names(file: str, profile: str | None) -> None:
-    space = load_space(SPACES / file, profile=profile, registries=REGISTRIES)
+    assert _names(file, profile) == SHIPPED[file, profile]
+
+
+@pytest.mark.parametrize(("profile", "size"), BEFORE)
+def test_the_runs_of_profiles_as_they_were_keep_their_names(profile: str, size: int) -> None:
+    sets = ("data.spacing_um=null", f"data.working_size_px={size}")
+    assert _names("loss_beta.yaml", profile, sets) == BEFORE[profile, size]
+
+
+def _names(file: str, profile: str | None, overrides: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    space = load_space(SPACES / file, profile=profile, overrides=overrides, registries=REGISTRIES)
     names = [run_id(point.experiment, **FACTS) for point in space.expand().points]
-    assert (len(names), names[0], digest(names)) == SHIPPED[file, profile]
+    return len(names), names[0], digest(names)
 
 
 def test_every_shipped_space_is_here() -> None:

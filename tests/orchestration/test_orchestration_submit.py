@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,16 +19,25 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Where the agent that takes a node's jobs listens; where it cannot, it takes none, for ever.
-AGENT_PORT = 52365
-
+#: Its agent, which takes jobs, listens where another Ray's does not: it would take none, for ever.
 CLUSTER = """
-import ray, sys
-info = ray.init(
-    address="local", num_cpus=2, include_dashboard=True, dashboard_port=0, logging_level="ERROR"
+import socket, sys
+from ray.cluster_utils import Cluster
+
+with socket.create_server(("", 0)) as free:
+    port = free.getsockname()[1]
+cluster = Cluster(
+    initialize_head=True,
+    head_node_args={
+        "num_cpus": 2,
+        "include_dashboard": True,
+        "dashboard_port": 0,
+        "dashboard_agent_listen_port": port,
+    },
 )
-print("http://" + info.dashboard_url, flush=True)
+print("http://" + cluster.head_node.address_info["webui_url"], flush=True)
 sys.stdin.read()
+cluster.shutdown()
 """
 
 SPACE = """
@@ -61,7 +67,6 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / ".ray" / "auth_token"))
     (home / "vesselflow").symlink_to(ROOT)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    _wait_for(AGENT_PORT)
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         stdin=subprocess.PIPE,
@@ -80,16 +85,6 @@ def dashboard(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
     assert process.stdout is not None
     yield process.stdout.readline().strip()
     process.communicate(timeout=60)
-
-
-def _wait_for(port: int) -> None:
-    """Until nobody listens there: an agent of a Ray that was just killed may, for some seconds."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_server(("0.0.0.0", port)):
-            return
-        time.sleep(0.2)
-    pytest.skip(f"another Ray on this machine takes jobs (port {port})")
 
 
 def _submit(

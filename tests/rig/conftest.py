@@ -9,7 +9,7 @@ import pytest
 from machines import why_not
 from rig import DISK, HERE, Rig
 
-from vesselflow.chaos.comparison import read_tables
+from vesselflow.evaluation.answer import read_answer
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def undisturbed(rig_possible: None) -> dict[str, bytes | None]:
         words = f"vesselflow sweep {DISK}/sweep.yaml --results {DISK}/results --no-figures"
         said = rig.run(words, 600)
         assert "runs: 6 done now, 0 before" in said
-        return read_tables(rig.disk / "results" / "rig")
+        return read_answer(rig.disk / "results" / "rig")
 
 
 @pytest.fixture

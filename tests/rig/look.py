@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vesselflow.chaos.comparison import read_tables
 from vesselflow.chaos.watch import Watch
+from vesselflow.evaluation.answer import read_answer
 from vesselflow.records.atomic import read_json_or_none
 from vesselflow.records.paths import any_path, names_in
 from vesselflow.records.runs import RunRecord
@@ -41,7 +41,7 @@ def main() -> None:
             text = json.dumps({"at": time.time(), "runs": seen}, indent=1)
             (folder / "next").write_text(text)
             os.replace(folder / "next", folder / "progress.json")
-            for name, content in read_tables(results / sweep).items():
+            for name, content in read_answer(results / sweep).items():
                 if content is not None:
                     (folder / "tables" / f"{name}.parquet").write_bytes(content)
         time.sleep(EVERY_S)

@@ -12,7 +12,8 @@ import pytest
 from cloud import ENDPOINT
 from rig import DISK, HERE, Rig, replaced
 
-from vesselflow.chaos.comparison import compare_tables, read_tables
+from vesselflow.chaos.comparison import compare_tables
+from vesselflow.evaluation.answer import read_answer
 
 pytestmark = pytest.mark.rig
 
@@ -94,7 +95,7 @@ class Sweep:
 
     def tables(self) -> dict[str, bytes | None]:
         """Its tables."""
-        return read_tables(self.rig.disk / self.name)
+        return read_answer(self.rig.disk / self.name)
 
     def kinds(self) -> set[str]:
         """Machine and market of all attempts, as their costs say."""

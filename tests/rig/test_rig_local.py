@@ -8,7 +8,8 @@ import os
 import pytest
 from rig import DISK, Rig, replaced
 
-from vesselflow.chaos.comparison import compare_tables, read_tables
+from vesselflow.chaos.comparison import compare_tables
+from vesselflow.evaluation.answer import read_answer
 
 pytestmark = pytest.mark.rig
 
@@ -49,7 +50,7 @@ def test_a_sweep_on_two_machines_gives_the_undisturbed_tables(
     assert (rig.folder / "repository" / "rig-summary.md").is_file()
     costs = (rig.disk / "results").glob("runs/*/attempts/*/cost.json")
     assert {json.loads(cost.read_text())["host"] for cost in costs} == set(NODES)
-    findings = compare_tables(undisturbed, read_tables(rig.disk / "results" / "rig"))
+    findings = compare_tables(undisturbed, read_answer(rig.disk / "results" / "rig"))
     assert all(each.holds for each in findings), findings
     rig.run(f"ray down -y {file}", 180)
     # The watchers end a minute after Ray.

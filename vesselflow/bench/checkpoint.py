@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -113,6 +114,7 @@ class Async(Timed):
     """`torch.distributed.checkpoint.async_save`: a copy, and a thread that writes."""
 
     _future: Future[Any] | None = None
+    _noted: threading.Event
 
     @property
     def busy(self) -> bool:
@@ -124,15 +126,24 @@ class Async(Timed):
         if self._future is not None:
             self._future.result()
         began = time.perf_counter()
-        future = async_save(state, checkpoint_id=self.folder / str(step), no_dist=True)
+        folder = self.folder / str(step)
+        future = async_save(state, checkpoint_id=folder, no_dist=True)
         assert isinstance(future, Future)
-        future.add_done_callback(lambda _: self.seen.writes.append(time.perf_counter() - began))
+
+        def written(_: Future[Any]) -> None:
+            self.seen.writes.append(time.perf_counter() - began)
+            self.seen.size = sum(path.stat().st_size for path in folder.iterdir())
+            noted.set()
+
+        self._noted = noted = threading.Event()
+        future.add_done_callback(written)
         self._future = future
 
     def wait(self) -> None:
-        """Wait for the last write."""
+        """Wait for the last write, and for its note: callbacks come after the result."""
         if self._future is not None:
             self._future.result()
+            self._noted.wait()
 
 
 WAYS: dict[str, type[Timed]] = {OURS: Timed, PLAIN: Plain, ASYNC: Async, NONE: Timed}
@@ -233,9 +244,9 @@ def summarise(
         writes = [s for seen in trainings for s in seen.writes]
         if writes:
             rows[f"{way}: it writes beside the steps"] = row(writes, "s", every)
-        rows[f"{way}: size"] = row(
-            [seen.size / 1e6 for seen in trainings if seen.size], "MB", every
-        )
+        sizes = [seen.size / 1e6 for seen in trainings if seen.size]
+        if sizes:
+            rows[f"{way}: size"] = row(sizes, "MB", every)
         stalls = [stall_percent(cost) for cost in costs]
         rows[f"{way}: stall"] = row(stalls, "%", every)
     percent = 100 * len(shipped.stood) * shipped.cost / shipped.seconds

@@ -47,6 +47,7 @@ class Sweep:
         dashboard: Whether Ray's dashboard runs, as it does unless told otherwise.
         results: Where they go; a folder of its own where nothing is said.
         options: More for the command.
+        cpus: The CPUs that it and all its processes may use; None for all.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Sweep:
         dashboard: bool = True,
         results: Path | None = None,
         options: Sequence[str] = (),
+        cpus: Sequence[int] | None = None,
     ) -> None:
         folder.mkdir(parents=True)
         self.results, self._log = results or folder / "results", folder / "log.txt"
@@ -74,6 +76,9 @@ class Sweep:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "VESSELFLOW_DASHBOARD": str(int(dashboard))},
             )
+        if cpus is not None:
+            # Before it has started anything; what it starts inherits them.
+            psutil.Process(self.process.pid).cpu_affinity(list(cpus))
 
     def first_step(self) -> float | None:
         """Time of day at which the first step of any run was written down."""

@@ -21,7 +21,6 @@ from vesselflow.chaos.comparison import (
     compare_tables,
     compare_words,
     compare_work,
-    read_tables,
     tell_gaps,
 )
 from vesselflow.chaos.disk import SPARE, SmallDisk, free_place, why_not
@@ -44,6 +43,7 @@ from vesselflow.chaos.watch import steps_of
 from vesselflow.config.fingerprint import canonical_json
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError, VesselflowError
+from vesselflow.evaluation.answer import read_answer
 from vesselflow.records.atomic import explained, read_json_or_none, write_json, write_text
 from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.runs.registries import REGISTRIES
@@ -259,7 +259,7 @@ def play_seed(asked: Asked, seed: int, reference: Path, say: Callable[[str], Non
         gaps = next_steps(marks, played.hits, KILLS)
         name = asked.space.name + (f"-{asked.space.profile}" if asked.space.profile else "")
         findings = [
-            *compare_tables(read_tables(reference / name), read_tables(results / name)),
+            *compare_tables(read_answer(reference / name), read_answer(results / name)),
             compare_codes(played.ended),
             *compare_work(
                 play.watch.redone(),

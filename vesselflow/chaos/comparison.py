@@ -9,11 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vesselflow.chaos.marks import TakenUp
-from vesselflow.records.paths import AnyPath
-
-#: All but ``cost``, which tells what it took.
-TABLES = ("points", "runs", "epochs", "images")
-
+from vesselflow.evaluation.answer import ANSWER_TABLES
 
 #: What was done to a driver -> the exit codes that it may have by that. One whose cluster's head
 #: was killed may have been done before it noticed.
@@ -73,23 +69,12 @@ class Finding:
         return dict(vars(self))
 
 
-def read_tables(folder: AnyPath) -> dict[str, bytes | None]:
-    """Table -> its bytes in a sweep's folder; None for one that is not there."""
-    found: dict[str, bytes | None] = {}
-    for name in TABLES:
-        try:
-            found[name] = (folder / "tables" / f"{name}.parquet").read_bytes()
-        except FileNotFoundError:
-            found[name] = None
-    return found
-
-
 def compare_tables(
     undisturbed: Mapping[str, bytes | None], disturbed: Mapping[str, bytes | None]
 ) -> list[Finding]:
     """Each table byte by byte, no column exempt."""
     findings = []
-    for name in TABLES:
+    for name in ANSWER_TABLES:
         ours, theirs = disturbed.get(name), undisturbed.get(name)
         same = ours is not None and ours == theirs
         seen = "equal" if same else f"{_digest(ours)} instead of {_digest(theirs)}"

@@ -59,7 +59,9 @@ def key_tree(registries: Registries, top: type[BaseModel] | None = None) -> dict
             because the part may be an axis (each point checks them against its own part).
         top: Model of the keys beside the experiment's sections; None for the sections alone.
     """
-    tree: dict[str, Any] = dict.fromkeys(Experiment.model_fields, FREE)
+    # Where the top level is asked for, `stores` comes with it.
+    own = [name for name in Experiment.model_fields if top is None or name != "stores"]
+    tree: dict[str, Any] = dict.fromkeys(own, FREE)
     for section, model in SECTIONS.items():
         tree[section] = {name: FREE for name in model.model_fields}
     for section in PARTS:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from vesselflow.errors import ShapeError
+from vesselflow.errors import ShapeError, UserError
 from vesselflow.feed.layout import SampleLayout, Size
 from vesselflow.feed.view import (
     Box,

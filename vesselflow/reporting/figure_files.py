@@ -15,11 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vesselflow.evaluation.answer import read_answer
 from vesselflow.records.atomic import explained, write_bytes
 from vesselflow.records.paths import AnyPath
-
-#: The tables that figures are drawn from.
-_TABLES = ("points", "runs", "epochs", "images")
 
 
 def replace_figures(sweep: AnyPath, files: Mapping[str, bytes]) -> list[AnyPath]:
@@ -107,9 +105,8 @@ def _hash(content: bytes) -> str:
 
 def _hash_of_tables(sweep: AnyPath) -> str:
     total = hashlib.sha256()
-    for name in _TABLES:
-        path = sweep / "tables" / f"{name}.parquet"
+    for name, content in read_answer(sweep).items():
         total.update(f"{name} ".encode())
-        if path.exists():
-            total.update(_hash(path.read_bytes()).encode())
+        if content is not None:
+            total.update(_hash(content).encode())
     return total.hexdigest()

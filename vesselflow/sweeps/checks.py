@@ -203,8 +203,9 @@ def _check_window(experiment: Experiment) -> None:
 def _check_spacings(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
     """Refuse a store whose pixels are of no known size, where it is to be resampled by that."""
     for name in (experiment.data.train, *experiment.data.ood):
+        view = view_of(experiment, name)
         try:
-            check_spacing(_measured(stores[name], bound=True), view_of(experiment, name))
+            check_spacing(_measured(stores[name], bound=True), view)
         except UserError as error:
             raise UserError(
                 f"store '{name}': {error.what}", where="data.spacing_um", hint=error.hint
