@@ -144,10 +144,7 @@ def test_domains_differ_as_microscopes_do(tomograms: dict[str, Source]) -> None:
         )
         radius = np.sqrt(sum(axis**2 for axis in axes))
         edges = np.linspace(0.002, 1 / 40, 5)
-        shells = [
-            values[(radius >= a) & (radius < b)].mean()
-            for a, b in itertools.pairwise(edges)
-        ]
+        shells = [values[(radius >= a) & (radius < b)].mean() for a, b in itertools.pairwise(edges)]
         return np.array(shells) / sum(shells)
 
     a, b, c = (power(domain) for domain in "abc")

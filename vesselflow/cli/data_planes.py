@@ -104,7 +104,7 @@ def _caption(store: Store, source: SourceInfo) -> tuple[str, bool]:
     if source.spacing_um is not None:
         parts.append(f"{spacing_text(source.spacing_um)} um a voxel")
     if target is not None:
-        drawn = target > 0 if target.ndim == fov.ndim else target.any(axis=-1)
+        drawn: Any = target > 0 if target.ndim == fov.ndim else target.any(axis=-1)
         parts.append(f"{100 * float(drawn[fov > 0].mean()):.1f} % vessel")
     else:
         counts = zip(source.keypoint_counts, store.layout.classes, strict=True)

@@ -50,10 +50,10 @@ def suspicions(image: NDArray[Any], target: Bytes | None, fov: Bytes) -> list[st
     """
     inside = fov.astype(bool, copy=False)
     found = []
-    pixels = np.count_nonzero(inside)
+    pixels = int(np.count_nonzero(inside))
     if target is not None:
-        drawn = target > 0
-        drawn = drawn if drawn.ndim == inside.ndim else drawn.any(axis=-1)
+        drawn = np.asarray(target > 0)
+        drawn = drawn if drawn.ndim == inside.ndim else np.asarray(drawn.any(axis=-1))
         vessel = np.count_nonzero(inside & drawn)
         if vessel == 0:
             found.append("mask empty")
@@ -73,7 +73,7 @@ def suspicions(image: NDArray[Any], target: Bytes | None, fov: Bytes) -> list[st
 def _black(channels: Sequence[Bytes], inside: NDArray[np.bool_], pixels: int) -> bool:
     brightest = functools.reduce(np.maximum, channels)
     bright = np.count_nonzero((brightest >= BLACK_LEVEL) & inside)
-    return bright < BRIGHT_SHARE * pixels
+    return bool(bright < BRIGHT_SHARE * pixels)
 
 
 class Tally:
