@@ -70,7 +70,11 @@ def import_store(
         for item in read_sources(listing, progress):
             lineages[item.id] = item.lineage
             unspaced.extend([] if item.spacing_um else [item.id])
-            tally.add(item.id, item.fov.shape, suspicions(item.image, item.target, item.fov))
+            tally.add(
+                item.id,
+                item.fov.shape,
+                suspicions(item.image, item.target, item.fov, item.keypoints),
+            )
             yield item
 
     sources = counted()
