@@ -281,6 +281,40 @@ def test_suffixes_groups_and_splits(tmp_path: Path) -> None:
         ]
 
 
+def write_slices(folder: Path, array: np.ndarray) -> None:
+    folder.mkdir(parents=True)
+    for number, plane in enumerate(array):
+        tifffile.imwrite(folder / f"slice{number}.tif", plane)
+
+
+def test_slices_in_files_of_their_own(tmp_path: Path) -> None:
+    array = values("uint16", shape=(12, 10, 14))
+    labels = (array > 100).astype(np.uint8)
+    write_slices(tmp_path / "images" / "kidney", array)
+    write_slices(tmp_path / "labels" / "kidney", labels)
+    (tmp_path / "images" / "notes").mkdir()
+    with pytest.raises(UserError, match=r"no volumes found; allowed: tif, .*; --slices takes fold"):
+        imported(tmp_path, tmp_path / "o.h5")
+    imported(tmp_path, tmp_path / "o.h5", slices=True, spacing_um="50")
+    with Store.open(tmp_path / "o.h5") as store:
+        assert [source.id for source in store.sources] == ["kidney"]
+        # slice10 comes after slice9.
+        np.testing.assert_array_equal(store.image(0)[..., 0], array)
+        np.testing.assert_array_equal(store.target(0), labels)
+        assert store.sources[0].lineage["files"]["image"]["name"] == "kidney"
+    tifffile.imwrite(tmp_path / "images" / "kidney" / "slice7.tif", array[7, 1:])
+    with pytest.raises(
+        UserError, match=r"slice7\.tif: is 9 x 14 uint16, the first slice 10 x 14 uint16"
+    ):
+        imported(tmp_path, tmp_path / "p.h5", slices=True)
+    tifffile.imwrite(
+        tmp_path / "images" / "kidney" / "slice7.tif", array[:4], photometric="minisblack"
+    )
+    with pytest.raises(UserError, match=r"slice7\.tif: a slice of 4 x 10 x 14; allowed: one plane"):
+        imported(tmp_path, tmp_path / "p.h5", slices=True)
+    assert not (tmp_path / "p.h5").exists()
+
+
 # -- keypoints -------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,9 @@ class VolumeArguments(Arguments):
     image_suffix: str = Field("", description="what volumes' names carry beyond the id: _rec")
     label_suffix: str = Field("", description="what labels' names carry beyond the id: _seg")
     keypoint_suffix: str = Field("", description="what keypoint files' names carry beyond the id")
+    slices: bool = Field(
+        False, description="each volume is a folder with a TIFF file for each slice: 0001.tif"
+    )
     dataset: str | None = Field(None, description="which array of an HDF5 or Zarr file")
     label_dataset: str | None = Field(
         None, description="which array of the label files; without a folder of labels, of the image"

@@ -62,25 +62,32 @@ def volume_stem(path: Path) -> str:
     return name[: len(name) - len(found)].removesuffix(".ome") if found else name
 
 
-def is_volume(path: Path) -> bool:
-    """Whether the name is that of a file that can be read; hidden files are not."""
+def is_volume(path: Path, slices: bool = False) -> bool:
+    """Whether a path is a volume by its name; hidden ones are none.
+
+    Args:
+        path: A file, or a folder.
+        slices: Volumes are folders with a TIFF file for each slice.
+    """
+    if slices:
+        return not path.name.startswith(".") and path.is_dir() and bool(_slices_in(path))
     if path.name.startswith(".") or not _suffix(path.name):
         return False
     return path.is_dir() if _suffix(path.name) == ".zarr" else path.is_file()
 
 
-def volumes_in(path: Path, suffix: str = "") -> dict[str, Path]:
-    """Volume files by their stem without `suffix`, sorted; of a file the one file.
+def volumes_in(path: Path, suffix: str = "", slices: bool = False) -> dict[str, Path]:
+    """Volumes by their stem without `suffix`, sorted; of a volume the one.
 
     Raises:
         UserError: no such folder, or two files with one stem.
     """
-    if is_volume(path):
+    if is_volume(path, slices):
         return {volume_stem(path).removesuffix(suffix): path}
     found: dict[str, Path] = {}
     for entry in entries(folder_of(path)):
         stem = volume_stem(entry)
-        if not is_volume(entry) or not stem.endswith(suffix) or stem == suffix:
+        if not is_volume(entry, slices) or not stem.endswith(suffix) or stem == suffix:
             continue
         key = stem.removesuffix(suffix)
         if key in found:
@@ -97,7 +104,8 @@ def read_volume(path: Path, dataset: str | None = None) -> Volume:
     """Decode a file completely.
 
     Args:
-        path: TIFF stack, HDF5, MRC, NIfTI or a Zarr folder, by its name.
+        path: TIFF stack, HDF5, MRC, NIfTI or a Zarr folder, by its name; any other folder is one of
+            slices.
         dataset: Which array of an HDF5 or Zarr file; None: the only one.
 
     Raises:
@@ -107,11 +115,14 @@ def read_volume(path: Path, dataset: str | None = None) -> Volume:
     if not path.exists():
         raise UserError("no such file", where=str(path), hint="check the name")
     suffix = _suffix(path.name)
+    if path.is_dir() and suffix != ".zarr":
+        suffix = "slices"
     if dataset is not None and suffix not in _NAMED:
         raise UserError(
             f"has no dataset '{dataset}': only HDF5 and Zarr have some", where=str(path)
         )
-    values, channels_last, spacing = _READERS[suffix](path, dataset)
+    reader = _slices if suffix == "slices" else _READERS[suffix]
+    values, channels_last, spacing = reader(path, dataset)
     if values.dtype.kind not in "uif" or 0 in values.shape:
         raise UserError(
             f"holds {values.dtype} {values.shape}", where=str(path), allowed="numbers, one or more"
@@ -195,6 +206,43 @@ def _tiff(path: Path, _: str | None) -> _Read:
     if spacing is not None:
         spacing = spacing[-dims:] if dims <= 3 else None
     return values, channel is not None, spacing
+
+
+def _slices_in(path: Path) -> list[Path]:
+    """The TIFF files of a folder in the order of the numbers in their names: 2 before 10."""
+    files = [
+        part
+        for part in entries(path)
+        if part.suffix.lower() in (".tif", ".tiff") and not part.name.startswith(".")
+    ]
+
+    def order(part: Path) -> list[tuple[int, int, str]]:
+        pieces = re.findall(r"\d+|\D+", part.stem)
+        return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces]
+
+    return sorted(files, key=order)
+
+
+def _slices(path: Path, _: str | None) -> _Read:
+    """A volume whose slices are files of their own; it says no spacing."""
+    planes: list[NDArray[Any]] = []
+    for part in _slices_in(path):
+        plane, channels_last, _spacing = _tiff(part, None)
+        if plane.ndim != 2 or channels_last:
+            raise UserError(
+                f"a slice of {' x '.join(map(str, plane.shape))}",
+                where=str(part),
+                allowed="one plane of one channel",
+            )
+        if planes and (plane.shape, plane.dtype) != (planes[0].shape, planes[0].dtype):
+            one, first = (" x ".join(map(str, p.shape)) + f" {p.dtype}" for p in (plane, planes[0]))
+            raise UserError(
+                f"is {one}, the first slice {first}",
+                where=str(part),
+                allowed="slices of one size and type",
+            )
+        planes.append(plane)
+    return np.stack(planes), False, None
 
 
 def _imagej_spacing(file: Any) -> tuple[float, ...] | None:

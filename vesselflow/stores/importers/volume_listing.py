@@ -27,6 +27,7 @@ def volume(
     image_suffix: str,
     label_suffix: str,
     keypoint_suffix: str,
+    slices: bool,
     class_column: str | None,
     group: str | None,
     split: str | None,
@@ -47,6 +48,7 @@ def volume(
         image_suffix: End of the volumes' names that is not part of the id.
         label_suffix: The same of the labels.
         keypoint_suffix: The same of files of keypoints.
+        slices: Volumes, and labels, are folders with a TIFF file for each slice.
         class_column: Column of the keypoints' classes.
         group: Regular expression, searched in the id; None: each source is a group of its own.
         split: CSV with the columns id and split, or None.
@@ -62,17 +64,17 @@ def volume(
     options = Options(**reading)
     if options.spacing_um is not None and options.spacing_angstrom is not None:
         raise UserError("is given beside spacing_angstrom", where="spacing_um", hint="give one")
-    single = source.exists() and is_volume(source)
+    single = source.exists() and is_volume(source, slices)
     root = source.parent if single else folder_of(source)
     place = source if single else _there(root, "images", images)
-    pictures = volumes_in(place, image_suffix)
+    pictures = volumes_in(place, image_suffix, slices)
     if not pictures:
-        raise _no_volumes(place)
+        raise _no_volumes(place, slices)
     notes: list[str] = []
     classes: tuple[str, ...] = ()
     if keypoints is None:
         targets = _labels(
-            root, place, (labels, label_suffix), image_suffix, pictures, options, notes
+            root, place, (labels, label_suffix, image_suffix), slices, pictures, options, notes
         )
         found = {key: VolumeItem(key, key, path, targets[key]) for key, path in pictures.items()}
     else:
@@ -80,7 +82,7 @@ def volume(
         found = _with_points(root, named, class_column, pictures, options.units, notes)
         classes = _classes(list(found.values()), options.classes)
     if not found:  # all of them are labels
-        raise _no_volumes(place)
+        raise _no_volumes(place, slices)
     splits = {} if split is None else read_splits(root / split, place, pictures)
     items = tuple(
         VolumeItem(
@@ -100,9 +102,14 @@ def volume(
     return Listing(items, tuple(notes), read=read, layout=layout)
 
 
-def _no_volumes(place: Path) -> UserError:
+def _no_volumes(place: Path, slices: bool) -> UserError:
+    folders = [] if slices or place.is_file() else [p for p in entries(place) if p.is_dir()]
+    sliced = any(is_volume(path, slices=True) for path in [place, *folders])
     return UserError(
-        "no volumes found", where=str(place), allowed="tif, h5, mrc, rec, map, nii, zarr"
+        "no volumes found",
+        where=str(place),
+        allowed="folders of TIFF files" if slices else "tif, h5, mrc, rec, map, nii, zarr",
+        hint="--slices takes folders with a TIFF file for each slice" if sliced else "",
     )
 
 
@@ -124,28 +131,31 @@ def _there(root: Path, name: str, label: str) -> Path:
 def _labels(
     root: Path,
     place: Path,
-    labels: tuple[str, str],
-    image_suffix: str,
+    labels: tuple[str, str, str],
+    slices: bool,
     pictures: dict[str, Path],
     options: Options,
     notes: list[str],
 ) -> dict[str, Path]:
-    """The file of each volume's labels; takes those that lie among the volumes out of these."""
+    """The file of each volume's labels; takes those that lie among the volumes out of these.
+
+    Of the labels: their place in SOURCE, the end of their names, and that of the volumes' names.
+    """
     if options.label_dataset is not None and not (root / labels[0]).exists():
         return dict(pictures)
     where = _there(root, "labels", labels[0])
     same = where.resolve() == place.resolve()
-    if same and labels[1] == image_suffix:
+    if same and labels[1] == labels[2]:
         raise UserError(
             "volumes and labels would be the same files",
             where=str(where),
             hint="--labels names another folder, --label-suffix what tells its files apart",
         )
-    found = volumes_in(where, labels[1])
+    found = volumes_in(where, labels[1], slices)
     if same:
         for key in [key for key, path in pictures.items() if path in set(found.values())]:
             del pictures[key]
-    if is_volume(where):
+    if is_volume(where, slices):
         if len(pictures) != 1:
             raise UserError(
                 f"one label volume for {len(pictures)} volumes", where=str(where),
