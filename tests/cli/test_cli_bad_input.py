@@ -466,7 +466,7 @@ def test_an_import_of_the_space_whose_pixels_fail_leaves_nothing(here: Path) -> 
 
 def newer(path: Path) -> None:
     with h5py.File(path, "r+") as file:
-        file.attrs.modify("schema", np.int64(2))
+        file.attrs.modify("schema", np.int64(3))
 
 
 def foreign(path: Path) -> None:
@@ -483,7 +483,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "the file is empty; make it again with "),
     "newer": (
         newer,
-        "the store has schema 2, newer than this version of vesselflow; allowed: schema 1 to 1; "
+        "the store has schema 3, newer than this version of vesselflow; allowed: schema 1 to 2; "
         "update vesselflow",
     ),
     "foreign": (foreign, "an HDF5 file, but not a vesselflow store; make one with "),

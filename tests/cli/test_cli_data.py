@@ -48,7 +48,7 @@ def test_synth_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--domain", "z"], "vesselflow: --domain: 'z' is not allowed; allowed: "),
         (["--kind", "fundos"], "unknown synthetic kind 'fundos'; allowed: fundus, tomogram, vas"),
         (["--size", "3"], "vesselflow: --size: 3 is not allowed"),
-        (["--size", "x"], "vesselflow: --size: 'x' is not allowed; allowed: 64 to 4096, or null"),
+        (["--size", "x"], "vesselflow: --size: 'x' is not allowed; allowed: a whole number, 64"),
         (["--depth", "3"], "vesselflow: --depth: unknown key 'depth_px'"),
         (["--kind", "tomogram", "--depth", "3"], "vesselflow: --depth: 3 is not allowed"),
         (["--seed", "-1"], "vesselflow: --seed: -1 is not allowed"),
@@ -248,7 +248,7 @@ def test_the_contact_sheet_marks_suspicious_sources(store: Path, doubtful: Path)
 
 
 def test_options_of_every_layout_have_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for layout in ("chase", "stare", "folder"):
+    for layout in ("chase", "stare", "folder", "volume"):
         with pytest.raises(SystemExit) as caught:
             vesselflow("import", layout, "--help")
         assert caught.value.code == 0

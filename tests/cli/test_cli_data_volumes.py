@@ -108,8 +108,8 @@ def test_inspect_tells_of_images_with_keypoints(
 def test_the_nearest_neighbour_by_hand() -> None:
     places = np.array([[0.0, 0.0, 0.0], [0.0, 3.0, 4.0], [1.0, 0.0, 0.0]])
     held = Keypoints(places, np.zeros(3, np.int32))
-    np.testing.assert_allclose(nearest(held, None), [1, np.sqrt(26), 1])
-    np.testing.assert_allclose(nearest(held, (10.0, 1.0, 1.0)), [5, 5, 10])
+    np.testing.assert_allclose(nearest(held, None), [1, 5, 1])
+    np.testing.assert_allclose(nearest(held, (10.0, 1.0, 2.0)), [np.sqrt(73), np.sqrt(73), 10])
     assert len(nearest(Keypoints.none(3), None)) == 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 import torch
 import yaml
 from PIL import Image
@@ -197,6 +198,7 @@ TREES: dict[str, dict[str, tuple[str, str | None]]] = {
         for name in ("im0001", "im0002")
     },
     "folder": {f"images/{name}.png": (f"masks/{name}.png", None) for name in ("p1_a", "p2_a")},
+    "volume": {f"images/{name}.tif": (f"labels/{name}.tif", None) for name in ("p1_a", "p2_a")},
 }
 
 
@@ -212,7 +214,14 @@ def write_tree(root: Path, layout: str, *, backwards: bool = False) -> None:
         for place, values in ((image, pixels), (mask, vessels), (fov, full)):
             if place is not None:
                 (root / place).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(values).save(root / place)
+                if layout == "volume":
+                    flat = values if values.ndim == 2 else values[..., 0]
+                    # Vessels in one slice of three, so that their number is that of the others.
+                    slices = [0 * flat, flat, 0 * flat] if place == mask else [flat] * 3
+                    kind = {"photometric": "minisblack"}  # three slices are no RGB
+                    tifffile.imwrite(root / place, np.stack(slices), **kind)
+                else:
+                    Image.fromarray(values).save(root / place)
 
 
 def _importer(name: str, arguments: Mapping[str, Any]) -> list[str]:

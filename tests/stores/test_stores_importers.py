@@ -462,7 +462,7 @@ def test_estimate_fov_of_a_flat_image_is_whole(level: int) -> None:
 
 
 def test_registry_names() -> None:
-    assert IMPORTERS.names() == ["chase", "stare", "folder"]
+    assert IMPORTERS.names() == ["chase", "stare", "folder", "volume"]
 
 
 REAL = os.environ.get("VESSELFLOW_TEST_DATA", "")

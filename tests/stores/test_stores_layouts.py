@@ -70,8 +70,9 @@ def test_equal_sources_give_equal_bytes_and_the_oldest_schema(
 ) -> None:
     digest = make_kind(tmp_path / "again.h5", kind)
     assert (tmp_path / "again.h5").read_bytes() == stores[kind].read_bytes()
-    with Store.open(stores[kind]) as store, h5py.File(stores[kind]) as file:
+    with Store.open(stores[kind]) as store:
         assert store.digest == digest
+    with h5py.File(stores[kind]) as file:
         assert file.attrs["schema"] == (1 if kind == "plain" else 2)
 
 
@@ -165,6 +166,17 @@ def test_windows_beside_each_other_share_no_keypoint(stores: dict[str, Path]) ->
             store.keypoints(0, (0, 0, 0, 11, 5, 5))
         with pytest.raises(ShapeError, match="does not lie in source"):
             store.image(0, (0, 0, 5, 5))
+
+
+def test_a_keypoint_belongs_to_the_window_of_its_voxel() -> None:
+    # Voxel 4 reaches from 3.5 to 4.5: the first window has it, up to its end.
+    places = np.array([[-0.5, 0], [4.49, 0], [4.5, 0], [9.49, 0]])
+    held = Keypoints(places, np.arange(4, dtype=np.int32))
+    first, second = held.inside((0, 0, 5, 1)), held.inside((5, 0, 10, 1))
+    np.testing.assert_array_equal(first.classes, [0, 1])
+    np.testing.assert_array_equal(second.classes, [2, 3])
+    np.testing.assert_allclose(second.positions[:, 0], [-0.5, 4.49])
+    assert held.inside((0, 1, 10, 2)).positions.shape == (0, 2)
 
 
 def test_volumes_are_read_in_parts(tmp_path: Path) -> None:

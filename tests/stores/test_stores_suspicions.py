@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vesselflow.stores.importers.run import import_store
-from vesselflow.stores.store import Store, Tally, check, suspicions
+from vesselflow.stores.store import Keypoints, Store, Tally, check, suspicions
 from vesselflow.stores.synth import make_synth
 
 
@@ -40,6 +40,23 @@ def test_masks() -> None:
     assert suspicions(image, wide, fov) == []
     wide[20, 28] = 1
     assert suspicions(image, wide, fov) == ["mask inverted"]
+
+
+def test_volumes_planes_and_keypoints() -> None:
+    image, target, fov = source()
+    depth = (np.stack([part] * 4) for part in (image, target, fov))
+    assert suspicions(*depth) == []
+    planes = np.stack([target, 0 * target], axis=-1)
+    assert suspicions(image, planes, fov) == []
+    assert suspicions(image, 0 * planes, fov) == ["mask empty"]
+    deep = image.astype(np.uint16) // 16
+    assert suspicions(deep, target, fov) == []  # what is dark of other types is not known
+    places = np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])
+    held = Keypoints(places, np.array([0, 0, 1], np.int32))
+    assert suspicions(image, None, fov, held) == []
+    held = Keypoints(places, np.zeros(3, np.int32))
+    assert suspicions(image, None, fov, held) == ["keypoint twice"]
+    assert suspicions(image, None, fov, Keypoints.none(2)) == []
 
 
 def test_images() -> None:

@@ -26,6 +26,7 @@ EPILOG = """examples:
   vesselflow data import chase CHASE_DB1/ data/chase.h5
   vesselflow data import folder DRIVE/training data/drive.h5 --masks 1st_manual \\
       --image-suffix _training --mask-suffix _manual1 --fov mask --fov-suffix _training_mask
+  vesselflow data import volume tomograms/ data/t.h5 --keypoints picks.star --spacing-angstrom 10
   vesselflow data synth data/a.h5 --kind fundus --sources 24 --seed 0 --domain a
   vesselflow data synth data/t.h5 --kind tomogram --sources 8 --domain b
   vesselflow data inspect data/chase.h5 --png chase.png"""
@@ -36,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    text = "read a folder of images into a new store"
+    text = "read a folder of images or volumes into a new store"
     action = actions.add_parser("import", help=text, description=text)
     layouts = action.add_subparsers(dest="layout", metavar="LAYOUT", required=True)
     for part in IMPORTERS:
         text = (part.arguments.__doc__ or "").strip().splitlines()[0]
         layout = layouts.add_parser(part.name, help=text, description=text)
-        layout.add_argument("source", metavar="SOURCE", help="folder of the data set")
+        layout.add_argument("source", metavar="SOURCE", help="folder of the data set, or a volume")
         layout.add_argument("out", metavar="OUT.h5", help="store to make")
         layout.add_argument("--domain", metavar="NAME", help="name of the data set in all tables")
         layout.add_argument("--overwrite", action="store_true", help="replace a store that exists")

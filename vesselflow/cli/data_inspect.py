@@ -31,7 +31,8 @@ def measure(store: Store, source: SourceInfo) -> dict[str, Any]:
         values |= _mask_shares(store, target, fov)
     else:
         values |= _keypoint_values(store, source, fov)
-    values["suspicions"] = suspicions(store.image(source.index), target, fov)
+    held = store.keypoints(source.index) if store.kind == "keypoint" else None
+    values["suspicions"] = suspicions(store.image(source.index), target, fov, held)
     return values
 
 
@@ -171,7 +172,9 @@ def _columns(store: Store, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     found["fov %"] = [f"{100 * row['fov_share']:.1f}" for row in rows]
     if store.kind == "keypoint":
         for name in store.layout.classes:
-            found[name] = [str(row["keypoints"][name]) for row in rows]
+            # Many files number their classes.
+            heading = f"class {name}" if name.isdecimal() else name
+            found[heading] = [str(row["keypoints"][name]) for row in rows]
         found["nearest neighbour"] = [
             distance_text(row["nearest_neighbour"], row["spacing_um"]) for row in rows
         ]

@@ -97,19 +97,20 @@ def _caption(store: Store, source: SourceInfo) -> tuple[str, bool]:
 
     target = store.target(source.index) if store.kind == "patch" else None
     fov = store.fov(source.index)
-    doubts = suspicions(store.image(source.index), target, fov)
+    held = store.keypoints(source.index) if store.kind == "keypoint" else None
+    doubts = suspicions(store.image(source.index), target, fov, held)
     split = f", {source.split}" if source.split else ""
     sizes = " x ".join(map(str, source.shape[::-1]))
     parts = [f"{source.id}  (group {source.group}{split})  {sizes}"]
     if source.spacing_um is not None:
         parts.append(f"{spacing_text(source.spacing_um)} um a voxel")
     if target is not None:
-        drawn = target > 0 if target.ndim == fov.ndim else target.any(axis=-1)
+        drawn: Any = target > 0 if target.ndim == fov.ndim else target.any(axis=-1)
         parts.append(f"{100 * float(drawn[fov > 0].mean()):.1f} % vessel")
     else:
-        counts = zip(source.keypoint_counts, store.layout.classes, strict=True)
-        parts.append(", ".join(f"{count} {name}" for count, name in counts))
-        found = spread(nearest(store.keypoints(source.index), source.spacing_um))
+        counts = zip(store.layout.classes, source.keypoint_counts, strict=True)
+        parts.append(", ".join(f"{name}: {count}" for name, count in counts))
+        found = None if held is None else spread(nearest(held, source.spacing_um))
         if found:
             text = distance_text(found, source.spacing_um, short=False)
             parts.append(f"nearest neighbour {text}")

@@ -1,1 +1,1 @@
-"""HDF5 patch stores at rest: schema, reader, writer, verify, importers, synthetic domains."""
+"""HDF5 stores at rest: schema, reader, writer, verify, importers, synthetic domains."""

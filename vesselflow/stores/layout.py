@@ -137,7 +137,10 @@ class Layout:
             UserError: a value that is not allowed.
             TypeError: an unknown key.
         """
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        held: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**held)
 
 
 def _refused(name: str, value: object, allowed: str) -> UserError:

@@ -227,7 +227,7 @@ def _plain_array(stored: Any, kind: np.dtype[Any], dims: int) -> NDArray[Any]:
 
 def _entry(index: int, values: dict[str, Any]) -> SourceInfo:
     """An entry of the index; what is a tuple came as a list."""
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     source = SourceInfo(index=index, **plain)
     if len(source.fov_box) != 2 * len(source.shape):
         raise ValueError("the fov's box has other axes than the source")

@@ -52,6 +52,8 @@ Box = tuple[Any, ...]
 #: Micrometres a voxel: one number for each axis.
 Spacing = tuple[Any, ...]
 Bytes = NDArray[np.uint8]
+#: Bytes of a patch store, None of a keypoint store; who has such a source knows which.
+Target = Any
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Source:
     id: str
     group: str
     image: NDArray[Any]
-    target: Bytes | None
+    target: Target
     fov: Bytes
     split: str = ""
     lineage: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.schema import Bytes
 
 #: Kind -> what is said about it.
@@ -21,6 +22,7 @@ SUSPICIONS = {
     "mask empty": "the mask has no vessel inside the fov",
     "mask full": "the mask is vessel in all of the fov",
     "mask inverted": "the mask may be inverted, more than 70 % of the fov is vessel",
+    "keypoint twice": "two keypoints of one class lie at the same place",
     "image black": "the image is nearly black (99 % of the fov below 16 of 255)",
     "image constant": "the image is the same everywhere in the fov",
 }
@@ -37,23 +39,26 @@ PATCH_PX = 512
 FEW_SOURCES = 50
 
 
-def suspicions(image: NDArray[Any], target: Bytes | None, fov: Bytes) -> list[str]:
+def suspicions(
+    image: NDArray[Any], target: Bytes | None, fov: Bytes, keypoints: Keypoints | None = None
+) -> list[str]:
     """Name what looks wrong in one source.
 
     Args:
         image: (*S, C); black is what images of 8 bits can be.
         target: uint8 or bool (*S) or (*S, K); 0 is background. None: there is no mask.
         fov: uint8 or bool (*S), 0 or 1, not empty; pixels outside do not count.
+        keypoints: Of a keypoint store.
 
     Returns:
-        Keys of `SUSPICIONS`, at most one about the mask and one about the image.
+        Keys of `SUSPICIONS`, at most one about the truth and one about the image.
     """
     inside = fov.astype(bool, copy=False)
     found = []
-    pixels = np.count_nonzero(inside)
+    pixels = int(np.count_nonzero(inside))
     if target is not None:
-        drawn = target > 0
-        drawn = drawn if drawn.ndim == inside.ndim else drawn.any(axis=-1)
+        drawn = np.asarray(target > 0)
+        drawn = drawn if drawn.ndim == inside.ndim else np.asarray(drawn.any(axis=-1))
         vessel = np.count_nonzero(inside & drawn)
         if vessel == 0:
             found.append("mask empty")
@@ -61,6 +66,10 @@ def suspicions(image: NDArray[Any], target: Bytes | None, fov: Bytes) -> list[st
             found.append("mask full")
         elif vessel > INVERTED_SHARE * pixels:
             found.append("mask inverted")
+    if keypoints is not None:
+        rows = np.column_stack([keypoints.classes, keypoints.positions])
+        if len(np.unique(rows, axis=0)) < len(rows):
+            found.append("keypoint twice")
     channels = [image[..., channel] for channel in range(image.shape[-1])]
     first = np.unravel_index(inside.argmax(), inside.shape)
     if image.dtype == np.uint8 and _black(channels, inside, pixels):
@@ -73,7 +82,7 @@ def suspicions(image: NDArray[Any], target: Bytes | None, fov: Bytes) -> list[st
 def _black(channels: Sequence[Bytes], inside: NDArray[np.bool_], pixels: int) -> bool:
     brightest = functools.reduce(np.maximum, channels)
     bright = np.count_nonzero((brightest >= BLACK_LEVEL) & inside)
-    return bright < BRIGHT_SHARE * pixels
+    return bool(bright < BRIGHT_SHARE * pixels)
 
 
 class Tally:

@@ -100,12 +100,15 @@ def _source_faults(store: Store, source: SourceInfo, tally: Tally) -> list[str]:
     broken = array_faults(arrays, layout)
     if broken:
         return [*faults, *broken]
-    found = suspicions(arrays["image"], arrays.get("target"), arrays["fov"])
+    points = None
+    if layout.kind == "keypoint":
+        points = Keypoints(arrays["keypoints"], arrays["classes"])
+    found = suspicions(arrays["image"], arrays.get("target"), arrays["fov"], points)
     tally.add(source.id, source.shape, found)
     if fov_bounds(arrays["fov"]) != source.fov_box:
         faults.append(f"fov box is {fov_bounds(arrays['fov'])}, the index says {source.fov_box}")
-    if layout.kind == "keypoint":
-        counts = Keypoints(arrays["keypoints"], arrays["classes"]).counts(len(layout.classes))
+    if points is not None:
+        counts = points.counts(len(layout.classes))
         if counts != source.keypoint_counts:
             faults.append(f"keypoints are {counts}, the index says {source.keypoint_counts}")
     image_digest, digest = source_digests({name: arrays[name] for name in layout.arrays()})

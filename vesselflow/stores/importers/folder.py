@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +11,7 @@ from pydantic import Field, field_validator
 
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
+from vesselflow.stores.importers.grouping import group_of, numbers_in, one_group, read_splits
 from vesselflow.stores.importers.listing import (
     Conversion,
     Item,
@@ -29,7 +25,6 @@ from vesselflow.stores.importers.listing import (
     missing,
     no_images,
     passed_over,
-    stem_of,
 )
 from vesselflow.stores.importers.pairing import Wanted, hint, option
 
@@ -88,7 +83,7 @@ class FolderArguments(Arguments):
     def _height_and_width(cls, value: Any) -> Any:
         if value is None:
             return None
-        numbers = _numbers(value, float)
+        numbers = numbers_in(value, float)
         if numbers is None or len(numbers) not in (1, 2) or not all(n > 0 for n in numbers):
             raise ValueError("one number above 0 or two, HEIGHT,WIDTH: 9.5 or 9.5,9.4")
         return (*numbers, *numbers) if len(numbers) == 1 else numbers
@@ -98,17 +93,17 @@ class FolderArguments(Arguments):
     def _low_and_high(cls, value: Any) -> Any:
         if value is None:
             return None
-        numbers = _numbers(value, float)
+        numbers = numbers_in(value, float)
         if numbers is None or len(numbers) != 2 or not numbers[0] < numbers[1]:
             raise ValueError("LOW,HIGH: two numbers, the first below the second: 0,4095")
         return numbers
 
     @field_validator("values", mode="before")
     @classmethod
-    def _whole_numbers(cls, value: Any) -> Any:
+    def _wholenumbers_in(cls, value: Any) -> Any:
         if value is None:
             return None
-        numbers = _numbers(value, int)
+        numbers = numbers_in(value, int)
         if not numbers:
             raise ValueError("whole numbers with commas between: 1,3")
         return tuple(dict.fromkeys(numbers))
@@ -116,30 +111,7 @@ class FolderArguments(Arguments):
     @field_validator("group")
     @classmethod
     def _one_group(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            pattern = re.compile(value)
-        except re.error as error:
-            raise ValueError(f"a regular expression ({error})") from None
-        if pattern.groups != 1 and "group" not in pattern.groupindex:
-            raise ValueError("a regular expression with one group, or one named (?P<group>...)")
-        return value
-
-
-def _numbers(value: Any, kind: type[float] | type[int]) -> tuple[float, ...] | None:
-    """Numbers of a list or of a text with commas; None when it is neither or one is no number."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        parts = [parts]
-    if any(isinstance(part, bool) or not isinstance(part, str | int | float) for part in parts):
-        return None
-    try:
-        numbers = tuple(kind(part) for part in parts)
-    except (ValueError, OverflowError):
-        return None
-    same = all(isinstance(p, str) or p == n for p, n in zip(parts, numbers, strict=True))
-    return numbers if same and all(map(math.isfinite, numbers)) else None
+        return one_group(value)
 
 
 def folder(
@@ -218,11 +190,11 @@ def folder(
         search.partners(place, found, pictures)
         for place, found in zip(places[1:], partners, strict=True)
     ]
-    splits = {} if split is None else _read_splits(source / split, places[0].path, pictures)
+    splits = {} if split is None else read_splits(source / split, places[0].path, pictures)
     items = tuple(
         Item(
             id=key,
-            group=key if group is None else _group(group, key),
+            group=key if group is None else group_of(group, key),
             image=image,
             target=targets[key],
             fov=fovs[0][key] if fovs else None,
@@ -357,63 +329,3 @@ def _unused_fov(source: Path, places: Sequence[_Place]) -> list[str]:
         and path.resolve() not in used
         and any(is_image(inside) for inside in entries(path))
     ]
-
-
-def _group(pattern: str, key: str) -> str:
-    match = re.search(pattern, key)
-    found = match and (match["group"] if "group" in match.re.groupindex else match[1])
-    if not found:
-        raise UserError(f"'{pattern}' finds no group in '{key}'", where="group")
-    return found
-
-
-def _read_splits(path: Path, images: Path, pictures: Mapping[str, Path]) -> dict[str, str]:
-    """Ids (or file names, with `recursive` from the folder of images on) to splits."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot be read: {reason}", where=str(path)) from error
-    if not {"id", "split"} <= set(header):
-        shown = f"its first line is {', '.join(header)}" if header else "it is empty"
-        raise UserError(
-            f"needs the columns id and split, {shown}",
-            where=str(path),
-            hint="the first line names the columns, with commas between: id,split",
-        )
-    if not rows:
-        raise UserError("has no line below the header", where=str(path))
-    times = Counter(stem_of(image) for image in pictures.values())
-    names = {stem_of(i): key for key, i in pictures.items() if times[stem_of(i)] == 1}
-    for key, image in pictures.items():
-        inside = image.relative_to(images).parent.parts
-        folders = [unicodedata.normalize("NFC", part) for part in inside]
-        names["/".join([*folders, stem_of(image)])] = key
-    splits: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for number, row in rows:
-        name = unicodedata.normalize("NFC", (row["id"] or "").strip())
-        value = (row["split"] or "").strip()
-        above, slash, last = name.rpartition("/")
-        key = name if name in pictures else names.get(f"{above}{slash}{stem_of(Path(last))}", "")
-        if not key:
-            raise UserError(f"no image is called '{name}'", where=f"{path}: line {number}")
-        if key in lines:
-            raise UserError(
-                f"'{key}' is named twice, as {splits[key] or 'empty'} in line {lines[key]} "
-                f"and as {value or 'empty'} in line {number}",
-                where=str(path),
-                hint="keep one of the two lines",
-            )
-        if value not in ("train", "test", ""):
-            raise UserError(
-                f"split '{value}' is not allowed",
-                where=f"{path}: line {number}",
-                allowed="train, test or empty",
-            )
-        splits[key], lines[key] = value, number
-    return splits

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vesselflow.errors import UserError
+
+if TYPE_CHECKING:
+    from vesselflow.stores.layout import Layout
+    from vesselflow.stores.schema import Source
 
 #: What counts as an image file; other files in a folder are passed over.
 IMAGE_SUFFIXES = frozenset(
@@ -70,11 +74,15 @@ class Listing:
         items: The files of each source.
         notes: What was passed over or found in an unusual way.
         conversion: What the layout's options say; None where the layout has none.
+        read: Reads an item; None: as pictures.
+        layout: The layout of the store by its first source; None: what its arrays say.
     """
 
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
     conversion: Conversion | None = None
+    read: Callable[[Item], Source] | None = None
+    layout: Callable[[Source], Layout] | None = None
 
 
 @dataclass(frozen=True)

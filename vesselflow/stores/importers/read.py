@@ -45,9 +45,13 @@ def read_sources(listing: Listing, progress: Progress | None = None) -> Iterator
     """
     for number, item in enumerate(listing.items, start=1):
         try:
-            source = read_source(item, listing.conversion or Conversion())
+            if listing.read is not None:
+                source = listing.read(item)
+            else:
+                source = read_source(item, listing.conversion or Conversion())
         except UserError as error:
-            if listing.conversion is not None or "--" not in error.hint:
+            plain = listing.conversion is None and listing.read is None
+            if not plain or "--" not in error.hint:
                 raise
             hint = "the layout 'folder' has options for such files"
             raise UserError(

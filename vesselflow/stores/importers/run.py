@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vesselflow.stores.importers import IMPORTERS
-from vesselflow.stores.importers.listing import Conversion, Listing, few
+from vesselflow.stores.importers.listing import Conversion, Listing, few, stem_of
 from vesselflow.stores.importers.read import Progress, read_sources
 from vesselflow.stores.schema import Source
 from vesselflow.stores.suspicions import Tally, suspicions
@@ -63,18 +64,32 @@ def import_store(
     spec = IMPORTERS.validate({"name": layout, **(arguments or {})})
     folder = Path(source)
     listing: Listing = IMPORTERS.build(spec, source=folder)
-    tally, lineages = Tally(), {}
+    tally, lineages, unspaced = Tally(), {}, []
 
     def counted() -> Iterator[Source]:
         for item in read_sources(listing, progress):
             lineages[item.id] = item.lineage
-            tally.add(item.id, item.fov.shape, suspicions(item.image, item.target, item.fov))
+            unspaced.extend([] if item.spacing_um else [item.id])
+            tally.add(
+                item.id,
+                item.fov.shape,
+                suspicions(item.image, item.target, item.fov, item.keypoints),
+            )
             yield item
 
-    default = folder.resolve().name if layout == "folder" else layout
+    sources = counted()
+    held = None
+    if listing.layout is not None:
+        first = next(sources)
+        held = listing.layout(first)
+        sources = itertools.chain([first], sources)
+    default = layout
+    if layout in ("folder", "volume"):
+        default = folder.resolve().name if folder.is_dir() else stem_of(folder)
     digest = write_store(
         out,
-        counted(),
+        sources,
+        layout=held,
         domain=domain or default,
         importer=_without_paths(spec),
         overwrite=overwrite,
@@ -85,6 +100,9 @@ def import_store(
         notes.append(f"no fov mask: estimated from the image for {kinds['estimated']} source(s)")
     if kinds["full"]:
         notes.append(f"no fov mask: every pixel counts in {kinds['full']} source(s)")
+    if listing.read is not None and unspaced:
+        many = f"{len(unspaced)} source(s): {few(unspaced)}"
+        notes.append(f"no spacing is known, and none given, for {many}")
     notes += [f"suspicious: {line}" for line in tally.lines()]
     return Imported(digest, len(listing.items), tuple(notes))
 
