@@ -371,10 +371,8 @@ def _fits(stride: tuple[int, ...], patch: tuple[int, ...]) -> bool:
     axes = max(len(stride), len(patch))
     if any(len(sides) not in (1, axes) for sides in (stride, patch)):
         return False
-    each = zip(
-        *(sides * axes if len(sides) == 1 else sides for sides in (stride, patch)), strict=True
-    )
-    return all(step <= side for step, side in each)
+    steps, sides = (given * axes if len(given) == 1 else given for given in (stride, patch))
+    return all(step <= side for step, side in zip(steps, sides, strict=True))
 
 
 def _fit_folds(experiment: Experiment) -> None:

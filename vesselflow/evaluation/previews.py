@@ -62,9 +62,10 @@ def write_previews(
 
     Each holds image uint8 (h, w, 3), probability uint8 (h, w), prediction, target and fov uint8
     (h, w), all reduced alike until the longer side is at most `LONGEST_PX` (masks by majority), and
-    threshold, slice (of a volume the one with most of the target; -1 of an image), metric (the objective's), value, domain, role, source_id. Previews that an earlier
-    evaluation left of this domain are replaced; `present` names the files of the folder, where they
-    are known already. Where no image has a value nothing is written.
+    threshold, metric (the objective's), value, domain, role, source_id, slice (of a volume the one
+    with most of the target; -1 of an image). Previews that an earlier evaluation left of this
+    domain are replaced; `present` names the files of the folder, where they are known already.
+    Where no image has a value nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}

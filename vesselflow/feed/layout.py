@@ -50,7 +50,7 @@ class SampleLayout:
 
     @property
     def nbytes(self) -> int:
-        """Of a record; a multiple of the image's item size, so that records can lie side by side."""
+        """Of a record; whole numbers of the image's type, so that records can lie side by side."""
         item = np.dtype(self.dtype).itemsize
         used = self.voxels * (self.channels * item + self.targets + 1)
         return -(-used // item) * item

@@ -1,4 +1,4 @@
-"""Sources at the working resolution, read from a store: whole, cut into patches, or one patch alone.
+"""Sources at the working resolution, read from a store: whole, in patches, or one patch alone.
 
 Plain numpy and Pillow, whose integer resampling gives the same bytes everywhere. Types that Pillow
 does not resample (uint16, float16) go through its float32.

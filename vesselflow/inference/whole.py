@@ -84,9 +84,10 @@ def to_native(logits: Tensor, whole: WholeImage) -> np.ndarray:
     """Bring logits from the padded working resolution back to the native size.
 
     The padding is cut off; what is left is the mean of the probabilities over the views, resized
-    to the fov's box, linearly along each axis (antialiased where it shrinks). Both p and 1 - p are averaged, in
-    float64, and the logit is the difference of their logarithms: of p alone in float32 it would be
-    lost above 17, where p rounds to 1. One view of native size keeps its logits as they are.
+    to the fov's box, linearly along each axis (antialiased where it shrinks). Both p and 1 - p are
+    averaged, in float64, and the logit is the difference of their logarithms: of p alone in float32
+    it would be lost above 17, where p rounds to 1. One view of native size keeps its logits as they
+    are.
 
     Args:
         logits: float (V, *s): views of one image at the padded working resolution.

@@ -43,9 +43,8 @@ class Needs:
 
     def holds(self, size: Sequence[int]) -> bool:
         """Whether no side is too small."""
-        return all(
-            side >= least for side, least in zip(size, _each(self.least_px, size), strict=True)
-        )
+        each = zip(size, _each(self.least_px, size), strict=True)
+        return all(side >= least for side, least in each)
 
     def trains(self, size: Sequence[int], samples: int) -> bool:
         """Whether batch-norm gets two values per channel everywhere."""
