@@ -138,8 +138,8 @@ def native_image(whole: WholeImage) -> np.ndarray:
     size = box_size(whole.box)
     box = tuple(slice(low, low + n) for low, n in zip(whole.box, size, strict=False))
     canvas = np.zeros((*whole.target.shape, 3), np.uint8)
-    for channel, plane in enumerate(seen):
-        canvas[(*box, channel)] = resized(plane, size, Image.Resampling.BILINEAR)
+    planes = [resized(plane, size, Image.Resampling.BILINEAR) for plane in seen]
+    canvas[box] = np.stack(planes, axis=-1)
     return canvas
 
 

@@ -83,6 +83,10 @@ class View:
         for name, factor in (("spacing_um", self.spacing_um), ("scale", self.scale)):
             if factor is not None and not np.all(np.isfinite(factor) & (np.array(factor) > 0)):
                 raise UserError(f"{factor} is not allowed", where=f"data.{name}", allowed="> 0")
+        if self.patch != "full" and not isinstance(self.patch, int):
+            # A model's divisors say how many axes it takes.
+            axes = len(self.patch) if isinstance(self.divisor, int) else len(self.divisor)
+            per_axis(self.patch, axes, "data.patch")
         if self.patch != "full" and np.any(np.mod(self.patch, self.divisor)):
             below = np.maximum(1, np.floor_divide(self.patch, self.divisor)) * self.divisor
             raise UserError(

@@ -129,9 +129,8 @@ def _plane(plane: NDArray[np.generic], size: Size, method: Image.Resampling) -> 
     found = np.asarray(picture.resize((size[1], size[0]), method))
     if direct:
         return found
-    if np.issubdtype(plane.dtype, np.integer):
-        most = np.iinfo(plane.dtype).max
-        found = np.clip(np.floor(found + 0.5), 0, most)
+    if plane.dtype == np.uint16:
+        found = np.clip(np.floor(found + 0.5), 0, np.iinfo(np.uint16).max)
     return found.astype(plane.dtype)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from vesselflow.errors import UserError
 from vesselflow.models import MODELS
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 
 def try_model(

@@ -63,9 +63,8 @@ class UNet3d(nn.Module):
             layers: list[nn.Module] = []
             width, kernel = filters[level], kernels[level]
             for _ in range(convolutions):
-                padding = tuple(side // 2 for side in kernel)
                 layers += [
-                    nn.Conv3d(inputs, width, kernel, padding=padding, bias=False),
+                    nn.Conv3d(inputs, width, kernel, padding="same", bias=False),
                     _norm(norm, width),
                     nn.ReLU(inplace=True),
                 ]

@@ -100,7 +100,7 @@ def view_of(experiment: Experiment, store: str | None = None) -> View:
         scope=scheme.scope,
         method=scheme.method,
         per_channel=scheme.per_channel,
-        spacing_um=spacing if isinstance(spacing, tuple) else spacing and (spacing, spacing),
+        spacing_um=(spacing,) if isinstance(spacing, float) else spacing,
         scale=experiment.scale_of(data.train if store is None else store),
     )
 
