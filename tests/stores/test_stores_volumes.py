@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from vesselflow.errors import UserError
 from vesselflow.stores.importers.run import Imported, import_store
@@ -168,7 +170,7 @@ def test_channels(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     tifffile.imwrite(path, np.moveaxis(array, 0, 1), imagej=True, metadata={"axes": "ZCYX"})
     write(tmp_path / "tiff" / "labels" / "a.tif", array[0] // 100 * 0)
-    imported(tmp_path / "tiff", tmp_path / "tiff.h5")
+    imported(tmp_path / "tiff", tmp_path / "tiff.h5", channels="first")
     with Store.open(tmp_path / "tiff.h5") as store:
         np.testing.assert_array_equal(store.image(0), np.moveaxis(array, 0, -1))
     assert not (tmp_path / "no.h5").exists()
@@ -515,6 +517,13 @@ def test_a_library_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, "mrcfile", None)
     with pytest.raises(UserError, match=r"needs the library mrcfile; pip install 'vesselflow\[vol"):
         read_volume(tmp_path / "a.mrc")
+
+
+@pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
+def test_a_compression_that_needs_another_library_is_named(tmp_path: Path) -> None:
+    Image.fromarray(values("uint8")[0]).save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(UserError, match="save it without compression, or pip install imagecodecs"):
+        read_volume(tmp_path / "a.tif")
 
 
 def test_stems() -> None:

@@ -171,9 +171,10 @@ def decoding(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"cannot be decoded ({said})", where=str(path), hint="fetch the file again"
-        ) from error
+        hint = "fetch the file again"
+        if "imagecodecs" in said:
+            hint = "save it without compression, or pip install imagecodecs"
+        raise UserError(f"cannot be decoded ({said})", where=str(path), hint=hint) from error
 
 
 _Read = tuple[NDArray[Any], bool, tuple[float, ...] | None]

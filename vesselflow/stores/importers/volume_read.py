@@ -59,9 +59,9 @@ def read_item(item: Item, options: Options, classes: tuple[str, ...]) -> Source:
     assert isinstance(item, VolumeItem)
     held = read_volume(item.image, options.dataset)
     values = held.values
-    if options.channels == "first":
+    if not held.channels_last and options.channels == "first":
         values = np.moveaxis(values, 0, -1)
-    elif options.channels == "none" and not held.channels_last:
+    elif not held.channels_last and options.channels == "none":
         values = values[..., None]
     if values.ndim not in (3, 4):
         raise UserError(
