@@ -98,7 +98,11 @@ def test_the_overview_and_a_section_and_a_part_and_a_key() -> None:
     [
         ("optimiser", "allowed: space, stores, data, ", "; did you mean 'optimizer'?"),
         ("loss.bta", "allowed: loss.bce, loss.dice, ", "; did you mean 'loss.beta'?"),
-        ("model.fnp", "allowed: model.wnet, model.unet, ", "; did you mean 'model.fpn'?"),
+        (
+            "model.fnp",
+            "allowed: model.wnet, model.unet3d, model.unet, ",
+            "; did you mean 'model.fpn'?",
+        ),
     ],
 )
 def test_a_name_that_is_unknown(name: str, start: str, end: str) -> None:
@@ -139,7 +143,7 @@ def test_the_reference_is_written_between_the_markers(tmp_path: Path) -> None:
 
 def test_equal_tables_are_printed_once() -> None:
     text = keys("augment", "--markdown").out
-    assert "### `augment.hflip`, `augment.vflip`, `augment.rotate90`" in text
+    assert "### `augment.hflip`, `augment.vflip`, `augment.zflip`, `augment.rotate90`" in text
     assert (
         text.count("Probability, for each sample by itself")
         == len(REGISTRIES["augment"].names()) - 2

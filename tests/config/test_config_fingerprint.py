@@ -54,6 +54,8 @@ OTHER = {
     "score.epochs": "all",
     "score.threshold": "half",
     "score.threshold_metric": "iou",
+    "score.window": 64,
+    "score.overlap": 0.25,
     "score.tta": "flips",
 }
 

@@ -348,10 +348,12 @@ def _fit_patch(experiment: Experiment) -> None:
                 allowed=f"at most data.working_size_px, which is {size}",
             )
         if data.stride is not None and not _fits(_sides(data.stride), _sides(data.patch)):
+            single = isinstance(data.patch, int) and isinstance(data.stride, int)
+            numbers = "" if single else ", and as many numbers"
             raise UserError(
                 f"{shown(data.stride)} is not allowed",
                 where="data.stride",
-                allowed=f"at most data.patch, which is {shown(data.patch)}, and as many numbers",
+                allowed=f"at most data.patch, which is {shown(data.patch)}{numbers}",
                 hint="a larger stride would leave pixels out",
             )
     elif data.stride is not None:
