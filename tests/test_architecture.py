@@ -21,7 +21,7 @@ TIERS = (
     ("config",),
     ("records",),
     ("stores",),
-    ("feed", "augment", "models", "losses", "metrics", "optimizers"),
+    ("feed", "augment", "models", "losses", "metrics", "targets", "optimizers"),
     ("runs",),
     ("training", "inference"),
     ("evaluation",),
