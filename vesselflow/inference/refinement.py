@@ -1,0 +1,108 @@
+"""Where between cells a peak of a heat-map lies."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+REFINEMENTS = ("paraboloid", "moments", "none")
+
+#: Cells to either side over which moments are taken.
+MOMENTS_REACH = 2
+#: Logarithms below the peak's are held to this: a cell that is 0 says little.
+_DEEPEST = -20.0
+#: Weight of a cell of no height beside that of the peak, so that six cells are never too few.
+_LEAST_WEIGHT = 1e-8
+
+
+def refined(
+    values: npt.NDArray[Any],
+    cells: Indices,
+    middle: Floats,
+    flat: npt.NDArray[np.bool_],
+    refinement: str,
+) -> Floats:
+    """Places of peaks in coordinates of cells.
+
+    - "paraboloid": the top of a paraboloid through the logarithms of the 3^D cells around the peak,
+      by least squares weighted with the squared heights (Guo, A simple algorithm for fitting a
+      Gaussian function, IEEE Signal Processing Magazine 28, 2011). The logarithm of a Gaussian is
+      one, so its place is exact whatever its width and shape. At the border the window is moved
+      inside. Where there is no top, or it is more than a cell away, moments are taken.
+    - "moments": the centre of mass of the cells up to `MOMENTS_REACH` to each side. Cells beyond
+      the window or the border are missing on one side, which biases it towards the window's
+      middle, and neighbours pull at it.
+    - "none": the cell's centre.
+
+    Measured on single Gaussians rendered by `targets` (README.md): the default is the paraboloid.
+
+    Args:
+        values: float (*grid), at least 0.
+        cells: int64 (n, D): peaks.
+        middle: float64 (n, D): the middle of the plateau of each.
+        flat: bool (n,): whether a peak has a plateau; where nothing says more, its place is the
+            middle.
+        refinement: One of `REFINEMENTS`.
+
+    Returns:
+        float64 (n, D), within a cell of the peak or of its plateau's middle.
+    """
+    if refinement == "none" or not len(cells):
+        return middle.astype(np.float64)
+    place = np.where(flat[:, None], middle, _moments(values, cells))
+    if refinement == "paraboloid" and min(values.shape) >= 3:
+        top = _paraboloid(values, cells)
+        away = np.abs(top - np.where(flat[:, None], middle, cells))
+        near = np.all(away <= 1, axis=1, keepdims=True)
+        place = np.where(near, top, place)
+    return place
+
+
+def _moments(values: npt.NDArray[Any], cells: Indices) -> Floats:
+    steps = _steps(cells.shape[1], MOMENTS_REACH)
+    around = cells[:, None] + steps
+    inside = ((around >= 0) & (around < values.shape)).all(axis=2)
+    heights = values[tuple(np.moveaxis(np.clip(around, 0, np.array(values.shape) - 1), 2, 0))]
+    mass = np.where(inside & (heights > 0), heights, 0.0).astype(np.float64)
+    total = mass.sum(axis=1, keepdims=True)
+    # NaN is not above 0, and a peak of height 0 has no mass.
+    offset = mass @ steps / np.where(total > 0, total, 1.0)
+    return np.asarray(cells + offset, np.float64)
+
+
+def _paraboloid(values: npt.NDArray[Any], cells: Indices) -> Floats:
+    """The top of each peak; NaN where there is none."""
+    axes = cells.shape[1]
+    steps = _steps(axes, 1)
+    base = np.clip(cells, 1, np.array(values.shape) - 2)
+    heights = values[tuple(np.moveaxis(base[:, None] + steps, 2, 0))].astype(np.float64)
+    highest = values[tuple(cells.T)].astype(np.float64)[:, None]
+    sound = np.isfinite(heights) & (heights > 0) & np.isfinite(highest)
+    ratio = np.where(sound, heights, 0.0) / np.where(highest > 0, highest, 1.0)
+    weights = ratio**2 + _LEAST_WEIGHT
+    logs = np.log(np.maximum(ratio, np.exp(_DEEPEST)))
+    # 1, x, and x_i x_j for i <= j; squares halved, so that the coefficients are the second
+    # derivatives.
+    pairs = [(i, j) for i in range(axes) for j in range(i, axes)]
+    squares = [steps[:, i] * steps[:, j] / (2 if i == j else 1) for i, j in pairs]
+    design = np.stack([np.ones(len(steps)), *steps.T, *squares], axis=1).astype(np.float64)
+    weighted = weights[:, :, None] * design
+    normal = design.T @ weighted
+    found = np.linalg.solve(normal, np.einsum("nkf,nk->nf", weighted, logs)[..., None])[..., 0]
+    slope, curve = found[:, 1 : 1 + axes], np.empty((len(cells), axes, axes))
+    for number, (i, j) in enumerate(pairs):
+        curve[:, i, j] = curve[:, j, i] = found[:, 1 + axes + number]
+    peaked = np.linalg.eigvalsh(curve)[:, -1] < -1e-6
+    curve[~peaked] = -np.eye(axes)
+    top = base + np.linalg.solve(-curve, slope[..., None])[..., 0]
+    return np.where(peaked[:, None], top, np.nan)
+
+
+def _steps(axes: int, reach: int) -> Indices:
+    return np.array(list(product(range(-reach, reach + 1), repeat=axes)), np.int64)
