@@ -48,6 +48,7 @@ REGISTRIES = (
     "vesselflow.models:MODELS",
     "vesselflow.augment:AUGMENTATIONS",
     "vesselflow.metrics:METRICS",
+    "vesselflow.metrics.detection:DETECTION",
     "vesselflow.metrics.thresholds:THRESHOLDS",
     "vesselflow.optimizers:OPTIMIZERS",
     "vesselflow.optimizers.learning_rates:LEARNING_RATES",
