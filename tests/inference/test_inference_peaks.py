@@ -54,13 +54,13 @@ def within(seed: int, count: int, axes: int, side: int, border: float = 0.0) -> 
 
 
 @quick
-@given(seeds, st.sampled_from([2, 3]), st.sampled_from([0.6, 1.0, 1.5]))
+@given(seeds, st.sampled_from([2, 3]), st.sampled_from([0.5, 1.0, 1.5]))
 def test_a_paraboloid_finds_isolated_keypoints_at_the_border_too(
     seed: int, axes: int, sigma: float
 ) -> None:
-    """Exact but for float32: measured below 1e-3 voxels of full resolution."""
+    """Exact but for float32: measured at most 1e-5 voxels of full resolution over 300 of each."""
     places = within(seed, 10, axes, 128)
-    assert errors(places, rendered(places, 128, sigma), "paraboloid").max() < 0.01
+    assert errors(places, rendered(places, 128, sigma), "paraboloid").max() < 1e-3
 
 
 @quick

@@ -15,10 +15,13 @@ REFINEMENTS = ("paraboloid", "moments", "none")
 
 #: Cells to either side over which moments are taken.
 MOMENTS_REACH = 2
-#: Logarithms below the peak's are held to this: a cell that is 0 says little.
-_DEEPEST = -20.0
-#: Weight of a cell of no height beside that of the peak, so that six cells are never too few.
-_LEAST_WEIGHT = 1e-8
+#: Logarithms below the peak's are held to this, which a cell of 0 has.
+_DEEPEST = -100.0
+#: Weight of a cell of no height beside that of the peak: with enough cells of 0 around it the
+#: coefficients would be undetermined. Heavier, it would pull at peaks beyond the border.
+_LEAST_WEIGHT = 1e-10
+#: Peaks that are refined at a time, which bounds the memory that windows take.
+_AT_ONCE = 4096
 
 
 def refined(
@@ -55,12 +58,29 @@ def refined(
     """
     if refinement == "none" or not len(cells):
         return middle.astype(np.float64)
-    place = np.where(flat[:, None], middle, _moments(values, cells))
-    if refinement == "paraboloid" and min(values.shape) >= 3:
+    parts = [
+        _refined(values, cells[i : i + _AT_ONCE], middle[i : i + _AT_ONCE], flat[i : i + _AT_ONCE],
+                 refinement == "paraboloid")
+        for i in range(0, len(cells), _AT_ONCE)
+    ]  # fmt: skip
+    return np.concatenate(parts)
+
+
+def _refined(
+    values: npt.NDArray[Any],
+    cells: Indices,
+    middle: Floats,
+    flat: npt.NDArray[np.bool_],
+    paraboloid: bool,
+) -> Floats:
+    place, rest = middle.astype(np.float64), ~flat
+    if paraboloid and min(values.shape) >= 3:
         top = _paraboloid(values, cells)
-        away = np.abs(top - np.where(flat[:, None], middle, cells))
-        near = np.all(away <= 1, axis=1, keepdims=True)
-        place = np.where(near, top, place)
+        near = np.abs(top - np.where(flat[:, None], middle, cells)).max(axis=1) <= 1
+        place[near] = top[near]
+        rest &= ~near
+    if rest.any():
+        place[rest] = _moments(values, cells[rest])
     return place
 
 
@@ -92,9 +112,10 @@ def _paraboloid(values: npt.NDArray[Any], cells: Indices) -> Floats:
     pairs = [(i, j) for i in range(axes) for j in range(i, axes)]
     squares = [steps[:, i] * steps[:, j] / (2 if i == j else 1) for i, j in pairs]
     design = np.stack([np.ones(len(steps)), *steps.T, *squares], axis=1).astype(np.float64)
-    weighted = weights[:, :, None] * design
-    normal = design.T @ weighted
-    found = np.linalg.solve(normal, np.einsum("nkf,nk->nf", weighted, logs)[..., None])[..., 0]
+    terms = design.shape[1]
+    outer = (design[:, :, None] * design[:, None]).reshape(len(steps), -1)
+    normal = (weights @ outer).reshape(-1, terms, terms)
+    found = np.linalg.solve(normal, ((weights * logs) @ design)[..., None])[..., 0]
     slope, curve = found[:, 1 : 1 + axes], np.empty((len(cells), axes, axes))
     for number, (i, j) in enumerate(pairs):
         curve[:, i, j] = curve[:, j, i] = found[:, 1 + axes + number]
