@@ -177,6 +177,13 @@ def test_the_middle_of_the_longest_plateau_is_taken() -> None:
     # All are right: from the surest to the least sure.
     matches = made([1], [(0, 0.8, 1)])
     assert best_thresholds(matches).tolist() == [0.8]
+    # Of two of one length the lower one.
+    rows = [(0.875, 1), (0.75, NAN), (0.625, NAN), (0.5, 1), (0.375, NAN)]
+    assert best_thresholds(made([2], [(0, *row) for row in rows])).tolist() == [0.4375]
+    # 1.49 / 50 is 2.98 / 100, though not in float64: both are the best, and the latter is longer.
+    misses = [(0, 0.85 - 0.001 * number, NAN) for number in range(49)]
+    matches = made([100], [(0, 0.9, 1), *misses, (0, 0.5, 1), (0, 0.1, NAN)])
+    assert best_thresholds(matches, 0.7) == pytest.approx([0.3])
     # No number lies between these two.
     above = np.nextafter(0.5, 1)
     matches = made([1], [(0, above, 1), (0, 0.5, NAN)])
