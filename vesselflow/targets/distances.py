@@ -103,7 +103,7 @@ class Distances:
         Args:
             part: Which keypoints.
             exact: Add them up in float64. Otherwise in float32, whose sums are the same on every
-                machine, too, and take half of the time.
+                machine, too, and take less time.
         """
         if self.separable:
             along = self.along if exact else tuple(axis.float() for axis in self.along)

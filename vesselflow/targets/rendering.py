@@ -47,7 +47,7 @@ def render_heatmaps(
     """Gaussians of amplitude 1 at the keypoints: exp(-(c - x)^T S^-1 (c - x) / 2) at a centre c.
 
     Computed in float64 and rounded last (distances to the nearest keypoint in float32, which moves
-    no value by more than 4e-8). Values below 1.2e-38, the least normal number of float32, are 0.
+    no value by more than 1e-7). Values below 1.2e-38, the least normal number of float32, are 0.
 
     Args:
         keypoints: Of all samples; those outside the patch reach into it. With a covariance, each
