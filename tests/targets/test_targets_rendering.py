@@ -78,6 +78,24 @@ def test_classes_and_samples_stay_apart() -> None:
     assert not rest.any()
 
 
+def test_samples_are_put_together_as_a_batch() -> None:
+    places = [torch.tensor([[1.0, 2], [3, 4]]), torch.zeros(0, 2), torch.tensor([[5.0, 6]])]
+    kinds = [torch.tensor([0, 1]), torch.zeros(0), torch.tensor([1], dtype=torch.int16)]
+    batch = Keypoints.of_samples(places, kinds)
+    assert batch.coordinates.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert batch.sample.tolist() == [0, 0, 2]
+    assert batch.class_index.tolist() == [0, 1, 1]
+    assert len(Keypoints.of_samples(places[1:2], kinds[1:2])) == 0
+    for wrong_places, wrong_kinds in (
+        ([], []),
+        (places, kinds[:2]),
+        (places[:1], kinds[1:2]),
+        ([*places, torch.zeros(1, 3)], [*kinds, torch.zeros(1)]),
+    ):
+        with pytest.raises(ShapeError):
+            Keypoints.of_samples(wrong_places, wrong_kinds)
+
+
 @pytest.mark.parametrize("combine", ["max", "sum"])
 def test_no_keypoint_is_all_zero(combine: str) -> None:
     nothing = keypoints(np.zeros((0, 3)))

@@ -138,9 +138,8 @@ def drawn(number: int) -> np.ndarray:
 
 def batch(patches: list[np.ndarray]) -> Keypoints:
     """Patches as the keypoints of one batch."""
-    flat = torch.from_numpy(np.concatenate(patches))
-    sample = torch.repeat_interleave(torch.tensor([len(each) for each in patches]))
-    return Keypoints(flat, sample, torch.zeros_like(sample))
+    classes = [torch.zeros(len(each), dtype=torch.int64) for each in patches]
+    return Keypoints.of_samples([torch.from_numpy(each) for each in patches], classes)
 
 
 def ours(points: Keypoints, samples: int, combine: Combine) -> torch.Tensor:

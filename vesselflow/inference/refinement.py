@@ -153,7 +153,8 @@ def _least_squares(design: Floats, logs: Floats, weights: Floats) -> Floats:
     terms = design.shape[1]
     outer = (design[:, :, None] * design[:, None]).reshape(len(design), -1)
     normal = (weights @ outer).reshape(-1, terms, terms)
-    return np.linalg.solve(normal, ((weights * logs) @ design)[..., None])[..., 0]
+    found = np.linalg.solve(normal, ((weights * logs) @ design)[..., None])[..., 0]
+    return np.asarray(found, np.float64)
 
 
 def _steps(axes: int, reach: int) -> Indices:

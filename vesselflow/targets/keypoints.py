@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,6 +46,25 @@ class Keypoints:
             raise ShapeError(
                 f"covariance is ({count}, {axes}, {axes}), not {tuple(self.covariance.shape)}"
             )
+
+    @classmethod
+    def of_samples(cls, coordinates: Sequence[Tensor], classes: Sequence[Tensor]) -> Keypoints:
+        """The keypoints of a batch out of those of its samples.
+
+        Args:
+            coordinates: For each sample, float (k, D); k may be 0.
+            classes: For each sample, int (k,).
+
+        Raises:
+            ShapeError: There is no sample, or the shapes do not fit each other.
+        """
+        if not coordinates or [len(each) for each in coordinates] != [len(c) for c in classes]:
+            raise ShapeError("each sample of a batch has coordinates, and a class for each of them")
+        if len({each.shape[1:] for each in coordinates}) > 1:
+            raise ShapeError("not all samples have the same number of axes")
+        counts = torch.tensor([len(each) for each in coordinates])
+        sample = torch.repeat_interleave(counts).to(coordinates[0].device)
+        return cls(torch.cat(list(coordinates)), sample, torch.cat(list(classes)).long())
 
     def __len__(self) -> int:
         return len(self.coordinates)
