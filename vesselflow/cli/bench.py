@@ -75,6 +75,12 @@ BENCHES = {
         3,
         "seconds of a start over finished runs, and of a run, with results in a bucket",
     ),
+    "keypoints": Bench(
+        "vesselflow.bench.keypoints",
+        "keypoints",
+        3,
+        "ms to render a patch's target from keypoints, and its bytes: against dense ones",
+    ),
     "start": Bench(
         "vesselflow.bench.start",
         "start",

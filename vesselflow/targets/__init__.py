@@ -1,0 +1,1 @@
+"""Training targets that are rendered from keypoints, batch by batch, after augmentation."""
