@@ -33,7 +33,7 @@ SHIPPED = {
     ("loss_beta.yaml", "chase"): (3, "00a165609a3cd60cfb24", "6c1944abee6537829727"),
     ("loss_beta.yaml", "full"): (22, "3388a025dc38dd59787a", "304980267a600cb1ac7d"),
     ("vasculature.yaml", None): (3, "bb972fab4c3d5779b70b", "ed85052f7ada2ac13e67"),
-    ("vasculature.yaml", "full"): (10, "06bfdd336bf41b3844c0", "ec83a3bf741712411a5b"),
+    ("vasculature.yaml", "full"): (10, "fd389dc6e1ec74386cbe", "94fe212851a0e50d5229"),
 }
 
 #: The same of profiles as they were before 0.4.0, with what they set then instead of a spacing.
