@@ -206,6 +206,19 @@ def test_prediction_is_read_where_a_file_holds_it(tmp_path, fits):
     assert shown == ({"old": 20, "new": 0} if fits else {"old": 20})
 
 
+def test_a_picture_of_a_volume_names_its_slice(tmp_path):
+    folder = tmp_path / "run" / "previews"
+    folder.mkdir(parents=True)
+    item = preview()
+    arrays = {name: getattr(item, name) for name in ("image", "probability", "target", "fov")}
+    arrays |= {"threshold": 0.5, "value": 0.5, "metric": np.str_("dice")}
+    for number, shown in enumerate((31, -1, None)):
+        more = {} if shown is None else {"slice": np.int64(shown)}
+        np.savez_compressed(folder / f"a_best_s{number}.npz", **arrays, **more)
+    captions = [item.caption for item in read_previews(tmp_path / "run")]
+    assert captions == ["best: s0, slice 31", "best: s1", "best: s2"]
+
+
 def test_best_and_worst_of_the_chosen_points_runs(sweep):
     tables = load_tables(sweep)
     runs = tables.complete.loc[tables.complete["point"] == tables.selected, "run_id"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,8 @@ class Preview:
         value: `metric` of the image, at the native resolution of its labels.
         metric: The objective's when it was kept.
         kept: bool (h, w), the prediction itself; None in a file that holds none.
+        slice_index: Which slice of a volume is shown, counted from 0; None of an image. `value` is
+            that of the whole volume.
     """
 
     run_id: str
@@ -65,6 +68,13 @@ class Preview:
     value: float
     metric: str
     kept: np.ndarray | None = None
+    slice_index: int | None = None
+
+    @property
+    def caption(self) -> str:
+        """Which picture it is: "best: a0004", of a volume "best: a0004, slice 31"."""
+        place = "" if self.slice_index is None else f", slice {self.slice_index}"
+        return f"{self.kind}: {printable(self.source_id)}{place}"
 
     @property
     def prediction(self) -> np.ndarray:
@@ -104,6 +114,11 @@ def read_previews(run: AnyPath, protocol: str = "") -> list[Preview]:
     return previews
 
 
+def _slice(file: Mapping[str, np.ndarray]) -> int | None:
+    shown = int(file["slice"]) if "slice" in file else -1
+    return shown if shown >= 0 else None
+
+
 def _read(path: AnyPath, run_id: str) -> Preview | None:
     kind = next((word for word in ("best", "worst") if f"_{word}_" in path.stem), "")
     before, _, after = path.stem.partition(f"_{kind}_")
@@ -126,6 +141,7 @@ def _read(path: AnyPath, run_id: str) -> Preview | None:
                 value=float(file["value"]),
                 metric=str(file["metric"]),
                 kept=np.asarray(file["prediction"]) > 0 if "prediction" in file else None,
+                slice_index=_slice(file),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         # A picture is an illustration: a torn one must not keep the numbers from being reported.
@@ -195,8 +211,7 @@ def draw_predictions(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
             if preview.target.any() and not preview.target.all():
                 left.contour(preview.target, levels=[0.5], colors=OUTLINE, linewidths=0.45)
             right.imshow(preview.overlay())
-            source = f"{preview.kind}: {printable(preview.source_id)}"
-            left.set_title(shorten(source, _PICTURE * 0.9, 8), fontsize=8, pad=3)
+            left.set_title(shorten(preview.caption, _PICTURE * 0.9, 8), fontsize=8, pad=3)
             right.set_title(score_text(preview.metric, preview.value), fontsize=8, pad=3)
         label = printable(_domain_label(tables, pair[0]))
         high = _PICTURE * 0.9 * min(item.image.shape[0] / item.image.shape[1] for item in pair)
