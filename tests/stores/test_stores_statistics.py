@@ -118,6 +118,17 @@ def test_pooled_by_hand() -> None:
     assert scale == pytest.approx([0.388])
 
 
+@pytest.mark.parametrize("method", ["standard", "percentile", "median"])
+def test_pooled_counts_16_bits_as_one_image_holds_them(method: str) -> None:
+    random = np.random.default_rng(4)
+    volumes = [random.integers(0, 65536, (2, 5, 6, 2), dtype=np.uint16) for _ in range(3)]
+    fov = np.ones((2, 5, 6), np.uint8)
+    pooled = pooled_centre_scale([intensities(each, fov) for each in volumes], method)
+    together = centre_scale(np.concatenate(volumes), np.concatenate([fov] * 3), method)
+    for one, other in zip(pooled, together, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def test_pooled_keeps_the_variance_between_images() -> None:
     # Two photographs of mean 60 and 180: half of their distance is the least possible deviation.
     random = np.random.default_rng(2)

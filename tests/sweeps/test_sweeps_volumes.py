@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +14,7 @@ from vesselflow.errors import UserError
 from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.feed.local import LocalData
 from vesselflow.runs.registries import REGISTRIES
+from vesselflow.stores.store import Source, write_store
 from vesselflow.sweeps.context import Reports
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.planning import Prepared, prepare
@@ -117,3 +119,27 @@ def test_what_does_not_fit_is_one_line(results: Path, old: str, new: str, told: 
     with pytest.raises(UserError) as caught:
         prepared(results, SPACE.replace(old, new))
     assert str(caught.value).startswith(f"volumes.yaml: {told}")
+
+
+def test_floats_have_no_statistics_of_all_volumes_together(results: Path) -> None:
+    sources = [
+        Source(
+            id=f"v{index}",
+            group=f"v{index}",
+            image=np.random.default_rng(index).random((8, 16, 16, 1), dtype=np.float32),
+            target=np.ones((8, 16, 16), np.uint8),
+            fov=np.ones((8, 16, 16), np.uint8),
+        )
+        for index in range(4)
+    ]
+    path = results.parent / "floats.h5"
+    write_store(path, sources, domain="floats", importer={"name": "test"})
+    made = "synth:vasculature?domain=a&sources=4&seed=0&size_px=32&depth_px=24"
+    text = SPACE.replace(made, str(path))
+    text = text.replace("patch: [16, 32, 32]", "patch: [8, 16, 16]")
+    with pytest.raises(UserError) as caught:
+        prepared(results, text + "normalise: {scope: dataset}\n")
+    assert str(caught.value) == (
+        "volumes.yaml: normalise.scope: the store 'a' holds float32, whose values are too many to "
+        "count; allowed: source, patch, none"
+    )

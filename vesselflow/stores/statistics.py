@@ -52,18 +52,22 @@ def centre_scale(
     return _usable(centre, scale, channels)
 
 
-def intensities(image: NDArray[np.uint8], fov: NDArray[Any]) -> NDArray[np.int64]:
+def intensities(
+    image: NDArray[np.uint8] | NDArray[np.uint16], fov: NDArray[Any]
+) -> NDArray[np.int64]:
     """Pixels inside the fov by channel and intensity: all that pooled statistics need; they add up.
 
     Args:
-        image: uint8 (*S, C).
+        image: uint8 or uint16 (*S, C).
         fov: (*S); pixels that are 0 have no effect.
 
     Returns:
-        int64 (C, 256).
+        int64 (C, L), of the L = 256 or 65,536 values of the type.
     """
     inside = image[fov.astype(bool)]
-    counts = [np.bincount(inside[:, channel], minlength=256) for channel in range(image.shape[-1])]
+    levels = int(np.iinfo(image.dtype).max) + 1
+    channels = range(image.shape[-1])
+    counts = [np.bincount(inside[:, channel], minlength=levels) for channel in channels]
     return np.stack(counts).astype(np.int64, copy=False)
 
 
@@ -88,7 +92,8 @@ def pooled_centre_scale(
     channels = len(total)
     if not per_channel:
         total = total.sum(axis=0, keepdims=True)
-    levels = np.arange(256) / 255
+    count = total.shape[1]
+    levels = np.arange(count) / (count - 1)
     pairs = [normalisation.counted(levels, row) if row.any() else (np.nan, np.nan) for row in total]
     centre, scale = (np.array(part) for part in zip(*pairs, strict=True))
     return _usable(centre, scale, channels)

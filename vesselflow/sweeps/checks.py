@@ -130,6 +130,8 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
         experiment = point.experiment
         trained = stores[experiment.data.train]
         _check_trainable(space, file, trained)
+        if experiment.normalise.scope == "dataset" and trained.layout is not None:
+            _check_countable(space, file, trained.name, trained.layout.dtype)
         if "zflip" in experiment.augment and trained.layout and trained.axes == 2:
             raise UserError(
                 f"the store '{trained.name}' holds images, which have no slices to mirror",
@@ -146,6 +148,16 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
                     where=place(space, file, "model.name"),
                     allowed=", ".join(others),
                 )
+
+
+def _check_countable(space: Space, file: Path, store: str, dtype: str) -> None:
+    """Refuse statistics of all images together where intensities cannot be counted one by one."""
+    if dtype.startswith("float"):
+        raise UserError(
+            f"the store '{store}' holds {dtype}, whose values are too many to count",
+            where=place(space, file, "normalise.scope"),
+            allowed="source, patch, none",
+        )
 
 
 def _check_trainable(space: Space, file: Path, facts: StoreFacts) -> None:
