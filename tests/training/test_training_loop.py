@@ -90,7 +90,8 @@ def test_timed_checkpoints_follow_the_clock():
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_any_number_of_workers_gives_the_same_bits(size, solo, groups_folder: Path):
     ranks: list[cases.Trace] = [
-        pickle.loads((groups_folder / f"{size}-{rank}.pickle").read_bytes()) for rank in range(size)
+        pickle.loads((groups_folder / f"images-{size}-{rank}.pickle").read_bytes())
+        for rank in range(size)
     ]
     assert solo.outcome.step == 20
     # Weights, running statistics and their counters, on every rank.
@@ -105,6 +106,26 @@ def test_any_number_of_workers_gives_the_same_bits(size, solo, groups_folder: Pa
     together = [item for trace in ranks for item in trace.order.items()]
     assert len(together) == len(solo.order) == 20 * 4
     assert dict(together) == solo.order
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_volumes_have_the_same_bits_on_any_number_of_workers(size, groups_folder: Path):
+    solo = cases.run_tiny(cases.VOLUMES, spoilt=cases.SPOILT)
+    assert solo.outcome.step == 6
+    for rank in range(size):
+        path = groups_folder / f"volumes-{size}-{rank}.pickle"
+        trace: cases.Trace = pickle.loads(path.read_bytes())
+        assert cases.differences(solo.model, trace.model) == []
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+def test_a_training_on_volumes_resumes_to_the_same_bits(stop_after):
+    solo = cases.run_tiny(cases.VOLUMES)
+    first = cases.run_tiny(cases.VOLUMES, stop_after=stop_after)
+    assert first.outcome.step == stop_after
+    again = cases.run_tiny(cases.VOLUMES, resume=first.checkpoints[stop_after])
+    assert cases.differences(solo.last, again.last) == []
+    assert cases.differences(solo.model, again.model) == []
 
 
 def test_every_sample_comes_once_before_any_comes_twice(solo):

@@ -26,6 +26,7 @@ from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.sources import KeyedBatches
 from vesselflow.losses import LOSSES
+from vesselflow.models.needs import axes_of
 from vesselflow.records import atomic
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import Cell, Job
@@ -99,6 +100,27 @@ def tiny_samples() -> ArraySamples:
     return ArraySamples([planes.reshape(SAMPLES, -1)], nowhere, sources, table)
 
 
+def tiny_volumes() -> ArraySamples:
+    """Bright tubes on noise, 8 x 16 x 16, in 16-bit floats, each of a volume of its own."""
+    random = np.random.default_rng(5)
+    layout = SampleLayout((8, 16, 16), channels=1, dtype="float16")
+    records = layout.empty(SAMPLES)
+    image, target, fov = layout.arrays(records)
+    fov[:, :, 1:, :, 2:] = 1
+    for number in range(SAMPLES):
+        target[number, 0, :, 2 + number : 5 + number] = 255
+    image[...] = 0.3 * random.random(image.shape) + target / 500
+    rows = np.arange(SAMPLES, dtype=np.int32)
+    table = SampleTable(
+        layout=layout,
+        source=rows,
+        corner=np.zeros((SAMPLES, 3), dtype=np.int32),
+        centre=np.full((SAMPLES, 1), 0.25, dtype=np.float32),
+        scale=np.full((SAMPLES, 1), 0.2, dtype=np.float32),
+    )
+    return ArraySamples([records], np.zeros(SAMPLES, dtype=np.int32), rows, table)
+
+
 @dataclass
 class Trace:
     """What a training let be seen."""
@@ -148,12 +170,14 @@ def run_tiny(
     hooks: Hooks | None = None,
     rows: tuple[int, ...] = tuple(range(2, SAMPLES)),
 ) -> Trace:
-    """Train on some rows of `tiny_samples`; `stop_after` steps, where given."""
+    """Train on some rows of `tiny_samples`, or of `tiny_volumes` where the model takes those;
+    `stop_after` steps, where given."""
     torch.set_num_threads(1)
     trace = Trace(Trained(False, 0, 0, 0))
     settings = experiment.train
+    samples = tiny_volumes() if axes_of(experiment.model) == 3 else tiny_samples()
     batches = _Batches(
-        tiny_samples(),
+        samples,
         np.array(rows),
         seed=SEED,
         micro_batch_size=settings.micro_batch_size,
@@ -183,7 +207,7 @@ def run_tiny(
         trace.outcome = train(
             experiment,
             batches,
-            channels=3,
+            channels=samples.table.layout.channels,
             train_samples=len(rows),
             seed=SEED,
             group=group,
@@ -222,34 +246,47 @@ SHARED = tiny_experiment(
     train={"steps_per_epoch": 10, "micro_batches_per_step": 4, "micro_batch_size": 2}
 )
 SPOILT = frozenset({(6, 1)})
+#: Volumes: three workers share their steps, too.
+VOLUMES = tiny_experiment(
+    data={"working_size_px": None},
+    augment={"hflip": {}, "zflip": {}, "rotate90": {}, "affine": {}, "gaussian_noise": {}},
+    model={"name": "unet3d", "filters": [4, 8], "dropout": 0.2},
+    train={"steps_per_epoch": 3, "micro_batches_per_step": 3},
+)
+GROUPS = {"images": (SHARED, (2, 3, 4)), "volumes": (VOLUMES, (2, 3))}
 
 
-def _worker(folder: Path, size: int, rank: int) -> None:
+def _worker(folder: Path, kind: str, size: int, rank: int) -> None:
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size
+        "gloo", init_method=f"file://{folder}/meet-{kind}-{size}", rank=rank, world_size=size
     )
-    trace = run_tiny(SHARED, group=Distributed(), spoilt=SPOILT)
-    (folder / f"{size}-{rank}.pickle").write_bytes(pickle.dumps(trace))
+    trace = run_tiny(GROUPS[kind][0], group=Distributed(), spoilt=SPOILT)
+    (folder / f"{kind}-{size}-{rank}.pickle").write_bytes(pickle.dumps(trace))
     torch.distributed.destroy_process_group()
 
 
-def groups(folder: Path, sizes: tuple[int, ...] = (2, 3, 4)) -> None:
-    """Train `SHARED` on gloo groups of several sizes, one process per worker."""
+def groups(folder: Path) -> None:
+    """Train `GROUPS` on gloo groups of several sizes, one process per worker."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     # What is imported late is imported here, once, and not by each worker.
-    torch.optim.AdamW(loop_module.build_model(SHARED, 3, SEED).parameters())
-    compose(SHARED.augment)
+    for experiment, _ in GROUPS.values():
+        torch.optim.AdamW(loop_module.build_model(experiment, 3, SEED).parameters())
+        compose(experiment.augment)
     LOSSES.build(SHARED.loss)
     context = multiprocessing.get_context("fork")  # no gradient was computed here yet
-    for size in sizes:
-        workers = [context.Process(target=_worker, args=(folder, size, r)) for r in range(size)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        if any(worker.exitcode for worker in workers):
-            raise SystemExit(f"a worker of {size} failed")
+    for kind, (_, sizes) in GROUPS.items():
+        for size in sizes:
+            workers = [
+                context.Process(target=_worker, args=(folder, kind, size, rank))
+                for rank in range(size)
+            ]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            if any(worker.exitcode for worker in workers):
+                raise SystemExit(f"a worker of {size} ({kind}) failed")
 
 
 # -- whole runs --------------------------------------------------------------------------------
