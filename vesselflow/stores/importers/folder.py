@@ -11,7 +11,13 @@ from pydantic import Field, field_validator
 
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
-from vesselflow.stores.importers.grouping import group_of, numbers_in, one_group, read_splits
+from vesselflow.stores.importers.grouping import (
+    group_of,
+    numbers_in,
+    one_group,
+    read_splits,
+    whole_numbers,
+)
 from vesselflow.stores.importers.listing import (
     Conversion,
     Item,
@@ -100,13 +106,8 @@ class FolderArguments(Arguments):
 
     @field_validator("values", mode="before")
     @classmethod
-    def _wholenumbers_in(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        numbers = numbers_in(value, int)
-        if not numbers:
-            raise ValueError("whole numbers with commas between: 1,3")
-        return tuple(dict.fromkeys(numbers))
+    def _values(cls, value: Any) -> Any:
+        return whole_numbers(value)
 
     @field_validator("group")
     @classmethod

@@ -30,6 +30,20 @@ def numbers_in(value: Any, kind: type[float] | type[int]) -> tuple[float, ...] |
     return numbers if same and all(map(math.isfinite, numbers)) else None
 
 
+def whole_numbers(value: Any) -> tuple[int, ...] | None:
+    """A validator: whole numbers of a list or of a text with commas, each once; None is None.
+
+    Raises:
+        ValueError: It holds anything else, or nothing.
+    """
+    if value is None:
+        return None
+    numbers = numbers_in(value, int)
+    if not numbers:
+        raise ValueError("whole numbers with commas between: 1,3")
+    return tuple(dict.fromkeys(int(number) for number in numbers))
+
+
 def one_group(value: str | None) -> str | None:
     """A regular expression with one group, or None; ValueError for any other text."""
     if value is None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from vesselflow.config.registry import Arguments
-from vesselflow.stores.importers.grouping import numbers_in, one_group
+from vesselflow.stores.importers.grouping import numbers_in, one_group, whole_numbers
 
 
 class VolumeArguments(Arguments):
@@ -76,13 +76,8 @@ class VolumeArguments(Arguments):
 
     @field_validator("values", mode="before")
     @classmethod
-    def _whole_numbers(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        numbers = numbers_in(value, int)
-        if not numbers:
-            raise ValueError("whole numbers with commas between: 1,3")
-        return tuple(dict.fromkeys(numbers))
+    def _values(cls, value: Any) -> Any:
+        return whole_numbers(value)
 
     @field_validator("classes", mode="before")
     @classmethod
