@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,143 +18,214 @@ import ray
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vesselflow.bench.commands import spread
+from vesselflow.bench.commands import row, spread
+from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.order import sample_indices
 from vesselflow.feed.ray_resident import ResidentSamples, materialise
 from vesselflow.feed.view import View
+from vesselflow.stores.schema import layout_of
 from vesselflow.stores.store import Source, write_store
 
-SIDE_PX = 128
-BATCH = 32
-#: Image and target, what every peer hands over and what its bytes are counted by.
-PLANES = 4
-#: Patches per source of the store; the peers' file holds the same patches one by one.
-GRID = 10
-OURS = "resident"
+#: Image and target are what every peer hands over and what its bytes are counted by.
+OURS, BARE = "resident", "numpy gather"
+#: What ours is held to: times the best loader, and of a bare gather.
+LEAST_RATIO, LEAST_OF_BARE = 3.0, 0.8
+LOADERS = {f"DataLoader, {count} worker{'s' * (count != 1)}": count for count in (0, 1, 2)}
 
 #: One epoch of a peer: takes the round, yields the image and the target of each batch.
 Epoch = Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]
 
 
-class PatchFile(Dataset[torch.Tensor]):
-    """Patches of an HDF5 file, one chunk each and uncompressed: the best case of h5py.
+@dataclass(frozen=True)
+class Case:
+    """Samples of one kind.
+
+    Attributes:
+        name: What they are.
+        layout: Of a sample.
+        batch: Samples of a batch.
+        samples: How many there are, by default.
+        grid: Samples along one side of a source of the store; 1: a source is a sample.
+    """
+
+    name: str
+    layout: SampleLayout
+    batch: int
+    samples: int
+    grid: int = 1
+
+    @property
+    def used(self) -> int:
+        """Bytes of a sample's image and target; they come first in its record."""
+        return self.layout.nbytes - self.layout.voxels
+
+    def arrays(self, records: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and target of what comes first in records: uint8 (m, `used`), as views."""
+        layout, lead = self.layout, len(records)
+        first = self.used - layout.voxels * layout.targets
+        image = records[:, :first].numpy().view(layout.dtype)
+        target = records[:, first:].view(lead, layout.targets, *layout.shape)
+        return torch.from_numpy(image).view(lead, layout.channels, *layout.shape), target
+
+
+CASES = (
+    Case("patches", SampleLayout((128, 128), channels=3), batch=32, samples=4000, grid=10),
+    Case("volumes", SampleLayout((96, 96, 96), 1, dtype="float16"), batch=2, samples=160),
+)
+
+
+class SampleFile(Dataset[torch.Tensor]):
+    """Samples of an HDF5 file, one chunk each and uncompressed: the best case of h5py.
 
     Args:
-        path: File with a dataset "patches", uint8 (n, 4, 128, 128).
+        path: File with a dataset "samples", uint8 (n, bytes of image and target).
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._patches: h5py.Dataset | None = None
+        self._samples: h5py.Dataset | None = None
         with h5py.File(path, "r") as file:
-            self._n = len(file["patches"])
+            self._n = len(file["samples"])
 
     def __len__(self) -> int:
         return self._n
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        if self._patches is None:
+        if self._samples is None:
             # Opened where it is read: an open file does not travel to a worker.
-            self._patches = h5py.File(self._path, "r")["patches"]
-        return torch.from_numpy(self._patches[index])
+            self._samples = h5py.File(self._path, "r")["samples"]
+        return torch.from_numpy(self._samples[index])
 
 
 def feed(
-    rounds: int = 5, samples: int = 4000, progress: Callable[[str], None] | None = None
+    rounds: int = 5,
+    samples: int | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Read shuffled batches of 32 patches, peers interleaved, and compare their rates.
+    """Read shuffled batches of patches, and of volumes, peers interleaved; compare their rates.
 
-    The patches are uint8, 128 px, 3 channels and a target. Ours come out of the object store in
-    keyed order and carry the fov too (not counted). The peers read a file whose chunks are single
-    patches, uncompressed, in the page cache, with workers that are already running: the best case
-    of each. Every peer reads one epoch per round, in an order that rotates; the first round warms
-    all of them up and is not counted.
+    Patches are uint8, 128 px, 3 channels and a target, 32 to a batch; volumes float16, 96^3, one
+    channel and a target, 2 to a batch. Ours come out of the object store in keyed order and carry
+    the fov too (not counted). The loaders read a file whose chunks are single samples,
+    uncompressed, in the page cache, with workers that are already running: the best case of each.
+    The bare gather copies rows of one numpy array of the same records, in the same order. Every
+    peer reads one epoch per round, in an order that rotates; the first round warms all of them up
+    and is not counted.
 
     Args:
         rounds: Counted rounds, at least 1.
-        samples: Patches, rounded up to whole sources of 100.
+        samples: Samples of each kind, rounded up to whole sources; None: 4,000 and 160.
         progress: Called with a line of text as the bench goes on.
 
     Returns:
-        ``{"name", "peers": {peer: {"median", "low", "high", "unit", "settings"}}, "ratios":
-        {"resident / <peer>": {"median", "low", "high"}}}``; rates in MB/s of image and target,
-        ratios of the same round.
+        As of `bench.overhead.overhead`; rates in MB/s of image and target, ratios of the same
+        round.
     """
     say = progress or (lambda text: None)
-    sources = max(1, -(-samples // GRID**2))
-    with tempfile.TemporaryDirectory(prefix="vesselflow-bench-") as folder, _cluster():
-        say(f"writing {sources * GRID**2} patches")
-        store, file = _write(Path(folder), sources)
-        view = View(None, SIDE_PX, None, 0.0, SIDE_PX, scope="none")
+    peers: dict[str, Any] = {}
+    ratios: dict[str, dict[str, float]] = {}
+    targets = []
+    with _cluster():
+        for case in CASES:
+            rates, settings = _measured(case, rounds, samples or case.samples, say)
+            for name, values in rates.items():
+                peers[f"{case.name}: {name}"] = row(values, "MB/s", settings[name])
+            ours = rates[OURS]
+            for name in (BARE, *LOADERS):
+                each = [own / theirs for own, theirs in zip(ours, rates[name], strict=True)]
+                ratios[f"{case.name}: {OURS} / {name}"] = spread(each)
+            best = min(ratios[f"{case.name}: {OURS} / {name}"]["median"] for name in LOADERS)
+            bare = ratios[f"{case.name}: {OURS} / {BARE}"]["median"]
+            targets += [
+                _least(f"{case.name}: {OURS} / the best DataLoader", best, LEAST_RATIO),
+                _least(f"{case.name}: {OURS} / {BARE}", bare, LEAST_OF_BARE),
+            ]
+    return {"name": "feed", "peers": peers, "ratios": ratios, "targets": targets}
+
+
+def _least(what: str, value: float, least: float) -> dict[str, Any]:
+    return {"what": what, "value": value, "target": f">= {least:g}", "met": value >= least}
+
+
+def _measured(
+    case: Case, rounds: int, samples: int, say: Callable[[str], None]
+) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
+    """Rates by peer and round, and the settings of each peer."""
+    sources = max(1, -(-samples // case.grid**2))
+    with tempfile.TemporaryDirectory(prefix="vesselflow-bench-") as folder:
+        say(f"writing {sources * case.grid**2} {case.name}")
+        store, file = _write(Path(folder), case, sources)
+        patch = "full" if case.grid == 1 else case.layout.shape
+        view = View(None, patch, None, 0.0, case.layout.shape, scope="none")
         resident = materialise(store, view)
-        n = resident.n
-        peers: dict[str, tuple[Epoch, str]] = {
-            OURS: (
-                partial(_resident_epoch, resident.open()),
-                f"{resident.nbytes / 1e6:.0f} MB in the object store, keyed order, with fov",
-            )
+        n, held = resident.n, f"{resident.nbytes / 1e6:.0f} MB in the object store"
+        peers: dict[str, tuple[Epoch, dict[str, Any]]] = {
+            OURS: (partial(_resident_epoch, case, resident.open()), {"order": "keyed", "as": held}),
+            BARE: (
+                partial(_bare_epoch, case, _records(file)),
+                {"order": "keyed", "as": "one array, no fov"},
+            ),
         }
-        for workers in (0, 1, 2):
-            name = f"DataLoader, {workers} worker{'s' if workers != 1 else ''}"
+        for name, workers in LOADERS.items():
             peers[name] = (
-                _loader_epoch(file, workers),
-                f"h5py, chunk = sample, uncompressed, num_workers={workers}, shuffle",
+                _loader_epoch(case, file, workers),
+                {"file": "h5py, chunk = sample, uncompressed", "num_workers": workers},
             )
         rates: dict[str, list[float]] = {name: [] for name in peers}
         names = list(peers)
         for number in range(rounds + 1):
             shift = number % len(names)
             for name in names[shift:] + names[:shift]:
-                rate = _rate(peers[name][0], number, n)
-                say(f"round {number} of {rounds}, {name}: {rate:.0f} MB/s")
+                rate = _rate(case, peers[name][0], number, n)
+                say(f"{case.name}, round {number} of {rounds}, {name}: {rate:.0f} MB/s")
                 if number:
                     rates[name].append(rate)
-        settings = {name: text for name, (_, text) in peers.items()}
-        # Workers end, and blocks are let go, before the folder and the cluster do.
+        settings = {name: {**told, "samples": n} for name, (_, told) in peers.items()}
+        # Workers end, and blocks are let go, before the folder does.
         del peers, resident
-    return {
-        "name": "feed",
-        "peers": {
-            name: {**spread(rates[name]), "unit": "MB/s", "settings": settings[name]}
-            for name in names
-        },
-        "ratios": {
-            f"{OURS} / {name}": spread(
-                [ours / theirs for ours, theirs in zip(rates[OURS], rates[name], strict=True)]
-            )
-            for name in names[1:]
-        },
-    }
+    return rates, settings
 
 
-def _rate(epoch: Epoch, number: int, n: int) -> float:
+def _rate(case: Case, epoch: Epoch, number: int, n: int) -> float:
     """MB/s of one epoch, of image and target."""
+    layout = case.layout
     began, seen = time.perf_counter(), 0
     for image, target in epoch(number):
-        assert image.shape[1:] == (3, SIDE_PX, SIDE_PX)
+        assert image.shape[1:] == (layout.channels, *layout.shape)
         assert target.dtype == torch.uint8
         seen += len(image)
     wall_s = time.perf_counter() - began
     if seen != n:
         raise RuntimeError(f"an epoch of {n} samples gave {seen}")
-    return seen * PLANES * SIDE_PX**2 / 1e6 / wall_s
+    return seen * case.used / 1e6 / wall_s
+
+
+def _batches(case: Case, number: int, n: int) -> Iterator[np.ndarray]:
+    """The keyed order of an epoch, batch by batch."""
+    for start in range(0, n, case.batch):
+        count = min(case.batch, n - start)
+        yield sample_indices(seed=0, position=number * n + start, count=count, n=n)
 
 
 def _resident_epoch(
-    samples: ResidentSamples, number: int
+    case: Case, samples: ResidentSamples, number: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    n = samples.n
-    for start in range(0, n, BATCH):
-        count = min(BATCH, n - start)
-        rows = sample_indices(seed=0, position=number * n + start, count=count, n=n)
+    for rows in _batches(case, number, samples.n):
         batch = samples.gather(rows)
         yield torch.from_numpy(batch.image), torch.from_numpy(batch.target)
 
 
-def _loader_epoch(file: Path, workers: int) -> Epoch:
+def _bare_epoch(
+    case: Case, records: np.ndarray, number: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for rows in _batches(case, number, len(records)):
+        yield case.arrays(torch.from_numpy(records[rows]))
+
+
+def _loader_epoch(case: Case, file: Path, workers: int) -> Epoch:
     loader = DataLoader(
-        PatchFile(str(file)),
-        batch_size=BATCH,
+        SampleFile(str(file)),
+        batch_size=case.batch,
         shuffle=True,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -162,36 +235,56 @@ def _loader_epoch(file: Path, workers: int) -> Epoch:
 
     def epoch(number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for batch in loader:
-            yield batch[:, :3], batch[:, 3:]
+            yield case.arrays(batch)
 
     return epoch
 
 
-def _write(folder: Path, sources: int) -> tuple[Path, Path]:
-    """The same patches twice: as a store of sources, and one by one for h5py."""
-    side = GRID * SIDE_PX
-    fov = np.ones((side, side), dtype=np.uint8)
-    store, file = folder / "store.h5", folder / "patches.h5"
+def _records(file: Path) -> np.ndarray:
+    """All of the loaders' samples as one array, (n, bytes of image and target)."""
+    with h5py.File(file, "r") as held:
+        samples: np.ndarray = held["samples"][()]
+    return samples
+
+
+def _write(folder: Path, case: Case, sources: int) -> tuple[Path, Path]:
+    """The same samples twice: as a store of sources, and one by one for h5py."""
+    layout, grid = case.layout, case.grid
+    size = tuple(side * grid for side in layout.shape)
+    store, file = folder / "store.h5", folder / "samples.h5"
 
     def source(index: int) -> Source:
         random = np.random.Generator(np.random.Philox(key=index))
-        image = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        target = (random.random((side, side), dtype=np.float32) < 0.1).astype(np.uint8)
-        return Source(f"s{index}", f"g{index}", image, target, fov)
+        if layout.dtype == "uint8":
+            image: Any = random.integers(0, 256, (*size, layout.channels), dtype=np.uint8)
+        else:
+            image = random.random((*size, layout.channels), dtype=np.float32).astype(layout.dtype)
+        target = (random.random(size, dtype=np.float32) < 0.1).astype(np.uint8)
+        return Source(f"s{index}", f"g{index}", image, target, np.ones(size, np.uint8))
 
+    first = source(0)
     write_store(
-        store, (source(i) for i in range(sources)), domain="bench", importer={"name": "bench"}
+        store,
+        (source(i) for i in range(sources)),
+        domain="bench",
+        importer={"name": "bench"},
+        layout=layout_of(first),
     )
-    shape = (PLANES, SIDE_PX, SIDE_PX)
+    corners = list(
+        itertools.product(*(range(0, side, n) for side, n in zip(size, layout.shape, strict=True)))
+    )
     with h5py.File(file, "w") as out:
-        patches = out.create_dataset(
-            "patches", (sources * GRID**2, *shape), dtype=np.uint8, chunks=(1, *shape)
+        held = out.create_dataset(
+            "samples", (sources * len(corners), case.used), dtype=np.uint8, chunks=(1, case.used)
         )
         for index in range(sources):
-            one = source(index)
-            whole = np.concatenate([one.image, 255 * one.target[:, :, None]], axis=2)
-            cut = whole.reshape(GRID, SIDE_PX, GRID, SIDE_PX, PLANES).transpose(0, 2, 4, 1, 3)
-            patches[index * GRID**2 : (index + 1) * GRID**2] = cut.reshape(-1, *shape)
+            one, records = source(index), layout.empty(len(corners))
+            arrays = layout.arrays(records)
+            for place, corner in enumerate(corners):
+                at = tuple(slice(c, c + n) for c, n in zip(corner, layout.shape, strict=True))
+                arrays.image[place] = np.moveaxis(one.image[at], -1, 0)
+                arrays.target[place, 0] = 255 * one.target[at]
+            held[index * len(corners) : (index + 1) * len(corners)] = records[:, : case.used]
     return store, file
 
 
