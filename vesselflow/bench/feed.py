@@ -155,8 +155,8 @@ def _measured(
     with tempfile.TemporaryDirectory(prefix="vesselflow-bench-") as folder:
         say(f"writing {sources * case.grid**2} {case.name}")
         store, file = _write(Path(folder), case, sources)
-        patch = "full" if case.grid == 1 else case.layout.shape
-        view = View(None, patch, None, 0.0, case.layout.shape, scope="none")
+        shape = case.layout.shape
+        view = View(None, "full" if case.grid == 1 else shape, None, 0.0, shape, scope="none")
         resident = materialise(store, view)
         n, held = resident.n, f"{resident.nbytes / 1e6:.0f} MB in the object store"
         peers: dict[str, tuple[Epoch, dict[str, Any]]] = {
