@@ -88,8 +88,8 @@ def test_the_spacing_of_a_store_is_in_the_names_of_what_it_changes(tmp_path: Pat
     assert changed(base, spaced((9.0, 9.0), (7.0, 7.5))) == {"ood"}
     assert changed(base, spaced((9.0, 9.5), (7.0, 7.0))) == EVERYTHING
     assert changed(base, spaced((9.0, 9.0), (7.0, 7.0), um="21")) == EVERYTHING
-    # One number stands for both sides.
-    assert view_of(base.run.experiment).spacing_um == (20.0, 20.0)
+    # One number stands for all axes.
+    assert view_of(base.run.experiment).spacing_um == (20.0,)
     pair = spaced((9.0, 9.0), (7.0, 7.0), um="[20, 21]")
     assert view_of(pair.run.experiment).spacing_um == (20.0, 21.0)
 
