@@ -103,6 +103,16 @@ def test_one_spacing_for_all_scanners(results: Path) -> None:
             "score.window: windows of 16 x 33 x 32 px do not fit unet3d",
         ),
         (
+            "score: {epochs: all}",
+            "grid: {score.window: [null, [16, 33, 32]]}",
+            "grid.score.window: windows of 16 x 33 x 32 px do not fit unet3d",
+        ),
+        (
+            "synth:vasculature?domain=c&sources=1&seed=1&size_px=40&depth_px=16",
+            "synth:tomogram?sources=2&size_px=32&depth_px=32",
+            "data.ood: the store 'b' holds keypoints, which no task scores yet",
+        ),
+        (
             "synth:vasculature?domain=c&sources=1&seed=1&size_px=40&depth_px=16",
             "synth:fundus?sources=2&size_px=64",
             "model.name: unet3d takes volumes, the store 'b' holds images",

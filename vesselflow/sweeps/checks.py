@@ -129,7 +129,9 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
     for point in space.expand().points:
         experiment = point.experiment
         trained = stores[experiment.data.train]
-        _check_trainable(space, file, trained)
+        _check_supported(space, file, trained, "data.train", "trains on")
+        for name in experiment.data.ood:
+            _check_supported(space, file, stores[name], "data.ood", "scores")
         if experiment.normalise.scope == "dataset" and trained.layout is not None:
             _check_countable(space, file, trained.name, trained.layout.dtype)
         if "zflip" in experiment.augment and trained.layout and trained.axes == 2:
@@ -160,15 +162,15 @@ def _check_countable(space: Space, file: Path, store: str, dtype: str) -> None:
         )
 
 
-def _check_trainable(space: Space, file: Path, facts: StoreFacts) -> None:
-    """Refuse stores that nothing here trains on yet."""
+def _check_supported(space: Space, file: Path, facts: StoreFacts, key: str, does: str) -> None:
+    """Refuse stores that nothing here trains on, or scores, yet."""
     layout = facts.layout
     if layout is None or (layout.kind == "patch" and len(layout.classes) == 1):
         return
     what = "keypoints" if layout.kind == "keypoint" else f"{len(layout.classes)} classes"
     raise UserError(
-        f"the store '{facts.name}' holds {what}, which no task trains on yet",
-        where=place(space, file, "data.train"),
+        f"the store '{facts.name}' holds {what}, which no task {does} yet",
+        where=place(space, file, key),
         allowed="stores with one mask",
     )
 
@@ -191,9 +193,8 @@ def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> N
 def _size_key(experiment: Experiment) -> str:
     data, train = experiment.data, experiment.train
     scales = {name: experiment.scale_of(name) for name in (data.train, *data.ood)}
-    return canonical_json(
-        [data.model_dump(mode="json"), scales, experiment.model, train.micro_batch_size]
-    )
+    sizes = [data.model_dump(mode="json"), scales, experiment.score.window]
+    return canonical_json([*sizes, experiment.model, train.micro_batch_size])
 
 
 def _check_window(experiment: Experiment) -> None:
