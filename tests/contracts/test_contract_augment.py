@@ -9,7 +9,8 @@ import torch
 
 from vesselflow.augment import AUGMENTATIONS
 from vesselflow.augment.compose import compose
-from vesselflow.augment.draws import Draws
+from vesselflow.augment.draws import Draws, Mover
+from vesselflow.targets.keypoints import Keypoints
 
 torch.set_num_threads(1)
 
@@ -55,6 +56,75 @@ def equal(first, second) -> bool:
 
 def test_every_part_is_of_one_kind():
     assert sorted(GEOMETRIC + PHOTOMETRIC) == sorted(NAMES)
+    movers = [name for name in NAMES if isinstance(AUGMENTATIONS.build({"name": name}), Mover)]
+    assert movers == GEOMETRIC
+
+
+def keypoints(samples: int, *size: int) -> Keypoints:
+    """Some of each sample, not in order, one of them beyond the frame."""
+    g = torch.Generator().manual_seed(6)
+    sample = torch.randperm(4 * samples, generator=g) % samples
+    places = torch.rand(len(sample), len(size), generator=g, dtype=torch.float64)
+    places = places * torch.tensor(size)
+    places[0] -= torch.tensor(size)
+    spread = torch.diag_embed(torch.rand(places.shape, generator=g, dtype=torch.float64) + 1)
+    return Keypoints(places, sample, sample % 2, spread)
+
+
+def run_moved(spec, tensors, points, seed: int = 11):
+    return compose(spec).moved(*tensors, points, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (16, 32)])
+def test_keypoints_change_neither_the_pixels_nor_what_was_given(name, height, width):
+    tensors = batch(6, height, width)
+    points = keypoints(6, *sides(height, width))
+    before = points.coordinates.clone(), points.covariance.clone()
+    *moved, after = run_moved({name: {"p": 0.6}}, tensors, points)
+    assert equal(moved, run({name: {"p": 0.6}}, tensors))
+    assert equal((points.coordinates, points.covariance), before)
+    assert torch.isfinite(after.coordinates).all()
+    assert after.coordinates.dtype == torch.float64
+    again = run_moved({name: {"p": 0.6}}, tensors, points)[-1]
+    assert equal((again.coordinates, again.covariance), (after.coordinates, after.covariance))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keypoints_move_where_pixels_do_and_nowhere_else(name):
+    tensors = batch(12)
+    points = keypoints(12, *sides(24, 24))
+    *_, after = run_moved({name: {"p": 0.5}}, tensors, points)
+    rows = len(points)
+    assert torch.equal(after.sample[:rows], points.sample)
+    assert torch.equal(after.class_index[:rows], points.class_index)
+    chosen = Draws(
+        int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(11)).item()),
+        name,
+        12,
+    ).uniform(1)[:, 0] < 0.5  # fmt: skip
+    assert 0 < int(chosen.sum()) < 12
+    stays = (after.coordinates[:rows] == points.coordinates).all(1)
+    assert stays[~chosen[points.sample]].all()
+    assert torch.equal(after.covariance[:rows][stays], points.covariance[stays])
+    if name in GEOMETRIC:
+        assert not stays[chosen[points.sample]].any()
+    else:
+        assert after is points
+    # A sample by itself: its keypoints depend on no other sample's.
+    few = points.sample < 5
+    some = Keypoints(points.coordinates[few], points.sample[few], points.class_index[few])
+    alone = run_moved({name: {"p": 0.5}}, [t[:5] for t in tensors], some)[-1]
+    assert torch.equal(alone.coordinates, after.coordinates[after.sample < 5])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_target_without_planes_is_as_good(name):
+    image, target, fov = batch()
+    full = run({name: {"p": 1.0}}, (image, target, fov))
+    none = run({name: {"p": 1.0}}, (image, target[:, :0], fov))
+    assert none[1].shape == (3, 0, *target.shape[2:])
+    assert equal(none[::2], full[::2])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from vesselflow.augment import AUGMENTATIONS
-from vesselflow.augment.draws import Draws, Part
+from vesselflow.augment.draws import Draws, Mover, Part
 from vesselflow.errors import ShapeError
+from vesselflow.targets.keypoints import Keypoints
 
 
 class Augmenter:
@@ -23,7 +24,6 @@ class Augmenter:
     def __init__(self, parts: Sequence[tuple[str, Part]]) -> None:
         self.parts = tuple(parts)
 
-    @torch.no_grad()
     def __call__(
         self, image: Tensor, target: Tensor, fov: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,7 +31,7 @@ class Augmenter:
 
         Args:
             image: float (N, C, *S) in [0, 1].
-            target: float (N, 1, *S) in [0, 1]; soft after a warp.
+            target: float (N, K, *S) in [0, 1]; soft after a warp. K may be 0.
             fov: float (N, 1, *S), 0 or 1.
             generator: On the CPU. Exactly one number is drawn from it, whatever is configured and
                 whatever comes out; all further draws are keyed by that number, the part and the
@@ -45,6 +45,52 @@ class Augmenter:
         Raises:
             ShapeError: The shapes do not fit each other.
         """
+        image, target, fov, _ = self._augmented(image, target, fov, None, generator)
+        return image, target, fov
+
+    def moved(
+        self,
+        image: Tensor,
+        target: Tensor,
+        fov: Tensor,
+        keypoints: Keypoints,
+        *,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, Keypoints]:
+        """Augment a batch that has keypoints, and move them with its pixels.
+
+        Args:
+            image: As of `__call__`.
+            target: As of `__call__`.
+            fov: As of `__call__`.
+            keypoints: Of the batch.
+            generator: As of `__call__`; one number is drawn.
+
+        Returns:
+            What `__call__` gives, bit for bit, and the keypoints where their pixels are now. Those
+            of a sample that no part chose are bit-identical. Keypoints beyond the frame stay, so
+            that their Gaussians reach into it. Covariances, if any, move along.
+
+        Raises:
+            ShapeError: The shapes do not fit each other.
+        """
+        if keypoints.axes != image.ndim - 2:
+            raise ShapeError(
+                f"keypoints of {keypoints.axes} axes do not fit image {tuple(image.shape)}"
+            )
+        image, target, fov, points = self._augmented(image, target, fov, keypoints, generator)
+        assert points is not None
+        return image, target, fov, points
+
+    @torch.no_grad()
+    def _augmented(
+        self,
+        image: Tensor,
+        target: Tensor,
+        fov: Tensor,
+        keypoints: Keypoints | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, Keypoints | None]:
         if image.ndim not in (4, 5) or fov.shape != (image.shape[0], 1, *image.shape[2:]):
             raise ShapeError(
                 "expected image (N, C, *S) and fov (N, 1, *S), got "
@@ -61,8 +107,11 @@ class Augmenter:
         if self.parts:
             image, target, fov = image.clone(), target.clone(), fov.clone()
         for name, part in self.parts:
-            part.apply(image, target, fov, Draws(base, name, image.shape[0]))
-        return image, target, fov
+            draws = Draws(base, name, image.shape[0])
+            part.apply(image, target, fov, draws)
+            if keypoints is not None and isinstance(part, Mover):
+                keypoints = part.move(keypoints, tuple(image.shape[2:]), draws)
+        return image, target, fov, keypoints
 
 
 def compose(spec: Mapping[str, Mapping[str, Any]]) -> Augmenter:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from vesselflow.targets.keypoints import Keypoints
 
 
 class Draws:
@@ -24,7 +27,7 @@ class Draws:
     """
 
     def __init__(self, base: int, part: str, samples: int) -> None:
-        self._base, self._part, self._samples = base, part, samples
+        self._base, self._part, self.samples = base, part, samples
 
     def stream(self, sample: int, purpose: str = "values") -> torch.Generator:
         """A fresh CPU generator for one sample and purpose."""
@@ -41,7 +44,7 @@ class Draws:
 
         rows = [
             torch.rand(numbers, generator=self.stream(sample), dtype=torch.float64)
-            for sample in range(self._samples)
+            for sample in range(self.samples)
         ]
         return torch.stack(rows) if rows else torch.zeros(0, numbers, dtype=torch.float64)
 
@@ -54,9 +57,27 @@ class Part(Protocol):
 
         Args:
             image: float (N, C, *S) in [0, 1].
-            target: float (N, 1, *S) in [0, 1].
+            target: float (N, K, *S) in [0, 1]; K may be 0.
             fov: float (N, 1, *S), 0 or 1.
             draws: The only source of randomness.
+        """
+        ...
+
+
+@runtime_checkable
+class Mover(Part, Protocol):
+    """An augmentation that moves pixels, and therefore keypoints."""
+
+    def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
+        """Where `apply` with the same draws takes keypoints; those given stay as they are.
+
+        Keypoints of samples that are not chosen stay bit-identical. One that lies, or comes to lie,
+        beyond the frame is kept: its Gaussian may reach into it.
+
+        Args:
+            keypoints: Of the batch, in voxels of the samples as they are before.
+            size: S, the samples' sizes along (y, x) or (z, y, x).
+            draws: Those that `apply` was given.
         """
         ...
 

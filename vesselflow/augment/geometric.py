@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
@@ -13,6 +14,9 @@ from vesselflow.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vesselflow.augment.moving import Turn
+    from vesselflow.targets.keypoints import Keypoints
 
 
 class FlipArguments(Arguments):
@@ -45,55 +49,73 @@ class AffineArguments(Arguments):
     _scale = field_validator("scale")(ordered)
 
 
-class HorizontalFlip:
+class Mirror:
+    """Mirror along one axis; the base of flips.
+
+    Args:
+        p: Probability per sample.
+    """
+
+    #: Counted from the last.
+    axis: int
+
+    def __init__(self, *, p: float) -> None:
+        self.p = p
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        chosen, turn = self._drawn(image.ndim - 2, draws)
+        for index in chosen:
+            for tensor in (image, target, fov):
+                tensor[index] = turn.of(tensor[index])
+
+    def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
+        """See `vesselflow.augment.draws.Mover`."""
+        from vesselflow.augment.moving import moved
+
+        chosen, turn = self._drawn(len(size), draws)
+        matrix = turn.matrix(size)
+        return moved(keypoints, chosen, matrix.expand(len(chosen), -1, -1), draws.samples)
+
+    def _drawn(self, axes: int, draws: Draws) -> tuple[list[int], Turn]:
+        from vesselflow.augment.moving import Turn
+
+        return choose(draws, self.p, 0)[0], Turn.mirror(axes, self.axis)
+
+
+class HorizontalFlip(Mirror):
     """Mirror left and right.
 
     Args:
         p: Probability per sample.
     """
 
-    def __init__(self, *, p: float) -> None:
-        self.p = p
-
-    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
-        """See `vesselflow.augment.draws.Part`."""
-        _flip(image, target, fov, choose(draws, self.p, 0)[0], axis=-1)
+    axis = -1
 
 
-class VerticalFlip:
+class VerticalFlip(Mirror):
     """Mirror up and down.
 
     Args:
         p: Probability per sample.
     """
 
-    def __init__(self, *, p: float) -> None:
-        self.p = p
-
-    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
-        """See `vesselflow.augment.draws.Part`."""
-        _flip(image, target, fov, choose(draws, self.p, 0)[0], axis=-2)
+    axis = -2
 
 
-class DepthFlip:
+class DepthFlip(Mirror):
     """Mirror the order of a volume's slices.
 
     Args:
         p: Probability per sample.
     """
 
-    def __init__(self, *, p: float) -> None:
-        self.p = p
+    axis = -3
 
-    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
-        """See `vesselflow.augment.draws.Part`.
-
-        Raises:
-            UserError: These are images.
-        """
-        if image.ndim != 5:
+    def _drawn(self, axes: int, draws: Draws) -> tuple[list[int], Turn]:
+        if axes != 3:
             raise UserError("images have no slices to mirror", where="augment.zflip")
-        _flip(image, target, fov, choose(draws, self.p, 0)[0], axis=-3)
+        return super()._drawn(axes, draws)
 
 
 class Rotate90:
@@ -111,14 +133,31 @@ class Rotate90:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
+        for index, turn in self._drawn(image.shape[2:], draws).items():
+            for tensor in (image, target, fov):
+                tensor[index] = turn.of(tensor[index])
+
+    def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
+        """See `vesselflow.augment.draws.Mover`."""
         import torch
 
+        from vesselflow.augment.moving import moved
+
+        turns = self._drawn(size, draws)
+        if not turns:
+            return keypoints
+        matrices = torch.stack([turn.matrix(size) for turn in turns.values()])
+        return moved(keypoints, list(turns), matrices, draws.samples)
+
+    def _drawn(self, size: Sequence[int], draws: Draws) -> dict[int, Turn]:
+        from vesselflow.augment.moving import Turn
+
         chosen, numbers = choose(draws, self.p, 1)
-        square = image.shape[-1] == image.shape[-2]
-        for index, number in zip(chosen, numbers[:, 0].tolist(), strict=True):
-            quarters = 1 + int(3 * number) if square else 2
-            for tensor in (image, target, fov):
-                tensor[index] = torch.rot90(tensor[index], quarters, (-2, -1))
+        square = size[-1] == size[-2]
+        return {
+            index: Turn.quarters(len(size), 1 + int(3 * number) if square else 2)
+            for index, number in zip(chosen, numbers[:, 0].tolist(), strict=True)
+        }
 
 
 class Affine:
@@ -160,6 +199,14 @@ class Affine:
             # One sample at a time: what is between then fits into the cache.
             warped = warp(image[index], target[index], fov[index], matrix)
             image[index], target[index], fov[index] = warped
+
+    def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
+        """See `vesselflow.augment.draws.Mover`."""
+        from vesselflow.augment.moving import moved, of_axes
+
+        chosen, numbers = choose(draws, self.p, 6)
+        matrices = of_axes(self._matrices(numbers, *size[-2:]), len(size))
+        return moved(keypoints, chosen, matrices, draws.samples)
 
     def _matrices(self, numbers: Tensor, height: int, width: int) -> Tensor:
         """float64 (k, 2, 3): pixel (x, y) of the sample to pixel (x, y) of the result."""
@@ -222,9 +269,3 @@ def warp(
     )
     smooth *= frame
     return smooth[: image.shape[0]], smooth[image.shape[0] :], valid
-
-
-def _flip(image: Tensor, target: Tensor, fov: Tensor, chosen: list[int], *, axis: int) -> None:
-    for index in chosen:
-        for tensor in (image, target, fov):
-            tensor[index] = tensor[index].flip(axis)

@@ -1,0 +1,112 @@
+"""Keypoints that move with the pixels of their samples, and the maps of flips and turns.
+
+A map is an affine matrix over the axes of the samples, (y, x) or (z, y, x): where what lies at a
+voxel is afterwards. The centre of voxel i lies at i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vesselflow.targets.keypoints import Keypoints
+
+
+def moved(keypoints: Keypoints, chosen: Sequence[int], matrices: Tensor, samples: int) -> Keypoints:
+    """Move the keypoints of some samples.
+
+    Args:
+        keypoints: Of the batch.
+        chosen: Indices of the samples, each once.
+        matrices: float64 (len(chosen), D, D + 1), one map for each.
+        samples: N, how many samples the batch has.
+
+    Returns:
+        Keypoints; those of other samples are bit-identical.
+    """
+    if not chosen or not len(keypoints):
+        return keypoints
+    device = keypoints.coordinates.device
+    rows = torch.full((samples,), -1)
+    rows[list(chosen)] = torch.arange(len(chosen))
+    row = rows.to(device)[keypoints.sample]
+    gone = keypoints.transformed(matrices.to(device)[row.clamp(min=0)])
+    return among(row >= 0, gone, keypoints)
+
+
+def among(chosen: Tensor, one: Keypoints, other: Keypoints) -> Keypoints:
+    """Keypoints of `one` where `chosen` (bool (K,)), and of `other` elsewhere."""
+    coordinates = torch.where(chosen[:, None], one.coordinates, other.coordinates)
+    if one.covariance is None or other.covariance is None:
+        return replace(other, coordinates=coordinates)
+    covariance = torch.where(chosen[:, None, None], one.covariance, other.covariance)
+    return replace(other, coordinates=coordinates, covariance=covariance)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A map of a grid onto itself: axes change places, and some of them their direction.
+
+    Attributes:
+        source: For each axis of the result, the axis that it was.
+        flipped: For each axis of the result, whether it runs the other way.
+    """
+
+    source: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    @classmethod
+    def mirror(cls, axes: int, axis: int) -> Turn:
+        """A flip along one of some axes; -1 is the last."""
+        axis %= axes
+        return cls(tuple(range(axes)), tuple(each == axis for each in range(axes)))
+
+    @classmethod
+    def quarters(cls, axes: int, quarters: int) -> Turn:
+        """So many quarter turns of the last two axes, in the direction of `torch.rot90`."""
+        y, x = axes - 2, axes - 1
+        source, flipped = list(range(axes)), [False] * axes
+        if quarters % 2:
+            source[y:] = [x, y]
+        flipped[y:] = [quarters in (1, 2), quarters in (2, 3)]
+        return cls(tuple(source), tuple(flipped))
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The turned copy of a tensor whose last axes these are."""
+        ahead = tensor.ndim - len(self.source)
+        order = [*range(ahead), *(ahead + axis for axis in self.source)]
+        # flip copies, so that the result may be written to where it came from.
+        return tensor.permute(order).flip(
+            [ahead + axis for axis, flip in enumerate(self.flipped) if flip]
+        )
+
+    def matrix(self, size: Sequence[int]) -> Tensor:
+        """The map, float64 (D, D + 1), for samples of a size that it keeps."""
+        axes = len(self.source)
+        matrix = torch.zeros(axes, axes + 1, dtype=torch.float64)
+        for axis, (source, flip) in enumerate(zip(self.source, self.flipped, strict=True)):
+            matrix[axis, source] = -1 if flip else 1
+            matrix[axis, axes] = size[axis] - 1 if flip else 0
+        return matrix
+
+
+def of_axes(matrices: Tensor, axes: int) -> Tensor:
+    """Maps of the plane, (x, y), as maps over the axes (y, x) or (z, y, x).
+
+    Args:
+        matrices: (k, 2, 3).
+        axes: D, 2 or 3; z is left as it is.
+
+    Returns:
+        (k, D, D + 1).
+    """
+    order = list(range(axes - 1, axes - 3, -1))  # of x, then y
+    found = torch.zeros(len(matrices), axes, axes + 1, dtype=matrices.dtype)
+    found[:, range(axes), range(axes)] = 1
+    for row, axis in enumerate(order):
+        found[:, axis, order] = matrices[:, row, :2]
+        found[:, axis, axes] = matrices[:, row, 2]
+    return found
