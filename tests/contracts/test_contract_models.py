@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vesselflow.models import MODELS
+from vesselflow.models import MODELS, strided
 from vesselflow.models.needs import VOLUMETRIC, divisor_of
 
 torch.set_num_threads(1)
@@ -102,4 +102,29 @@ def test_initial_weights_come_from_the_global_generator(built):
     again = MODELS.build(spec, in_channels=3, classes=1)
     # Parameters only: other tests may have moved running statistics.
     pairs = zip(model.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_an_output_stride_gives_that_grid_and_several_classes(built):
+    _, spec, model, image = built
+    coarse = strided.build(spec, in_channels=3, classes=2, stride=8).eval()
+    padded = divisor_of(MODELS.validate(spec), 8)
+    assert (np.mod(padded, coarse.divisor) == 0).all()
+    assert coarse.auxiliary_weight == model.auxiliary_weight
+    logits = coarse(image)
+    assert logits.shape == (2, 2, *(side // 8 for side in image.shape[2:]))
+    assert torch.isfinite(logits).all()
+    # What rare foreground makes of the head's bias reaches each logit as it is.
+    logits[:, 1].sum().backward()
+    rare = [p for p in coarse.parameters() if p.shape == (2,) and (p < -4).all()]
+    assert logits[:, 1].numel() in [round(p.grad[1].item()) for p in rare]
+
+
+def test_an_output_stride_of_one_changes_nothing(built):
+    _, spec, model, _ = built
+    torch.manual_seed(0)
+    same = strided.build(spec, in_channels=3, classes=1, stride=1)
+    assert type(same) is type(model)
+    assert list(same.state_dict()) == list(model.state_dict())
+    pairs = zip(same.parameters(), model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -64,20 +64,69 @@ def axes_of(spec: Mapping[str, Any]) -> int:
     return 3 if spec["name"] in VOLUMETRIC else 2
 
 
-def divisor_of(spec: Mapping[str, Any]) -> int | tuple[int, ...]:
+def divisor_of(spec: Mapping[str, Any], stride: int | tuple[int, ...] = 1) -> int | tuple[int, ...]:
     """What the sides of a model's samples are padded to multiples of.
 
     Images are padded alike for all models, so that one resident copy serves all of them; volumes
     cannot afford that.
+
+    Args:
+        spec: Name and arguments with all defaults filled in.
+        stride: Of the output, which must divide the sides too.
+
+    Raises:
+        ValueError: The stride has another number of axes than the model.
     """
-    if spec["name"] == "unet3d":
-        return _unet3d(spec)
-    return DIVISOR_PX
+    own = level_strides(spec)[-1] if spec["name"] in VOLUMETRIC else DIVISOR_PX
+    if isinstance(own, int) and isinstance(stride, int):
+        return math.lcm(own, stride)
+    axes = axes_of(spec)
+    each = zip(_each(own, (1,) * axes), _each(stride, (1,) * axes), strict=True)
+    return tuple(math.lcm(one, other) for one, other in each)
 
 
-def _unet3d(spec: Mapping[str, Any]) -> tuple[int, int, int]:
-    halvings = len(spec["filters"]) - 1
-    return 2 ** max(0, halvings - spec["flat_levels"]), 2**halvings, 2**halvings
+def level_strides(spec: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Strides of the maps that a model can answer at by itself, finest first.
+
+    Those of all its levels for models of volumes; the others answer pixel by pixel only.
+
+    Args:
+        spec: Name and arguments with all defaults filled in.
+    """
+    if spec["name"] not in VOLUMETRIC:
+        return ((1,) * axes_of(spec),)
+    return halved(len(spec["filters"]), spec["flat_levels"])
+
+
+def native_stride(spec: Mapping[str, Any], stride: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride of the coarsest level whose voxels fill the cells of `stride` without a rest.
+
+    Args:
+        spec: Name and arguments with all defaults filled in.
+        stride: Wanted, one number for each axis.
+
+    Raises:
+        ValueError: It has another number of axes than the model.
+    """
+    fitting = (
+        own
+        for own in reversed(level_strides(spec))
+        if not any(side % part for side, part in zip(stride, own, strict=True))
+    )
+    return next(fitting)
+
+
+def halved(levels: int, flat_levels: int) -> tuple[tuple[int, int, int], ...]:
+    """Strides of levels that are halved one after the other, the first of them in-plane only.
+
+    Args:
+        levels: How many, at least 1; the finest has stride 1.
+        flat_levels: How many of the finest are not halved across slices.
+
+    Returns:
+        (depth, height, width) of each level, finest first.
+    """
+    return tuple((2 ** max(0, level - flat_levels), 2**level, 2**level) for level in range(levels))
 
 
 def needs(spec: Mapping[str, Any]) -> Needs | None:
@@ -87,8 +136,8 @@ def needs(spec: Mapping[str, Any]) -> Needs | None:
         spec: Name and arguments with all defaults filled in.
     """
     name = spec["name"]
-    if name == "unet3d":
-        sides = _unet3d(spec)
+    if name in VOLUMETRIC:
+        sides = level_strides(spec)[-1]
         return Needs(sides, sides, normalises_coarsest=spec["norm"] != "group")
     if name == "wnet":
         stride = 2 ** (len(spec["filters"]) - 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vesselflow.errors import ShapeError
+from vesselflow.models.needs import halved
 
 #: Groups of a group norm; channels that they do not divide get one group.
 GROUPS = 8
@@ -31,6 +32,8 @@ class UNet3d(nn.Module):
         dropout: Probability of dropping a channel after each level; 0 has no such layer.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
+        stride: Of the logits, that of one of the levels; the decoder ends there. At that of the
+            coarsest there is none: the head stands on the encoder.
 
     Attributes:
         divisor: Depth, height and width must be multiples of these.
@@ -50,11 +53,12 @@ class UNet3d(nn.Module):
         dropout: float,
         in_channels: int = 1,
         classes: int = 1,
+        stride: tuple[int, ...] = (1, 1, 1),
     ) -> None:
         super().__init__()
         levels = len(filters)
-        halvings = levels - 1
-        self.divisor = (2 ** max(0, halvings - flat_levels), 2**halvings, 2**halvings)
+        self.divisor = halved(levels, flat_levels)[-1]
+        finest = halved(levels, flat_levels).index(stride)
         self.auxiliary_weight = 0.0
         strides = [(1 if level < flat_levels else 2, 2, 2) for level in range(levels - 1)]
         kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(levels)]
@@ -76,13 +80,13 @@ class UNet3d(nn.Module):
         inputs = [in_channels, *filters[:-1]]
         self.down = nn.ModuleList(chain(level, inputs[level]) for level in range(levels))
         self.pool = nn.ModuleList(nn.MaxPool3d(stride) for stride in strides)
-        finer = range(levels - 2, -1, -1)
+        finer = range(levels - 2, finest - 1, -1)
         self.raise_ = nn.ModuleList(
             nn.ConvTranspose3d(filters[level + 1], filters[level], strides[level], strides[level])
             for level in finer
         )
         self.up = nn.ModuleList(chain(level, 2 * filters[level]) for level in finer)
-        self.head = nn.Conv3d(filters[0], classes, 1)
+        self.head = nn.Conv3d(filters[finest], classes, 1)
         self.apply(_initialise)
         # No ReLU follows, so He's factor would only make the first loss larger.
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
@@ -94,7 +98,7 @@ class UNet3d(nn.Module):
             volume: float (N, in_channels, D, H, W), sides multiples of `divisor`.
 
         Returns:
-            Logits (N, classes, D, H, W).
+            Logits (N, classes, D, H, W), each side divided by that of `stride`.
 
         Raises:
             ShapeError: It is no volume, or a side is not a multiple of `divisor`.
