@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import huggingface_hub
+import huggingface_hub.constants
 import numpy as np
 import pytest
 from bad_input import (
@@ -30,10 +31,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vesselflow.cli import sweep as sweep_command
-from vesselflow.config.experiment import Score
 from vesselflow.config.loading import load_space
 from vesselflow.config.yaml_files import load_yaml
-from vesselflow.metrics import METRICS
+from vesselflow.metrics import ALL_METRICS
 from vesselflow.models.weights import source_of
 from vesselflow.records.paths import any_path
 from vesselflow.runs.registries import REGISTRIES
@@ -41,6 +41,7 @@ from vesselflow.stores.synth import make_synth, synth_digest_key
 from vesselflow.sweeps import folder as sweep_folders
 from vesselflow.sweeps import machine
 from vesselflow.sweeps.planning import prepare
+from vesselflow.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -1213,8 +1214,8 @@ def test_a_dry_run_for_a_cluster_does_not_count_this_machine(here: Path) -> None
 
 def test_every_threshold_metric_is_a_metric() -> None:
     allowed = REGISTRIES["threshold metric"].names()
-    assert Score.model_fields["threshold_metric"].default in allowed
-    assert set(allowed) < set(METRICS.names())
+    assert {TASKS.task(name).objective for name in TASKS.names()} <= set(allowed)
+    assert set(allowed) < set(ALL_METRICS.names())
 
 
 def test_a_provenance_names_the_space(here: Path) -> None:
