@@ -11,6 +11,7 @@ import numpy as np
 
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.feed.layout import SampleLayout, Size
+from vesselflow.feed.points import BatchPoints, Points, points_of, source_points
 from vesselflow.feed.view import (
     Box,
     Frame,
@@ -23,6 +24,7 @@ from vesselflow.feed.view import (
     sample_shape,
 )
 from vesselflow.feed.working import cut, layout_of, native_target, working_source
+from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.statistics import centre_scale
 from vesselflow.stores.store import Store
 
@@ -44,6 +46,7 @@ class Batch:
         centre: float32 (m, C), of each sample's source, in units of the [0, 1] image.
         scale: float32 (m, C), likewise.
         source: int32 (m,), index of each sample's source in its store.
+        points: Keypoints, of a store that has them; K is 0 then.
     """
 
     image: np.ndarray
@@ -52,6 +55,7 @@ class Batch:
     centre: np.ndarray
     scale: np.ndarray
     source: np.ndarray
+    points: BatchPoints | None = None
 
 
 class Samples(Protocol):
@@ -79,6 +83,7 @@ class SampleTable:
         corner: int32 (n, axes), lower corner in working px.
         centre: float32 (n, C).
         scale: float32 (n, C).
+        points: Keypoints of the sources, of a store that has them.
     """
 
     layout: SampleLayout
@@ -86,10 +91,15 @@ class SampleTable:
     corner: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
+    points: Points | None = None
 
     def batch(self, records: np.ndarray, indices: np.ndarray) -> Batch:
         """A batch of gathered records (m, nbytes) with what is known of its samples."""
         image, target, fov = self.layout.arrays(records)
+        points = None
+        if self.points is not None:
+            chosen = self.source[indices], self.corner[indices]
+            points = self.points.batch(*chosen, self.layout.shape)
         return Batch(
             image=image,
             target=target,
@@ -97,6 +107,7 @@ class SampleTable:
             centre=self.centre[indices],
             scale=self.scale[indices],
             source=self.source[indices],
+            points=points,
         )
 
 
@@ -170,11 +181,14 @@ class WholeImage:
         fov_working: uint8 (*s), 0 or 1.
         centre: float32 (C,), in units of the [0, 1] image.
         scale: float32 (C,), likewise.
-        target: uint8 (*S), native, untouched, 0 or 1.
+        target: uint8 (*S), native, untouched, 0 or 1; of several classes (K, *S), of a keypoint
+            store (0, *S).
         fov: uint8 (*S), native, 0 or 1.
         box: The fov's bounding box in native px.
         inner: Size of the resized box inside the padded array.
         offset: Lower corner of the resized box inside the padded array.
+        keypoints: In native voxels, of a keypoint store.
+        spacing_um: Of a native voxel along each axis, where known.
     """
 
     source_id: str
@@ -188,6 +202,8 @@ class WholeImage:
     box: Box
     inner: Size
     offset: Size
+    keypoints: Keypoints | None = None
+    spacing_um: tuple[float, ...] | None = None
 
 
 class WholeImages(Protocol):
@@ -246,6 +262,7 @@ class SourceSamples:
         records: uint8 (k, nbytes).
         centre: float32 (C,).
         scale: float32 (C,).
+        points: Of a keypoint store: see `source_points`.
     """
 
     source: int
@@ -254,6 +271,7 @@ class SourceSamples:
     records: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
+    points: np.ndarray | None = None
 
 
 def store_frames(store: Store, view: View) -> list[Frame]:
@@ -283,7 +301,8 @@ def read_source(store: Store, view: View, source: int, at: Frame) -> SourceSampl
     corners = patch_positions(view, fov)
     layout = layout_of(store, sample_shape(view, [at]))
     records = cut(whole, record, corners, layout)
-    return SourceSamples(source, corners, layout, records, centre, scale)
+    points = source_points(store, source, at) if store.kind == "keypoint" else None
+    return SourceSamples(source, corners, layout, records, centre, scale, points)
 
 
 def read_image(store: Store, view: View, source: int) -> WholeImage:
@@ -305,6 +324,8 @@ def read_image(store: Store, view: View, source: int) -> WholeImage:
         box=at.box,
         inner=at.inner,
         offset=at.offset,
+        keypoints=store.keypoints(source) if store.kind == "keypoint" else None,
+        spacing_um=info.spacing_um,
     )
 
 
@@ -328,9 +349,15 @@ def load_samples(path: StorePath, view: View) -> ArraySamples:
         corner=np.concatenate([part.corners for part in parts]),
         centre=np.repeat(np.stack([part.centre for part in parts]), sizes, axis=0),
         scale=np.repeat(np.stack([part.scale for part in parts]), sizes, axis=0),
+        points=_points(parts),
     )
     rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
     return ArraySamples([part.records for part in parts], table.source, rows, table)
+
+
+def _points(parts: Sequence[SourceSamples]) -> Points | None:
+    given = [part.points for part in parts if part.points is not None]
+    return points_of(given, given[0].shape[1] - 1) if given else None
 
 
 def load_images(path: StorePath, view: View) -> ArrayImages:

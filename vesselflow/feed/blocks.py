@@ -21,8 +21,10 @@ from vesselflow.feed.batches import (
     store_frames,
 )
 from vesselflow.feed.layout import SampleLayout
+from vesselflow.feed.points import Points
 from vesselflow.feed.view import View, box_size, sample_shape
 from vesselflow.feed.working import cut, layout_of, native_patch, working_source
+from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.store import Store
 
 Kind = Literal["samples", "images", "index"]
@@ -97,6 +99,25 @@ def _layouts(layout: SampleLayout, count: int) -> pa.Array:
     return pa.array([text] * count, type=pa.string()).dictionary_encode()
 
 
+def _same(value: bytes, count: int) -> pa.Array:
+    """The same bytes for every row of a table, once in memory."""
+    places = pa.array(np.zeros(count, np.int32))
+    return pa.DictionaryArray.from_arrays(places, pa.array([value], pa.binary()))
+
+
+def _points(tables: Sequence[pa.Table], axes: int) -> Points | None:
+    """The keypoints of the sources of which there are rows."""
+    found = {}
+    for table in tables:
+        if "points" not in table.column_names:
+            return None
+        sources, rows = np.unique(values(table["source"], np.int32), return_index=True)
+        for source, row in zip(sources.tolist(), rows.tolist(), strict=True):
+            flat = np.frombuffer(table["points"][row].as_py(), np.float64)
+            found[source] = flat.reshape(-1, axes + 1)
+    return Points.of(found, axes)
+
+
 def _layout(column: pa.ChunkedArray) -> SampleLayout:
     shape, channels, targets, dtype = json.loads(column[0].as_py())
     return SampleLayout(tuple(shape), channels, targets, dtype)
@@ -118,6 +139,8 @@ def _sample_tables(
                 "scale": _floats(np.repeat(part.scale[None], count, axis=0)),
             }
             columns["layout"] = _layouts(part.layout, count)
+            if part.points is not None:
+                columns["points"] = _same(part.points.tobytes(), count)
             if records:
                 columns["record"] = _binary(part.records)
             yield pa.table(columns)
@@ -133,7 +156,11 @@ def _image_tables(path: StorePath, view: View, sources: Sequence[int]) -> Iterab
                 "box": whole.box,
                 "inner": whole.inner,
                 "offset": whole.offset,
+                "target": whole.target.shape,
+                "spacing_um": whole.spacing_um,
             }
+            if (points := whole.keypoints) is not None:
+                geometry["keypoints"] = [points.positions.tolist(), points.classes.tolist()]
             working = whole.image.tobytes() + whole.fov_working.tobytes()
             native = whole.target.tobytes() + whole.fov.tobytes()
             yield pa.table(
@@ -239,13 +266,20 @@ def sample_table(tables: Sequence[pa.Table]) -> tuple[SampleTable, np.ndarray]:
         for name, dtype in (("corner", np.int32), ("centre", np.float32), ("scale", np.float32))
     )
     layout = _layout(tables[0]["layout"])
-    return SampleTable(layout, columns["source"][order], corner, centre, scale), order
+    points = _points(tables, corner.shape[1])
+    return SampleTable(layout, columns["source"][order], corner, centre, scale, points), order
 
 
 def whole_image(table: pa.Table, row: int) -> WholeImage:
     """One row of an "images" block; its arrays lie in the block's memory."""
     geometry = json.loads(table["geometry"][row].as_py())
     (dtype, shape), size = geometry["image"], geometry["native"]
+    spacing, keypoints = geometry["spacing_um"], None
+    if "keypoints" in geometry:
+        positions, classes = geometry["keypoints"]
+        keypoints = Keypoints(
+            np.array(positions, np.float64).reshape(-1, len(size)), np.array(classes, np.int32)
+        )
     working, native = _bytes(table["working"], row), _bytes(table["native"], row)
     voxels, half = math.prod(shape[1:]), math.prod(size)
     return WholeImage(
@@ -255,11 +289,13 @@ def whole_image(table: pa.Table, row: int) -> WholeImage:
         fov_working=working[-voxels:].reshape(shape[1:]),
         centre=np.array(table["centre"][row].as_py(), dtype=np.float32),
         scale=np.array(table["scale"][row].as_py(), dtype=np.float32),
-        target=native[:-half].reshape(size),
+        target=native[:-half].reshape(geometry["target"]),
         fov=native[-half:].reshape(size),
         box=tuple(geometry["box"]),
         inner=tuple(geometry["inner"]),
         offset=tuple(geometry["offset"]),
+        keypoints=keypoints,
+        spacing_um=None if spacing is None else tuple(spacing),
     )
 
 

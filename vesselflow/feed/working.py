@@ -27,9 +27,13 @@ _BILINEAR, _BOX, _NEAREST = (
 
 
 def layout_of(store: Store, shape: Size) -> SampleLayout:
-    """The layout of a store's samples of a size: a plane of the target for each class."""
+    """The layout of a store's samples of a size: a plane of the target for each class.
+
+    Keypoints are no planes: they travel beside the records.
+    """
     held = store.layout
-    return SampleLayout(shape, held.channels, len(held.classes), held.dtype)
+    planes = len(held.classes) if held.kind == "patch" else 0
+    return SampleLayout(shape, held.channels, planes, held.dtype)
 
 
 def working_source(store: Store, source: int, at: Frame) -> tuple[SampleLayout, NDArray[np.uint8]]:
@@ -49,7 +53,8 @@ def working_source(store: Store, source: int, at: Frame) -> tuple[SampleLayout, 
     image = store.image(source, at.box)
     for channel in range(layout.channels):
         arrays.image[channel][at.inside] = resized(image[..., channel], at.inner, _BILINEAR)
-    arrays.target[inside] = _soft(store, source, at)
+    if layout.targets:
+        arrays.target[inside] = _soft(store, source, at)
     arrays.fov[inside] = _fov(store, source, at)
     return layout, record
 
@@ -78,9 +83,17 @@ def _soft(store: Store, source: int, at: Frame) -> NDArray[np.generic]:
 
 
 def native_target(store: Store, source: int) -> NDArray[np.uint8]:
-    """The untouched target of a source of one class: uint8 (*S), 0 or 1."""
+    """The untouched target of a source: uint8 (*S), 0 or 1.
+
+    Of several classes (K, *S), of a keypoint store (0, *S).
+    """
+    if store.kind == "keypoint":
+        return np.zeros((0, *store.sources[source].shape), np.uint8)
     target = store.target(source)
-    return target[..., 0] if store.layout.target == "planes" else target
+    if len(store.layout.classes) == 1 and store.layout.target == "binary":
+        return target
+    planes = _planes(store, target) // np.uint8(255)
+    return planes[0] if len(planes) == 1 else np.ascontiguousarray(planes)
 
 
 def _planes(store: Store, target: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -158,7 +171,8 @@ def native_patch(
     )
     inside = (slice(None), *(slice(low, high) for low, high in zip(lows, highs, strict=True)))
     arrays.image[inside] = np.moveaxis(store.image(source, window), -1, 0)
-    arrays.target[inside] = _planes(store, store.target(source, window))
+    if layout.targets:
+        arrays.target[inside] = _planes(store, store.target(source, window))
     arrays.fov[inside] = store.fov(source, window)
     return record
 
