@@ -23,8 +23,10 @@ TIERS = (
     ("stores",),
     ("targets",),
     ("feed", "augment", "models", "losses", "metrics", "optimizers"),
+    ("inference",),
+    ("tasks",),
     ("runs",),
-    ("training", "inference"),
+    ("training",),
     ("evaluation",),
     ("sweeps",),
     ("clusters",),
@@ -56,6 +58,7 @@ REGISTRIES = (
     "vesselflow.stores.importers:IMPORTERS",
     "vesselflow.stores.normalisations:NORMALISATIONS",
     "vesselflow.stores.synth:SYNTH_KINDS",
+    "vesselflow.tasks:TASKS",
 )
 #: A lazy target ("vesselflow.losses.dice:Dice") is an import too, only later.
 _TARGET = re.compile(r"vesselflow(\.\w+)+(:\w+)?")
@@ -229,7 +232,11 @@ def planted(tmp_path: Path) -> Path:
         ("losses/__init__.py", "from ..models import unet", "losses imports models"),
         ("stores/importers/a.py", "from ...feed import view", "stores imports feed"),
         ("stores/importers/__init__.py", "from ...feed import view", "stores imports feed"),
-        ("training/a.py", "from vesselflow.inference import whole", "training imports inference"),
+        (
+            "training/a.py",
+            "from vesselflow.evaluation import scoring",
+            "training imports evaluation",
+        ),
         (
             "feed/a.py",
             "def f():\n    from vesselflow.training import loop",

@@ -96,7 +96,7 @@ def test_the_overview_and_a_section_and_a_part_and_a_key() -> None:
 @pytest.mark.parametrize(
     ("name", "start", "end"),
     [
-        ("optimiser", "allowed: space, stores, data, ", "; did you mean 'optimizer'?"),
+        ("optimiser", "allowed: space, stores, task, data, ", "; did you mean 'optimizer'?"),
         ("loss.bta", "allowed: loss.bce, loss.dice, ", "; did you mean 'loss.beta'?"),
         (
             "model.fnp",

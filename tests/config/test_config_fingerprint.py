@@ -57,6 +57,16 @@ OTHER = {
     "score.window": 64,
     "score.overlap": 0.25,
     "score.tta": "flips",
+    "score.radius_voxels": 3.0,
+    "score.radius_angstrom": 40.0,
+    "score.refinement": "moments",
+    "task.name": "keypoints",
+    "task.ds_factor": 8,
+    "task.ds_sigma": 2.0,
+    "task.sigma_angstrom": 40.0,
+    "task.combine": "sum",
+    "task.truncate": 3.0,
+    "task.rigid": False,
 }
 
 OTHER_PARTS: dict[str, Any] = {
@@ -81,7 +91,10 @@ def test_every_field_of_every_section_is_hashed_or_listed_as_neutral() -> None:
     assert set(RESULT_NEUTRAL) <= fields
     # How stores are seen is named with what it changes: tests/runs/test_runs_pixels.py.
     assert set(OTHER_PARTS) | set(SECTIONS) | {"stores"} == set(Experiment.model_fields)
-    assert {key.split(".")[0] for key in RESULT_NEUTRAL} - set(SECTION_VERSIONS) == {"split"}
+    assert {key.split(".")[0] for key in RESULT_NEUTRAL} - set(SECTION_VERSIONS) == {
+        "split",
+        "task",
+    }
     for key, value in OTHER.items():
         section, field = key.split(".")
         base = BASE

@@ -21,7 +21,10 @@ from vesselflow.config.registry import Part
 from vesselflow.config.samplers import Search
 from vesselflow.losses import LOSSES
 from vesselflow.metrics import METRICS
+from vesselflow.metrics.detection import DETECTION
+from vesselflow.metrics.detection.best import best_thresholds
 from vesselflow.metrics.histogram import Histogram
+from vesselflow.metrics.matches import Matches
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.metrics.thresholds.best import best as best_threshold
 from vesselflow.models import MODELS
@@ -31,6 +34,10 @@ from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.normalisations import NORMALISATIONS
 from vesselflow.stores.synth import SYNTH_KINDS
+from vesselflow.targets.keypoints import Keypoints
+from vesselflow.tasks import TASKS
+from vesselflow.tasks.spec import TaskSpec
+from vesselflow.tasks.task import build_task
 
 #: kind -> name -> version -> values, as a person reads and checks them.
 GOLDEN: dict[str, dict[str, dict[int, list[Any]]]] = yaml.safe_load(
@@ -171,7 +178,25 @@ def metric_example() -> Histogram:
     return Histogram.of(logits, np.array([0, 0, 1, 1, 0, 1], np.uint8))
 
 
+def matches_example() -> Matches:
+    """Five keypoints; picks by falling score: hit, miss, hit, hit, miss; distances 1, 2 and 6."""
+    nan = math.nan
+    away = np.array([1.0, nan, 2.0, 6.0, nan])
+    return Matches.of_arrays(
+        {
+            "truth": np.array([5]),
+            "class_index": np.zeros(5, int),
+            "score": np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
+            "voxels": away,
+            "angstrom": 10 * away,
+            "undefined": np.array(0),
+        }
+    )
+
+
 def _metric(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    if name in DETECTION:
+        return [float(DETECTION.part(name).load()(matches_example(), 0.6)[0])]
     return [float(METRICS.part(name).load()(metric_example(), 3.0))]
 
 
@@ -184,6 +209,9 @@ def _threshold(name: str, arguments: Mapping[str, Any]) -> list[float]:
 
 
 def _threshold_metric(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    if name in DETECTION:
+        beta = {"f1": 1.0, "f4": 4.0}[name]
+        return [float(best_thresholds(matches_example(), beta)[0])]
     return [best_threshold(metric_example(), name)]
 
 
@@ -244,6 +272,22 @@ def _synth(name: str, arguments: Mapping[str, Any]) -> list[float]:
     ]
 
 
+def _task(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    """Weighted means of what the loss compares with, and of the fov, on cells of 2 x 2."""
+    cells = 2 if TASKS.task(name).kind == "keypoint" else 1
+    widths = ((1.0, 1.0),) if cells > 1 else None
+    spec = TaskSpec(name, 1, ("a",), 2, (cells, cells), ds_sigma=widths)
+    points = Keypoints(
+        torch.tensor([[2.0, 3.0], [6.0, 9.0]], dtype=torch.float64),
+        torch.zeros(2, dtype=torch.int64),
+        torch.zeros(2, dtype=torch.int64),
+    )
+    ramp = torch.arange(64.0).view(1, 1, 8, 8)
+    fov = (ramp > 10).float()
+    made = build_task(spec).supervise((ramp % 3 == 0).float(), fov, points, None)
+    return [float((each * torch.arange(each.numel()).view(each.shape)).mean()) for each in made]
+
+
 #: kind -> its golden numbers of a part with these arguments beside the defaults.
 PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
     "augment": _augmentation,
@@ -258,4 +302,5 @@ PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
     "metric": _metric,
     "threshold": _threshold,
     "threshold metric": _threshold_metric,
+    "task": _task,
 }

@@ -62,7 +62,7 @@ def _sklearn(target: np.ndarray, logits: np.ndarray, threshold: float) -> dict[s
 def test_scores_equal_scikit_learn_on_native_pixels_inside_the_fov(done, images, model):
     # A threshold amid the logits, so that no prediction has one class only.
     threshold = float(np.median(predict_whole(model, images["a"][0], EXPERIMENT)))
-    found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=threshold)
+    found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, thresholds=[threshold])
     assert found.threshold_logit == threshold
     assert found.threshold == pytest.approx(expit(threshold))
     targets, logits = [], []
@@ -83,42 +83,40 @@ def test_scores_equal_scikit_learn_on_native_pixels_inside_the_fov(done, images,
 
 
 def test_threshold_is_chosen_when_there_is_none_and_frozen_otherwise(done, images, model):
-    chosen = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
+    chosen = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, thresholds=None)
     best = chosen.value(POOLED, "dice")
     # No other threshold is better on the pooled pixels.
     for logit in [-np.inf, *np.linspace(-3, 3, 25), np.inf]:
-        found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=float(logit))
+        found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, thresholds=[float(logit)])
         assert found.threshold_logit == logit
         assert not found.value(POOLED, "dice") > best
-    frozen = evaluate(
-        model, images["b"], EXPERIMENT, PROTOCOL, threshold_logit=chosen.threshold_logit
-    )
+    frozen = evaluate(model, images["b"], EXPERIMENT, PROTOCOL, thresholds=[chosen.threshold_logit])
     assert frozen.threshold_logit == chosen.threshold_logit
-    assert evaluate(model, images["b"], EXPERIMENT, PROTOCOL, threshold_logit=None).value(
+    assert evaluate(model, images["b"], EXPERIMENT, PROTOCOL, thresholds=None).value(
         POOLED, "dice"
     ) >= frozen.value(POOLED, "dice")
 
 
 def test_threshold_metric_chooses(images, model):
     by_accuracy = Protocol("best", "accuracy", "none")
-    found = evaluate(model, images["a"], EXPERIMENT, by_accuracy, threshold_logit=None)
-    by_dice = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
+    found = evaluate(model, images["a"], EXPERIMENT, by_accuracy, thresholds=None)
+    by_dice = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, thresholds=None)
     assert found.value(POOLED, "accuracy") > by_dice.value(POOLED, "accuracy")
     assert found.value(POOLED, "dice") < by_dice.value(POOLED, "dice")
 
 
 def test_a_threshold_that_nobody_chooses(images, model):
     halves = Protocol("half", "dice", "none")
-    found = evaluate(model, images["a"], EXPERIMENT, halves, threshold_logit=None)
+    found = evaluate(model, images["a"], EXPERIMENT, halves, thresholds=None)
     assert found.threshold_logit == 0
     assert found.threshold == 0.5
-    best = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
+    best = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, thresholds=None)
     assert found.value(POOLED, "dice") < best.value(POOLED, "dice")
     assert found.value(POOLED, "roc_auc") == best.value(POOLED, "roc_auc")
 
 
 def test_an_undefined_threshold_stays_undefined(images, model):
-    found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=math.nan)
+    found = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, thresholds=[math.nan])
     assert math.isnan(found.threshold)
     assert all(math.isnan(v) for _, name, v in found.rows if name in THRESHOLDED)
     assert not math.isnan(found.value(POOLED, "roc_auc"))
@@ -131,14 +129,14 @@ class _Nan(nn.Module):
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_a_model_of_nan_scores_nan(images, threshold):
-    found = evaluate(_Nan(), images["a"], EXPERIMENT, PROTOCOL, threshold_logit=threshold)
+    found = evaluate(_Nan(), images["a"], EXPERIMENT, PROTOCOL, thresholds=[threshold])
     assert all(math.isnan(value) for _, _, value in found.rows)
     assert len(found.rows) == 6 * len(METRICS.names())
 
 
 def test_an_image_without_vessels_is_undefined(images, model):
     # Nothing is predicted either, so that Dice is 0 / 0.
-    found = evaluate(model, images["empty"], EXPERIMENT, PROTOCOL, threshold_logit=math.inf)
+    found = evaluate(model, images["empty"], EXPERIMENT, PROTOCOL, thresholds=[math.inf])
     assert found.threshold == 1.0
     for name in ("dice", "iou", "sensitivity", "mcc", "roc_auc", "pr_auc"):
         assert math.isnan(found.value("e1", name)), name
@@ -166,7 +164,7 @@ class _Sure(nn.Module):
 
 
 def test_a_saturated_model_is_ranked_and_cut_by_its_logits(done, images):
-    found = evaluate(_Sure(), images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
+    found = evaluate(_Sure(), images["a"], EXPERIMENT, PROTOCOL, thresholds=None)
     targets, logits = [], []
     for index, whole in enumerate(images["a"]):
         target, fov = _native(done, "a", index)
@@ -182,7 +180,7 @@ def test_a_saturated_model_is_ranked_and_cut_by_its_logits(done, images):
 
 
 def test_domains_of_any_size_are_scored_one_image_at_a_time(images, model):
-    chosen = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, threshold_logit=None)
+    chosen = evaluate(model, images["a"], EXPERIMENT, PROTOCOL, thresholds=None)
     seen = []
 
     def lazily():
@@ -190,6 +188,6 @@ def test_domains_of_any_size_are_scored_one_image_at_a_time(images, model):
             seen.append(whole.source_id)
             yield whole
 
-    again = evaluate(model, lazily(), EXPERIMENT, PROTOCOL, threshold_logit=chosen.threshold_logit)
+    again = evaluate(model, lazily(), EXPERIMENT, PROTOCOL, thresholds=[chosen.threshold_logit])
     assert cases.differences(again.rows, chosen.rows) == []
     assert seen == list(images["a"].ids)

@@ -148,7 +148,7 @@ def test_a_prediction_does_not_depend_on_other_images(images, model):
     rows = []
     for order in ((0, 1), (1, 0)):
         pair = [images["b"][index] for index in order]
-        scores = evaluate(model, pair, EXPERIMENT, PROTOCOL, threshold_logit=0.5)
+        scores = evaluate(model, pair, EXPERIMENT, PROTOCOL, thresholds=[0.5])
         rows.append(sorted(map(repr, scores.rows)))
         assert predict_whole(model, images["b"][1], EXPERIMENT).tobytes() == alone.tobytes()
     assert rows[0] == rows[1]

@@ -67,6 +67,7 @@ GOLDEN = {
     ("true_picks", 1): [3, 0],
     ("false_picks", 1): [1, 1],
     ("missed", 1): [2, 2],
+    ("threshold", 1): [0.6, 0.6],
 }
 
 
@@ -94,9 +95,9 @@ def test_undefined_is_nan() -> None:
     def at(matches: Matches, threshold: float | None = 0.5) -> dict[str, float]:
         return {name: float(values[0]) for name, values in score(matches, threshold).items()}
 
-    counts = ("picks", "true_picks", "false_picks", "missed")
+    counts = ("picks", "true_picks", "false_picks", "missed", "threshold")
     nothing = at(Matches.empty(1))
-    assert [nothing[name] for name in counts] == [0, 0, 0, 0]
+    assert [nothing[name] for name in counts] == [0, 0, 0, 0, 0.5]
     assert all(math.isnan(nothing[name]) for name in nothing if name not in counts)
     # Only false picks; no pick.
     wrong = at(made([0], [(0, 0.9, NAN)]))

@@ -11,23 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vesselflow
-from vesselflow.config.objective import DEFAULT_METRIC, ObjectiveSpec
+from vesselflow.config.objective import ObjectiveSpec
 from vesselflow.errors import UserError
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.registry import Metrics
 from vesselflow.runs.objective import Objective
+from vesselflow.tasks import TASKS
 
 PACKAGE = Path(vesselflow.__file__).parent
-#: Where the metric of that name is: its registration and function, and the default; the losses of
-#: that name are another thing.
-MAY_SAY_IT = ("metrics/__init__.py", "metrics/overlap.py", "config/objective.py", "losses/")
+#: Where the metric of that name is: its registration and function, and the task's own; the losses
+#: of that name are another thing.
+MAY_SAY_IT = ("metrics/__init__.py", "metrics/overlap.py", "tasks/__init__.py", "losses/")
 
 LARGER, SMALLER = Objective("dice", "max"), Objective("dice", "min")
 values = st.floats(-10, 10) | st.just(math.nan)
 
 
 def test_nothing_else_spells_the_default_metric() -> None:
-    word = re.compile(rf"(?<![a-z]){DEFAULT_METRIC}(?![a-z])", re.IGNORECASE)
+    word = re.compile(rf"(?<![a-z]){TASKS.task('segment').objective}(?![a-z])", re.IGNORECASE)
     found = [
         f"{name}:{number}: {line.strip()}"
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -117,7 +118,7 @@ def test_a_metric_that_cannot_be_is_refused() -> None:
 
 def test_thresholds_are_chosen_by_metrics_that_depend_on_them() -> None:
     choosing = METRICS.choosing()
-    assert DEFAULT_METRIC in choosing
+    assert TASKS.task("segment").objective in choosing
     assert "roc_auc" not in choosing
     with pytest.raises(UserError, match="unknown threshold metric 'roc_auc'"):
         choosing.part("roc_auc")

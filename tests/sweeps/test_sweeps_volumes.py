@@ -110,7 +110,7 @@ def test_one_spacing_for_all_scanners(results: Path) -> None:
         (
             "synth:vasculature?domain=c&sources=1&seed=1&size_px=40&depth_px=16",
             "synth:tomogram?sources=2&size_px=32&depth_px=32",
-            "data.ood: the store 'b' holds keypoints, which no task scores yet",
+            "data.ood: 'b' is a keypoint store, 'a' is a patch store; allowed: patch stores",
         ),
         (
             "synth:vasculature?domain=c&sources=1&seed=1&size_px=40&depth_px=16",
@@ -120,7 +120,7 @@ def test_one_spacing_for_all_scanners(results: Path) -> None:
         (
             "synth:vasculature?domain=a&sources=4&seed=0&size_px=32&depth_px=24",
             "synth:tomogram?sources=4&size_px=32&depth_px=32",
-            "data.train: the store 'a' holds keypoints, which no task trains on yet",
+            "data.ood: 'b' is a patch store, 'a' is a keypoint store; allowed: keypoint stores",
         ),
     ],
 )

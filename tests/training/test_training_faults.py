@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import training_cases as cases
 
-import vesselflow.evaluation.scoring as evaluate_module
+import vesselflow.tasks.segment as segment
 import vesselflow.training.step as step_module
 from vesselflow.evaluation.evaluated import evaluation_path
 from vesselflow.feed.local import LocalData
@@ -194,7 +194,7 @@ def test_a_stop_at_the_last_step_leaves_the_scoring_to_the_next_attempt(
 
 def test_a_trained_run_stops_between_two_images(stores, job, tmp_path, alone_folder, monkeypatch):
     predicted, now = [], []
-    true = evaluate_module.predict_whole
+    true = segment.predict_whole
 
     def predict(model, whole, *args, **kwargs):
         predicted.append(whole.source_id)
@@ -202,7 +202,7 @@ def test_a_trained_run_stops_between_two_images(stores, job, tmp_path, alone_fol
             now.append(True)
         return true(model, whole, *args, **kwargs)
 
-    monkeypatch.setattr(evaluate_module, "predict_whole", predict)
+    monkeypatch.setattr(segment, "predict_whole", predict)
     reports = Reports(should_stop=lambda: bool(now))
     first = execute(job, tmp_path, LocalData(stores), reports=reports)
     assert (first.state, len(predicted)) == ("stopped", 4)

@@ -347,7 +347,8 @@ def read_all(folder: Path) -> None:
     for cell in cells:
         state = RunRecord(results, cell.run.run_id).status().state
         scores = [read_evaluated(evaluation_path(results, each)) for each in cell.evaluations()]
-        whole = all(each is not None and not each.missing() for each in scores)
+        names = cell.protocol.metrics.names()
+        whole = all(each is not None and not each.missing(names) for each in scores)
         done += state is RunState.FINISHED and whole
     print(f"{len(cells)} runs, {done} already done", flush=True)
     for cell in cells:

@@ -21,7 +21,6 @@ from pydantic import (
 )
 
 from vesselflow.config.named import Named
-from vesselflow.config.objective import DEFAULT_METRIC
 from vesselflow.config.registry import Registry, all_errors, carried, shown
 from vesselflow.errors import Faults, UserError
 
@@ -48,6 +47,55 @@ class Section(BaseModel):
 Sides = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=2, max_length=3)
 ]
+
+
+#: A width or distance: one number, one for each axis, or one for each class by its name.
+Lengths = (
+    Annotated[float, Field(gt=0)]
+    | Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        Field(strict=False, min_length=2, max_length=3),
+    ]
+    | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    | None
+)
+Radius = (
+    Annotated[float, Field(gt=0)]
+    | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    | None
+)
+
+
+class Task(Section):
+    """What is learnt from a store."""
+
+    name: Annotated[str | None, Named("task")] = Field(
+        None, description="What is learnt; null takes what the training store is made for"
+    )
+    ds_factor: Annotated[int, Field(ge=1, le=64)] | Sides | None = Field(
+        None,
+        description="Of keypoints: working px of a cell of the heat-map, one number or one for "
+        "each axis; null takes what the training store says",
+    )
+    ds_sigma: Lengths = Field(
+        None,
+        description="Of keypoints: standard deviation of their Gaussians in cells, one number, one "
+        "for each axis, or one for each class by its name; null takes what the store says",
+    )
+    sigma_angstrom: Lengths = Field(
+        None, description="The same in angstrom, in place of ds_sigma; needs stores with a spacing"
+    )
+    combine: Literal["max", "sum"] = Field(
+        "max",
+        description="Of keypoints: where Gaussians overlap, the largest, or their sum (1 at most)",
+    )
+    truncate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Standard deviations beyond which a Gaussian is 0; null for never"
+    )
+    rigid: bool = Field(
+        True,
+        description="Augmentation moves Gaussians and leaves their shape; false transforms it too",
+    )
 
 
 class Data(Section):
@@ -177,8 +225,9 @@ class Score(Section):
         "best",
         description="Threshold, frozen for all domains: the best on val, or a probability of 1/2",
     )
-    threshold_metric: Annotated[str, Named("threshold metric")] = Field(
-        DEFAULT_METRIC, description="Metric that the best threshold on val is best for"
+    threshold_metric: Annotated[str | None, Named("threshold metric")] = Field(
+        None,
+        description="Metric that the best threshold on val is best for; null takes the task's own",
     )
     tta: Literal["none", "flips"] = Field("none", description="Test-time augmentation")
     window: Annotated[int, Field(ge=16)] | Sides | None = Field(
@@ -188,6 +237,17 @@ class Score(Section):
     )
     overlap: float = Field(
         0.5, ge=0, lt=1, description="Least share of a window that its neighbour covers too"
+    )
+
+    radius_voxels: Radius = Field(
+        None,
+        description="Of keypoints: largest distance of a pick to its keypoint, and least distance "
+        "of two picks, in native voxels, one number or one for each class by its name; null takes "
+        "the width that the training store declares",
+    )
+    radius_angstrom: Radius = Field(None, description="The same in angstrom, in its place")
+    refinement: Literal["paraboloid", "moments", "none"] = Field(
+        "paraboloid", description="Of keypoints: how a pick's place is found below a cell"
     )
 
     def at(self, epochs: int) -> tuple[int, ...]:
@@ -204,6 +264,7 @@ class Score(Section):
 class Experiment(Section):
     """Everything that determines a training, but for its fold, its seed and its data's content."""
 
+    task: Task = Field(default_factory=Task, description="What is learnt from a store")
     data: Data = Field(description="Which stores, and how their sources become samples")
     split: Split = Field(
         default_factory=Split, description="Folds with train, val and test, by group"
@@ -433,6 +494,7 @@ def load_experiment(
 
 #: Sections that are models of their own (the others name registered parts).
 SECTIONS: dict[str, type[Section]] = {
+    "task": Task,
     "data": Data,
     "split": Split,
     "normalise": Normalise,

@@ -46,13 +46,24 @@ RESULT_NEUTRAL = {
     "split.val_fraction": "the digest of the fold's lists is hashed in its place",
     "split.seed": "the digest of the fold's lists is hashed in its place",
     "split.file": "the digest of the fold's lists is hashed in its place",
+    "task.name": "the task stands in the run's identity",
+    "task.ds_factor": "the task stands in the run's identity",
+    "task.ds_sigma": "the task stands in the run's identity",
+    "task.sigma_angstrom": "the task stands in the run's identity",
+    "task.combine": "the task stands in the run's identity",
+    "task.truncate": "the task stands in the run's identity",
+    "task.rigid": "the task stands in the run's identity",
     "train.checkpoint_every_s": "when a checkpoint is written changes no number",
     "score.threshold": "part of the evaluation's name",
     "score.threshold_metric": "part of the evaluation's name",
     "score.tta": "part of the evaluation's name",
     "score.window": "part of the evaluation's name",
     "score.overlap": "part of the evaluation's name",
+    "score.radius_voxels": "part of the evaluation's name",
+    "score.radius_angstrom": "part of the evaluation's name",
+    "score.refinement": "part of the evaluation's name",
 }
+# `task` is not hashed as it is given, but with what the store declares filled in.
 # `stores` of an experiment is not hashed either: how the training store is seen stands in the run's
 # identity under "pixels", how others are in the names of their evaluations.
 
@@ -125,8 +136,9 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
             registry = named.among(registries)
             if registry is None or f"{section}.{field}" in RESULT_NEUTRAL:
                 continue
+            part = getattr(model, field)
             # The first version says nothing, so that what becomes a registered part renames no run.
-            if (number := registry.part(getattr(model, field)).version) > 1:
+            if part is not None and (number := registry.part(part).version) > 1:
                 changed[f"{field}_version"] = number
         identity[section] = {"version": version, **changed}
     for section in PARTS:
@@ -146,6 +158,7 @@ def run_identity(
     split_digest: str,
     registries: Registries,
     pixels: Any = None,
+    task: Any = None,
 ) -> dict[str, Any]:
     """What is hashed into a run's name.
 
@@ -157,6 +170,7 @@ def run_identity(
         registries: Parts by section, for their versions and defaults.
         pixels: What besides the experiment decides the size of a working px of the training store;
             plain data, None for nothing.
+        task: What is learnt, where the store's digest does not say it; likewise.
     """
     identity = {
         "experiment": experiment_identity(experiment, registries),
@@ -164,7 +178,8 @@ def run_identity(
         "store": store_digest,
         "split": split_digest,
     }
-    return identity if pixels is None else {**identity, "pixels": pixels}
+    besides = {"pixels": pixels, "task": task}
+    return identity | {name: value for name, value in besides.items() if value is not None}
 
 
 def run_id(

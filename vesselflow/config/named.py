@@ -18,7 +18,7 @@ from vesselflow.config.registry import UNKNOWN_NAME, Registry
 
 @dataclass(frozen=True)
 class Named:
-    """Annotates a text: the name of a part.
+    """Annotates a text, or a text or None: the name of a part.
 
     Attributes:
         kind: Under which key of ``context={"registries": ...}`` the registry stands. Where it is
@@ -39,7 +39,9 @@ class Named:
         """The registry of the parts, where it is known."""
         return registries.get(self.kind, self.home)
 
-    def _known(self, value: str, info: ValidationInfo) -> str:
+    def _known(self, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
         registry = self.among((info.context or {}).get("registries") or {})
         if registry is not None and value not in registry:
             names = ", ".join(registry.names())

@@ -9,15 +9,13 @@ from pydantic import Field
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Arguments
 
-#: The metric of a space that names none, for its objective and for its thresholds.
-DEFAULT_METRIC = "dice"
-
 
 class ObjectiveSpec(Arguments):
     """By what validation chooses epochs and points; the threshold has a metric of its own."""
 
-    metric: Annotated[str, Named("metric")] = Field(
-        DEFAULT_METRIC, description="Metric, pooled over the validation images"
+    metric: Annotated[str | None, Named("metric")] = Field(
+        None,
+        description="Metric, pooled over the validation images; null takes the task's own",
     )
     direction: Literal["max", "min"] | None = Field(
         None, description="What is better; null takes what the metric says of itself"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -68,7 +68,7 @@ class Registry:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._parts: dict[str, Part] = {}
+        self._parts: MutableMapping[str, Part] = {}
 
     def add(
         self,

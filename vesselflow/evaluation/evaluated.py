@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vesselflow.metrics import METRICS
+from vesselflow.metrics import ALL_METRICS
+from vesselflow.metrics.registry import OF_CLASS, base_of
 from vesselflow.records.atomic import write_bytes
 from vesselflow.records.bucket import BucketTrouble
 from vesselflow.records.paths import AnyPath
@@ -23,6 +24,10 @@ from vesselflow.runs.evaluations import Evaluation
 
 #: The source id under which the scores of all pixels of a domain together stand.
 POOLED = "*"
+#: The metric that holds the thresholds of several classes, among the pooled scores, and what its
+#: name begins with there.
+THRESHOLD = "threshold"
+OF_CLASSES = f"{THRESHOLD}{OF_CLASS}"
 
 T = TypeVar("T")
 
@@ -87,9 +92,11 @@ class Evaluated:
 
     Attributes:
         threshold_logit: `prediction = logit >= threshold_logit`; -inf predicts every pixel, inf
-            none; NaN when validation data have no vessel pixel, so that none could be chosen.
+            none; NaN when validation data have no vessel pixel, so that none could be chosen, and
+            where there are several classes, whose `thresholds` stand among the rows.
         rows: (source id or `POOLED`, metric, value) in the order of the domain's sources, each
-            with its metrics in the order of the registry; by the registry's versions.
+            with its metrics in the order of the registry; by the registry's versions. Of several
+            classes "f1" is followed by "f1/rod" and so on.
         foreign: (source id, metric, version, value) that other code wrote: of metrics or versions
             that are not registered here. They are kept, so that two versions of the code on one
             results folder do not take turns in scoring it.
@@ -139,10 +146,17 @@ class Evaluated:
                 return row[2]
         raise KeyError((source_id, metric))
 
-    def missing(self) -> list[str]:
-        """Registered metrics of which no value is here, in the registry's order."""
-        there = {metric for _, metric, _ in self.rows}
-        return [name for name in METRICS.names() if name not in there]
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Of some metrics those of which no value is here, in their order."""
+        there = {base_of(metric) for _, metric, _ in self.rows}
+        return [name for name in names if name not in there]
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The logit from which each class is predicted; see `threshold_logit`."""
+        pooled = ((metric, value) for source, metric, value in self.rows if source == POOLED)
+        found = tuple(value for metric, value in pooled if metric.startswith(OF_CLASSES))
+        return found or (self.threshold_logit,)
 
     def joined(self, other: Evaluated) -> Evaluated:
         """With the rows of another one too, whose metrics are missing here."""
@@ -152,9 +166,10 @@ class Evaluated:
 def ordered(rows: Iterable[tuple[str, str, T]]) -> tuple[tuple[str, str, T], ...]:
     """By source, in the order in which they appear first; each with the registry's metrics."""
     given = list(rows)
-    metrics = {name: place for place, name in enumerate(METRICS.names())}
+    metrics = {name: place for place, name in enumerate(ALL_METRICS.names())}
     sources = {source: place for place, source in enumerate(dict.fromkeys(r[0] for r in given))}
-    return tuple(sorted(given, key=lambda row: (sources[row[0]], metrics[row[1]])))
+    # Stable: those of classes follow in the order in which they are given.
+    return tuple(sorted(given, key=lambda row: (sources[row[0]], metrics[base_of(row[1])])))
 
 
 def sigmoid(logit: float) -> float:
@@ -172,8 +187,8 @@ def evaluation_path(results: AnyPath, evaluation: Evaluation) -> AnyPath:
 
 def write_evaluated(path: AnyPath, evaluated: Evaluated) -> None:
     """Write the scores whole, their pages with checksums."""
-    versions = METRICS.versions()
-    own = ((source, name, versions[name], value) for source, name, value in evaluated.rows)
+    versions = ALL_METRICS.versions()
+    own = ((source, name, versions[base_of(name)], value) for source, name, value in evaluated.rows)
     rows = [*own, *evaluated.foreign]
     columns = list(zip(*rows, strict=True)) or [()] * 4
     table = pa.table(
@@ -224,10 +239,10 @@ def read_scores(path: AnyPath) -> tuple[float, Columns] | None:
 
 
 def _parted(logit: float, rows: Iterable[tuple[str, str, int, float]]) -> Evaluated:
-    versions = METRICS.versions()
+    versions = ALL_METRICS.versions()
     own, foreign = [], []
     for source, metric, version, value in rows:
-        if versions.get(metric) == version:
+        if versions.get(base_of(metric)) == version:
             own.append((source, metric, value))
         else:
             foreign.append((source, metric, version, value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.evaluated import POOLED, Columns, ordered, read_scores, sigmoid
-from vesselflow.metrics import METRICS
+from vesselflow.metrics import ALL_METRICS
+from vesselflow.metrics.registry import base_of
 from vesselflow.records.bucket import BucketTrouble
 from vesselflow.records.index import Index, Stamp, stamp_of
 from vesselflow.records.paths import AnyPath, BucketPath, Looks, at_once
@@ -42,15 +43,14 @@ class Layout:
         metrics: Metrics of these, as Arrow strings.
         pooled_places: Those of `own` that are pooled.
         pooled: Metric -> its rank among `pooled_places`.
-        missing: Registered metrics of which there is no value, in the registry's order.
     """
 
     def __init__(self, places: list[tuple[str, str, int]]) -> None:
-        versions = METRICS.versions()
+        versions = ALL_METRICS.versions()
         own = ordered(
             (source, metric, at)
             for at, (source, metric, version) in enumerate(places)
-            if versions.get(metric) == version
+            if versions.get(base_of(metric)) == version
         )
         pooled = [(metric, at) for source, metric, at in own if source == POOLED]
         self.own = np.array([at for _, _, at in own], dtype=np.int64)
@@ -58,8 +58,11 @@ class Layout:
         self.metrics = pa.array([metric for _, metric, _ in own], pa.string())
         self.pooled_places = np.array([at for _, at in pooled], dtype=np.int64)
         self.pooled = {metric: rank for rank, (metric, _) in enumerate(pooled)}
-        there = {metric for _, metric, _ in own}
-        self.missing = [metric for metric in METRICS.names() if metric not in there]
+        self._there = {base_of(metric) for _, metric, _ in own}
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """As of `Evaluated`."""
+        return [name for name in names if name not in self._there]
 
     @cached_property
     def places(self) -> dict[tuple[str, str], int]:
@@ -103,9 +106,9 @@ class Kept:
         """As of `Evaluated`."""
         return sigmoid(self.threshold_logit)
 
-    def missing(self) -> list[str]:
+    def missing(self, names: Sequence[str]) -> list[str]:
         """As of `Evaluated`."""
-        return self.layout.missing
+        return self.layout.missing(names)
 
     @property
     def sources(self) -> pa.StringArray:

@@ -23,7 +23,8 @@ from vesselflow.evaluation.cost_table import Pricing, attempt_cost, no_prices
 from vesselflow.evaluation.evaluated import POOLED, Scores
 from vesselflow.evaluation.kept import KeptEvaluations
 from vesselflow.evaluation.selection import choose_epoch, choose_point
-from vesselflow.metrics import METRICS
+from vesselflow.metrics import ALL_METRICS
+from vesselflow.metrics.registry import names_of
 from vesselflow.metrics.summary import nanmean_count
 from vesselflow.records.atomic import read_json_or_none, write_json, writing
 from vesselflow.records.index import stamp_of
@@ -108,9 +109,10 @@ class Lookup:
         if status.state is not RunState.FINISHED:
             return scored
         found: dict[tuple[int, Domain], Scores] = {}
+        metrics = cell.protocol.metrics.names()
         for evaluation in cell.evaluations():
             evaluated = self._evaluations.get(evaluation)
-            if evaluated is None or evaluated.missing():
+            if evaluated is None or evaluated.missing(metrics):
                 return scored
             found[evaluation.epoch, evaluation.domain] = evaluated
         scored.evaluated = found
@@ -316,7 +318,7 @@ def _table(rows: list[dict[str, Any]], schema: list[tuple[str, pa.DataType]]) ->
 
 def _inputs(what: str, rows: Iterable[tuple[Any, ...]]) -> str | None:
     """Hex digits over all that a table is made of; None where a row cannot tell."""
-    joined = hashlib.blake2b(f"{what} {_VERSION} {sorted(METRICS.versions().items())}".encode())
+    joined = hashlib.blake2b(f"{what} {_VERSION} {sorted(ALL_METRICS.versions().items())}".encode())
     for row in rows:
         if None in row:
             return None
@@ -337,10 +339,12 @@ def _points(scored: Sequence[Scored], axes: Sequence[str], objective: Objective)
     for point, members in groups.items():
         complete = [row for row in members if row.epoch is not None]
         first = members[0]
+        protocol = first.cell.protocol
+        metrics = names_of(protocol.metrics.names(), protocol.classes)
         for role in ROLES:
             names = dict.fromkeys(d.name for d in first.cell.domains if d.role == role)
             for name in names:
-                for metric in METRICS.names():
+                for metric in metrics:
                     values = [_pooled(row, role, name, metric) for row in complete]
                     mean, std, n, undefined = nanmean_count(values)
                     rows.append(

@@ -6,7 +6,6 @@ import io
 from collections.abc import Collection
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 
@@ -16,12 +15,13 @@ from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
 from vesselflow.feed.view import box_size
 from vesselflow.feed.working import resized
-from vesselflow.inference.whole import predict_whole
 from vesselflow.records.atomic import write_bytes
 from vesselflow.records.paths import AnyPath, names_in
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
+from vesselflow.tasks.spec import TaskSpec
+from vesselflow.tasks.task import build_task
 
 #: Previews are reduced until their longer side fits.
 LONGEST_PX = 700
@@ -57,6 +57,7 @@ def write_previews(
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
     present: Collection[str] | None = None,
+    task: TaskSpec | None = None,
 ) -> list[AnyPath]:
     """Write `<role>_<domain>_<best|worst>_<source id>.npz`; return their paths.
 
@@ -74,25 +75,26 @@ def write_previews(
         if old.startswith((f"{stem}_best_", f"{stem}_worst_")) and old.endswith(".npz"):
             (folder / old).unlink(missing_ok=True)
     written = []
-    threshold = evaluated.threshold_logit
+    judge = build_task(task or TaskSpec())
     for name, (source_id, value) in extremes(evaluated, objective).items():
         whole = images[by_id[source_id]]
-        logits = predict_whole(
+        predicted = judge.predict(
             model,
             whole,
             experiment,
-            tta=protocol.tta,
-            window=protocol.window,
-            overlap=protocol.overlap,
+            protocol,
             device=device,
             dataset_statistics=dataset_statistics,
         )
-        truth, fov, picture = whole.target, whole.fov, native_image(whole)
-        shown = -1
-        if logits.ndim == 3:
-            shown = int((truth * fov).sum((1, 2)).argmax())
-            logits, truth, fov, picture = (each[shown] for each in (logits, truth, fov, picture))
-        height, width = logits.shape
+        seen = judge.picture(predicted, whole, evaluated.thresholds, protocol)
+        fov, picture, shown = whole.fov, native_image(whole), -1
+        planes = seen.probability, seen.prediction, seen.target
+        if fov.ndim == 3:
+            shown = int((seen.target * fov).sum((1, 2)).argmax())
+            fov, picture = fov[shown], picture[shown]
+            planes = tuple(each[shown] for each in planes)
+        probability, prediction, truth = planes
+        height, width = fov.shape
         factor = min(1.0, LONGEST_PX / max(height, width))
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
 
@@ -101,13 +103,12 @@ def write_previews(
                 return array
             return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BOX))
 
-        probability = torch.sigmoid(torch.from_numpy(logits)).numpy()
         arrays = {
             "image": reduce(picture),
             "probability": reduce(np.rint(np.nan_to_num(probability) * 255).astype(np.uint8)),
             # Kept by itself: 8 bits of probability cannot tell what a saturated model predicts.
-            "prediction": reduce((logits >= threshold).astype(np.uint8) * 255) >= 128,
-            "target": reduce(truth * np.uint8(255)) >= 128,
+            "prediction": reduce(prediction.astype(np.uint8) * 255) >= 128,
+            "target": reduce(truth.astype(np.uint8) * 255) >= 128,
             "fov": reduce(fov * np.uint8(255)) >= 128,
         }
         buffer = io.BytesIO()
@@ -137,7 +138,7 @@ def native_image(whole: WholeImage) -> np.ndarray:
         seen = np.repeat(seen[:1], 3, axis=0)
     size = box_size(whole.box)
     box = tuple(slice(low, low + n) for low, n in zip(whole.box, size, strict=False))
-    canvas = np.zeros((*whole.target.shape, 3), np.uint8)
+    canvas = np.zeros((*whole.fov.shape, 3), np.uint8)
     planes = [resized(plane, size, Image.Resampling.BILINEAR) for plane in seen]
     canvas[box] = np.stack(planes, axis=-1)
     return canvas

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
 from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
-from vesselflow.evaluation.evaluated import POOLED, Evaluated
+from vesselflow.evaluation.evaluated import OF_CLASSES, POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
-from vesselflow.inference.whole import predict_whole
-from vesselflow.metrics import METRICS
-from vesselflow.metrics.histogram import Histogram, score
-from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.protocols import Protocol
+from vesselflow.tasks.spec import TaskSpec
+from vesselflow.tasks.task import build_task
 
 
 def evaluate(
@@ -24,7 +23,8 @@ def evaluate(
     experiment: Experiment,
     protocol: Protocol,
     *,
-    threshold_logit: float | None,
+    thresholds: Sequence[float] | None,
+    task: TaskSpec | None = None,
     metrics: Sequence[str] | None = None,
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
@@ -35,51 +35,59 @@ def evaluate(
         model: In evaluation mode.
         images: The domain's images.
         experiment: How images are prepared.
-        protocol: How they are predicted, and what chooses the threshold.
-        threshold_logit: Frozen from validation, or as it was chosen before; None chooses it here
-            (on validation data only), by the protocol's rule for the pooled pixels.
-        metrics: Which are computed, in the registry's order; None for all.
+        protocol: How they are predicted, and what chooses the thresholds.
+        thresholds: Logits, one per class, frozen from validation, or as they were chosen before;
+            None chooses them here (on validation data only), by the protocol's rule for the pooled
+            images.
+        task: What the model was taught; None: one mask.
+        metrics: Which are computed, in the registry's order; None for all of the task.
         device: Where the model lives.
         dataset_statistics: For ``normalise.scope: dataset``.
 
     Returns:
-        Per image and pooled (pixels of all images together) scores.
+        Per image and pooled (all images together) scores.
     """
-    names = METRICS.names() if metrics is None else metrics
+    judge = build_task(task or TaskSpec())
+    names = protocol.metrics.names() if metrics is None else metrics
     rows: list[tuple[str, str, float]] = []
-    waiting: list[tuple[str, Histogram]] = []
+    waiting: list[tuple[str, Any]] = []
 
-    def add(source_id: str, histogram: Histogram, threshold: float) -> None:
-        scores = score(histogram, threshold, names)
+    def add(source_id: str, state: Any, thresholds: Sequence[float]) -> None:
+        scores = judge.scores(state, thresholds, names)
         rows.extend((source_id, name, value) for name, value in scores.items())
 
-    def counted() -> Iterator[Histogram]:
+    def counted() -> Iterator[Any]:
         for whole in images:
-            logits = predict_whole(
+            predicted = judge.predict(
                 model,
                 whole,
                 experiment,
-                tta=protocol.tta,
-                window=protocol.window,
-                overlap=protocol.overlap,
+                protocol,
                 device=device,
                 dataset_statistics=dataset_statistics,
             )
-            histogram = Histogram.of(logits, whole.target, whole.fov)
-            if threshold_logit is None:
+            state = judge.state(predicted, whole, protocol)
+            del predicted
+            if thresholds is None:
                 # Scored once all images have chosen the threshold.
-                waiting.append((whole.source_id, histogram))
+                waiting.append((whole.source_id, state))
             else:
-                add(whole.source_id, histogram, threshold_logit)
-            yield histogram
+                add(whole.source_id, state, thresholds)
+            yield state
 
-    pooled = Histogram.sum(counted())
-    if threshold_logit is None:
-        choose = THRESHOLDS.part(protocol.threshold).load()
-        threshold_logit = float(choose(pooled, protocol.threshold_metric))
-    for source_id, histogram in [*waiting, (POOLED, pooled)]:
-        add(source_id, histogram, threshold_logit)
-    return Evaluated(threshold_logit, tuple(rows))
+    pooled = judge.pooled(counted())
+    frozen = judge.thresholds(pooled, protocol) if thresholds is None else tuple(thresholds)
+    for source_id, state in [*waiting, (POOLED, pooled)]:
+        add(source_id, state, frozen)
+    if len(frozen) == 1:
+        return Evaluated(frozen[0], tuple(rows))
+    known = {name for source, name, _ in rows if source == POOLED}
+    rows += [
+        (POOLED, name, value)
+        for kind, value in zip(protocol.classes, frozen, strict=True)
+        if (name := f"{OF_CLASSES}{kind}") not in known
+    ]
+    return Evaluated(float("nan"), tuple(rows))
 
 
 def select(images: WholeImages, domain: Domain) -> Iterable[WholeImage]:

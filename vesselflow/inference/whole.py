@@ -52,7 +52,53 @@ def predict_whole(
         dataset_statistics: For ``normalise.scope: dataset``.
 
     Returns:
-        float32 (*S); -inf outside the field of view's bounding box, NaN where the model gave it.
+        float32 (*S), of several classes (C, *S); -inf outside the field of view's bounding box, NaN
+        where the model gave it.
+    """
+    maps = predict_working(
+        model,
+        whole,
+        experiment,
+        tta=tta,
+        window=window,
+        overlap=overlap,
+        device=device,
+        dataset_statistics=dataset_statistics,
+    )
+    # As inference tensors, out of which fewer copies are made.
+    with torch.inference_mode():
+        native = [to_native(maps[:, index], whole) for index in range(maps.shape[1])]
+    return native[0] if len(native) == 1 else np.stack(native)
+
+
+def predict_working(
+    model: nn.Module,
+    whole: WholeImage,
+    experiment: Experiment,
+    *,
+    tta: str = "none",
+    window: int | tuple[int, ...] | None = None,
+    overlap: float = 0.5,
+    stride: Sequence[int] = (1,),
+    device: torch.device | str = "cpu",
+    dataset_statistics: DatasetStatistics | None = None,
+) -> Tensor:
+    """Logits of one image at the padded working resolution, those of each view.
+
+    Args:
+        model: As of `predict_whole`, and so are the others.
+        whole: The image.
+        experiment: How images are prepared.
+        tta: Test-time augmentation.
+        window: Size of the windows.
+        overlap: Of the windows.
+        stride: Working px of a cell of the model's output along each axis, or one number for all;
+            flips of the image are flips of its cells, as sides are whole numbers of cells.
+        device: Where the model lives.
+        dataset_statistics: For ``normalise.scope: dataset``.
+
+    Returns:
+        float32 (V, C, *s / stride) on the CPU.
     """
     device = torch.device(device)
     image = unit(whole.image[None], device)
@@ -68,9 +114,24 @@ def predict_whole(
     with torch.inference_mode():
         for axes in _flips(spatial) if tta == "flips" else [()]:
             seen = torch.flip(image, axes) if axes else image
-            logits = blended(model, seen, sides, overlap)
-            views.append((torch.flip(logits, axes) if axes else logits)[0, 0].cpu())
-        return to_native(torch.stack(views), whole)
+            logits = blended(model, seen, sides, overlap, stride)
+            views.append((torch.flip(logits, axes) if axes else logits)[0].cpu())
+        return torch.stack(views)
+
+
+def box_of_working(values: Tensor, whole: WholeImage) -> Tensor:
+    """A map of the padded working image brought to native size: 0 outside the fov's box.
+
+    Args:
+        values: float (*s).
+        whole: The image that it belongs to.
+    """
+    size = box_size(whole.box)
+    inner = tuple(slice(o, o + n) for o, n in zip(whole.offset, whole.inner, strict=True))
+    native = torch.zeros(whole.fov.shape, dtype=values.dtype)
+    box = tuple(slice(low, low + n) for low, n in zip(whole.box, size, strict=False))
+    native[box] = _resized(values[inner], size)
+    return native
 
 
 def _flips(spatial: int) -> Iterator[tuple[int, ...]]:

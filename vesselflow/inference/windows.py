@@ -19,7 +19,7 @@ LEAST = 1e-3
 _LARGEST = 80.0
 
 
-def starts(side: int, window: int, overlap: float) -> list[int]:
+def starts(side: int, window: int, overlap: float, stride: int = 1) -> list[int]:
     """Where windows begin along an axis.
 
     They lie evenly, the first at 0 and the last flush with the end, and overlap by at least the
@@ -29,7 +29,10 @@ def starts(side: int, window: int, overlap: float) -> list[int]:
         side: Of the array.
         window: Of the windows, at most `side`.
         overlap: Least share of a window that the next one covers too, in [0, 1).
+        stride: Windows begin at multiples of it; both sides are multiples as well.
     """
+    if stride > 1:
+        return [stride * at for at in starts(side // stride, window // stride, overlap)]
     if window > side:
         raise ShapeError(f"windows of {window} px do not fit into {side} px")
     step = max(1, int(window * (1 - overlap)))
@@ -53,6 +56,7 @@ def blended(
     image: Tensor,
     window: Sequence[int],
     overlap: float,
+    stride: Sequence[int] = (1,),
 ) -> Tensor:
     """Logits of an image, out of those of its windows.
 
@@ -61,25 +65,31 @@ def blended(
     given as they are. Memory: two float32 maps of the image beside one window's forward pass.
 
     Args:
-        predict: (1, C, *window) -> logits (1, K, *window).
+        predict: (1, C, *window) -> logits (1, K, *window / stride).
         image: float (1, C, *S).
         window: Size of the windows; sides above those of the image are cut to them.
         overlap: Least share of a window that its neighbour covers too, in [0, 1).
+        stride: Px of a cell of the output along each axis, or one number for all; S and windows are
+            multiples of it.
 
     Returns:
-        float32 (1, K, *S), on the CPU.
+        float32 (1, K, *S / stride), on the CPU.
     """
     size = tuple(image.shape[2:])
     window = [min(side, whole) for side, whole in zip(window, size, strict=True)]
     if tuple(window) == size:
         return predict(image).float().cpu()
-    weight = weights(window, device=image.device)
+    steps = tuple(stride) * len(size) if len(stride) == 1 else tuple(stride)
+    cells = [side // step for side, step in zip(size, steps, strict=True)]
+    shown = [side // step for side, step in zip(window, steps, strict=True)]
+    weight = weights(shown, device=image.device)
     vessel: Tensor | None = None
-    for place in _places(size, window, overlap):
-        inside = (slice(None), slice(None), *place)
-        logits = predict(image[inside]).double().clamp(-_LARGEST, _LARGEST)
+    for place in _places(size, window, overlap, steps):
+        seen = (slice(None), slice(None), *place)
+        inside = (slice(None), slice(None), *_coarse(place, steps))
+        logits = predict(image[seen]).double().clamp(-_LARGEST, _LARGEST)
         if vessel is None:
-            shape = (*logits.shape[:2], *size)
+            shape = (*logits.shape[:2], *cells)
             vessel = torch.zeros(shape, device=image.device)
             background = torch.zeros(shape, device=image.device)
         vessel[inside] += (weight * torch.sigmoid(logits)).float()
@@ -89,10 +99,18 @@ def blended(
 
 
 def _places(
-    size: Sequence[int], window: Sequence[int], overlap: float
+    size: Sequence[int], window: Sequence[int], overlap: float, steps: Sequence[int]
 ) -> Iterator[tuple[slice, ...]]:
     each = [
-        [slice(first, first + part) for first in starts(side, part, overlap)]
-        for side, part in zip(size, window, strict=True)
+        [slice(first, first + part) for first in starts(side, part, overlap, step)]
+        for side, part, step in zip(size, window, steps, strict=True)
     ]
     return itertools.product(*each)
+
+
+def _coarse(place: Sequence[slice], steps: Sequence[int]) -> tuple[slice, ...]:
+    """The cells of a window."""
+    return tuple(
+        slice(part.start // step, part.stop // step)
+        for part, step in zip(place, steps, strict=True)
+    )

@@ -1,10 +1,11 @@
-"""Metrics, by name.
+"""Metrics of segmentations, by name (`METRICS`), and all metrics (`ALL_METRICS`).
 
 A metric is a function ``(histogram, threshold) -> value``, where `threshold` is a logit or an array
 of logits; `vesselflow.metrics.histogram.score` calls them. Its entry here says all that tables,
 figures and words need, so that a new metric is one function, one entry and its test.
 """
 
+from vesselflow.metrics.detection import DETECTION
 from vesselflow.metrics.registry import Metrics
 
 METRICS = Metrics()
@@ -69,3 +70,6 @@ METRICS.add_metric(
     changes={2: "ranks by exact logits instead of 65,536 levels of the probability"},
     thresholded=False,
 )
+
+#: Whatever they judge; names are unique.
+ALL_METRICS = METRICS.joined(DETECTION)

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from vesselflow.config.registry import Arguments, Part, Registry
+
+#: Between a metric and the class that its value is of: "f1/rod".
+OF_CLASS = "/"
+
+
+def base_of(name: str) -> str:
+    """The registered metric of which a value is: "f1" of "f1/rod"."""
+    return name.partition(OF_CLASS)[0]
+
+
+def names_of(metrics: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Metrics over all classes, and where there are several, of each of them."""
+    if len(classes) < 2:
+        return list(metrics)
+    return [
+        name
+        for metric in metrics
+        for name in (metric, *(f"{metric}{OF_CLASS}{each}" for each in classes))
+    ]
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,7 @@ class Metric(Part):
         thresholded: Whether it depends on the threshold, so that it can choose one.
         chooses: Whether a threshold may be chosen by it: it depends on the threshold, and the best
             one does not predict every pixel, or none, whatever the images are.
+        over_classes: What is made of the values of several classes: their "mean", or "sum".
         shown: Whether the answer table has a column for it; every other table has it anyway.
     """
 
@@ -36,6 +56,7 @@ class Metric(Part):
     thresholded: bool
     chooses: bool
     shown: bool
+    over_classes: Literal["mean", "sum"] = "mean"
 
 
 class Metrics(Registry):
@@ -59,6 +80,7 @@ class Metrics(Registry):
         thresholded: bool = True,
         chooses: bool = False,
         shown: bool = False,
+        over_classes: Literal["mean", "sum"] = "mean",
         changes: Mapping[int, str] | None = None,
     ) -> None:
         """Register a metric.
@@ -69,7 +91,7 @@ class Metrics(Registry):
         """
         if chooses and not thresholded:
             raise ValueError(f"{self.kind} {name!r} depends on no threshold and can choose none")
-        if not low < high or math.isnan(low + high):
+        if not low < high:
             raise ValueError(f"{self.kind} {name!r} has no range between {low} and {high}")
         if name in self._parts:
             raise ValueError(f"{self.kind} {name!r} is registered already")
@@ -88,6 +110,7 @@ class Metrics(Registry):
             thresholded=thresholded,
             chooses=chooses,
             shown=shown,
+            over_classes=over_classes,
         )
 
     def __iter__(self) -> Iterator[Metric]:
@@ -97,6 +120,20 @@ class Metrics(Registry):
         """The metric called `name`; UserError with the closest match otherwise."""
         found = self.part(name, where=where)
         assert isinstance(found, Metric)
+        return found
+
+    def joined(self, *others: Metrics) -> Metrics:
+        """These and others as one registry, in this order; later ones of each included.
+
+        Raises:
+            ValueError: A name is in two of them.
+        """
+        found, given = Metrics(), (self, *others)
+        names = [name for each in given for name in each.names()]
+        if len(set(names)) < len(names):
+            raise ValueError("a metric is registered twice")
+        # Looked up where they are: what is registered later is here, too. The last is told first.
+        found._parts = ChainMap(*(each._parts for each in reversed(given)))
         return found
 
     def choosing(self) -> Registry:

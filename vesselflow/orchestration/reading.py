@@ -102,10 +102,11 @@ def _needed(jobs: Sequence[Job]) -> list[Needed]:
     """Every (kind, store, view) that runs need, once."""
     needed: dict[Needed, None] = {}
     for job in jobs:
-        experiment = job.run.experiment
-        needed["samples", experiment.data.train, view_of(experiment)] = None
+        experiment, stride = job.run.experiment, job.run.task.ds_factor
+        needed["samples", experiment.data.train, view_of(experiment, stride=stride)] = None
         for domain in (job.validation, *(each.domain for each in job.evaluations)):
-            needed["images", domain.store, image_view(domain_view(experiment, domain))] = None
+            view = image_view(domain_view(experiment, domain, stride))
+            needed["images", domain.store, view] = None
     return list(needed)
 
 

@@ -16,7 +16,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from vesselflow.metrics import METRICS
 from vesselflow.metrics.summary import Summary
 from vesselflow.records.paths import AnyPath
 from vesselflow.reporting.cost_lines import cost_json, cost_lines
@@ -34,6 +33,7 @@ from vesselflow.reporting.wording import (
     spread,
     value_text,
 )
+from vesselflow.tasks import TASKS
 
 _CHOSEN = "▶"
 #: Marks a mean that some runs did not enter because their value is undefined.
@@ -170,7 +170,7 @@ def score_columns(tables: SweepTables) -> list[Column]:
     columns.append(Column("gap", None, metric))
     columns += [
         _column(tables, domain, other.name)
-        for other in METRICS
+        for other in TASKS.judging(metric).metrics
         if other.shown and other.name != metric
         for domain in tables.of_role("test")
     ]

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vesselflow.metrics import METRICS
+from vesselflow.metrics import ALL_METRICS
+from vesselflow.metrics.registry import OF_CLASS, base_of
 
 #: What stands where a number is undefined or missing, or where an axis does not apply.
 MISSING = "—"
@@ -69,12 +70,15 @@ def spread(mean: float | None, std: float | None, n: int, digits: int = 3) -> st
 
 def metric_label(name: str) -> str:
     """A metric as it is printed; the name of one that is not registered here."""
-    return METRICS.metric(name).label if name in METRICS else name
+    base, _, kind = name.partition(OF_CLASS)
+    label = ALL_METRICS.metric(base).label if base in ALL_METRICS else base
+    return f"{label} of {kind}" if kind else label
 
 
 def metric_digits(name: str) -> int:
     """Decimals of a metric; three of one that is not registered here."""
-    return METRICS.metric(name).digits if name in METRICS else 3
+    base = base_of(name)
+    return ALL_METRICS.metric(base).digits if base in ALL_METRICS else 3
 
 
 def score_text(metric: str, value: float) -> str:

@@ -16,6 +16,7 @@ from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.registries import REGISTRIES
+from vesselflow.runs.resolved import task_of
 from vesselflow.runs.specs import RunSpec, StoreFacts, domains_of, pixels_of, split_key
 
 
@@ -118,7 +119,8 @@ def make_cells(
         experiment = point.experiment
         split, ood = split_key(experiment), tuple(experiment.data.ood)
         facts = stores[experiment.data.train]
-        pixels = pixels_of(experiment, facts)
+        pixels, task = pixels_of(experiment, facts), task_of(experiment, facts)
+        protocol = Protocol.of(experiment, task, facts.layout)
         seen = _seen_key(experiment)
         shared = run_identity(
             experiment,
@@ -127,6 +129,7 @@ def make_cells(
             split_digest="",
             registries=REGISTRIES,
             pixels=None if pixels is None else digest(pixels),
+            task=task.identity,
         )
         for _, number, seed in entries:
             if (split, number, ood, seen) not in by_fold:
@@ -144,6 +147,7 @@ def make_cells(
                     experiment=experiment,
                     identity=identity,
                     train=of_fold.train,
+                    task=task,
                 )
             cells.append(
                 Cell(
@@ -152,7 +156,7 @@ def make_cells(
                     params=dict(point.params),
                     run=runs[run_id],
                     domains=of_fold.domains,
-                    protocol=Protocol.of(experiment),
+                    protocol=protocol,
                 )
             )
     return cells

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from vesselflow.config.objective import ObjectiveSpec
-from vesselflow.metrics import METRICS
+from vesselflow.metrics import ALL_METRICS
+from vesselflow.runs.resolved import metric_of
+from vesselflow.tasks import TASKS
+from vesselflow.tasks.registry import TaskPart
 
 K = TypeVar("K", bound=Hashable)
 
@@ -33,15 +36,28 @@ class Objective:
     reduction: Literal["mean", "median", "worst"] = "mean"
 
     @classmethod
-    def of(cls, spec: ObjectiveSpec) -> Objective:
-        """What a space asks for; UserError for a metric that is not registered."""
-        metric = METRICS.metric(spec.metric, where="objective.metric")
+    def of(cls, spec: ObjectiveSpec, part: TaskPart | None = None) -> Objective:
+        """What a space asks for.
+
+        Args:
+            spec: The key `objective`.
+            part: The task, which says what is meant where the space names no metric; None: the
+                one whose metric is named, or the first one.
+
+        Raises:
+            UserError: A metric that is not registered, or of another task.
+        """
+        where = "objective.metric"
+        if part is None:
+            first = TASKS.task(TASKS.names()[0])
+            part = first if spec.metric is None else TASKS.judging(spec.metric, where=where)
+        metric = part.metrics.metric(metric_of(spec.metric, part, where=where))
         return cls(metric.name, spec.direction or metric.direction, spec.reduction)
 
     @property
     def label(self) -> str:
         """As it is printed: "val IoU"."""
-        return f"val {METRICS.metric(self.metric).label}"
+        return f"val {ALL_METRICS.metric(self.metric).label}"
 
     @property
     def curve(self) -> str:

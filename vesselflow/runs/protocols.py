@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from vesselflow.config.experiment import Experiment, Score
 from vesselflow.config.fingerprint import canonical_json, digest
-from vesselflow.metrics import METRICS
+from vesselflow.metrics.registry import Metrics
 from vesselflow.metrics.thresholds import THRESHOLDS
+from vesselflow.runs.resolved import metric_of, radius_of
+from vesselflow.tasks import TASKS
+from vesselflow.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from vesselflow.stores.layout import Layout
 
 #: The rule that goes without saying.
 DEFAULT_RULE = Score().threshold
@@ -17,6 +23,8 @@ DEFAULT_RULE = Score().threshold
 #: counting of pixels. Raised whenever its numbers change: everything is then scored
 #: again out of the weights that are kept, and nothing is trained.
 SCORER = 1
+#: The same of picked keypoints: prediction, peaks, refinement, way back, matching.
+PICK_SCORER = 1
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,10 @@ class Protocol:
         tta: Test-time augmentation.
         window: Size of the windows in which images are predicted; None: in one piece.
         overlap: Least share of a window that its neighbour covers too.
+        task: Name of the task, which says by what metrics predictions are judged.
+        classes: Names of its classes.
+        radius: Of keypoints: ("voxels" or "angstrom", one number per class), see `radius_of`.
+        refinement: Of keypoints: how a pick's place is found below a cell.
     """
 
     threshold: str
@@ -37,12 +49,48 @@ class Protocol:
     tta: str
     window: int | tuple[int, ...] | None = None
     overlap: float = 0.5
+    task: str = "segment"
+    classes: tuple[str, ...] = ("vessel",)
+    radius: tuple[str, tuple[float, ...]] | None = None
+    refinement: str = "paraboloid"
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Protocol:
-        """The protocol of an experiment: its section `score`, but for which epochs are scored."""
-        score = experiment.score
-        return cls(score.threshold, score.threshold_metric, score.tta, score.window, score.overlap)
+    def of(
+        cls,
+        experiment: Experiment,
+        task: TaskSpec | None = None,
+        layout: Layout | None = None,
+    ) -> Protocol:
+        """The protocol of an experiment: its section `score`, but for which epochs are scored.
+
+        Args:
+            experiment: The point's.
+            task: What its runs learn; None: to segment one mask.
+            layout: Of its training store, which says what the space leaves open.
+
+        Raises:
+            UserError: The threshold's metric is of another task, or no radius is known.
+        """
+        score, task = experiment.score, task or TaskSpec()
+        part = TASKS.task(task.name)
+        found = cls(
+            score.threshold,
+            metric_of(score.threshold_metric, part, where="score.threshold_metric"),
+            score.tta,
+            score.window,
+            score.overlap,
+            part.name,
+            task.classes,
+        )
+        if part.kind != "keypoint":
+            return found
+        radius = radius_of(experiment, task, layout)
+        return replace(found, radius=radius, refinement=score.refinement)
+
+    @property
+    def metrics(self) -> Metrics:
+        """By which predictions are judged."""
+        return TASKS.task(self.task).metrics
 
     def identity(self) -> dict[str, Any]:
         """What is hashed of it: settings and versions, those of what is computed out of it not.
@@ -54,20 +102,25 @@ class Protocol:
         rule: dict[str, Any] = {
             "rule": THRESHOLDS.part(self.threshold).version,
             "metric": self.threshold_metric,
-            "version": METRICS.metric(self.threshold_metric).version,
+            "version": self.metrics.metric(self.threshold_metric).version,
         }
         if self.threshold != DEFAULT_RULE:
             rule["name"] = self.threshold
         identity = {"scorer": SCORER, "threshold": rule, "tta": self.tta}
         if self.window is not None:
             identity |= {"window": self.window, "overlap": self.overlap}
+        if self.radius is not None:
+            # Picks have their own code behind them.
+            identity |= {"scorer": PICK_SCORER, "task": self.task, "classes": self.classes}
+            identity |= {"radius": self.radius, "refinement": self.refinement}
         return identity
 
     @property
     def text(self) -> str:
         """The canonical JSON of its identity; cheap, as there are few different ones."""
         rule = THRESHOLDS.part(self.threshold).version
-        return _text(self, SCORER, rule, METRICS.metric(self.threshold_metric).version)
+        metric = self.metrics.metric(self.threshold_metric).version
+        return _text(self, SCORER, PICK_SCORER, rule, metric)
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from vesselflow.augment import AUGMENTATIONS
 from vesselflow.config.registry import Registry
 from vesselflow.config.samplers import SAMPLERS
 from vesselflow.losses import LOSSES
-from vesselflow.metrics import METRICS
+from vesselflow.metrics import ALL_METRICS
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.models import MODELS
 from vesselflow.optimizers import OPTIMIZERS
@@ -14,11 +14,14 @@ from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.normalisations import NORMALISATIONS
 from vesselflow.stores.synth import SYNTH_KINDS
+from vesselflow.tasks import TASKS
 
 #: What `config` validates and names parts with: sections of the experiment that are parts, then
-#: what single keys name ("normalisation" of `normalise`, "sampler" of `search`, "importer" and
-#: "synth" of stores, "metric" of `objective`, "threshold" and "threshold metric" of `score`).
+#: what single keys name ("task" of `task`, "normalisation" of `normalise`, "sampler" of `search`,
+#: "importer" and "synth" of stores, "metric" of `objective`, "threshold" and "threshold metric" of
+#: `score`).
 REGISTRIES: dict[str, Registry] = {
+    "task": TASKS,
     "augment": AUGMENTATIONS,
     "model": MODELS,
     "loss": LOSSES,
@@ -28,7 +31,7 @@ REGISTRIES: dict[str, Registry] = {
     "sampler": SAMPLERS,
     "importer": IMPORTERS,
     "synth": SYNTH_KINDS,
-    "metric": METRICS,
+    "metric": ALL_METRICS,
     "threshold": THRESHOLDS,
-    "threshold metric": METRICS.choosing(),
+    "threshold metric": ALL_METRICS.choosing(),
 }

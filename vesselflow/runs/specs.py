@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from vesselflow.feed.folds import Fold, check_leaks, make_folds
 from vesselflow.feed.view import View
 from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
+from vesselflow.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     from vesselflow.stores.layout import Layout
@@ -71,6 +73,7 @@ class RunSpec:
         experiment: Resolved experiment.
         identity: What was hashed.
         train: Source indices of the training part in the training store.
+        task: What it learns.
     """
 
     run_id: str
@@ -80,6 +83,7 @@ class RunSpec:
     experiment: Experiment
     identity: Mapping[str, Any]
     train: tuple[int, ...]
+    task: TaskSpec = field(default_factory=TaskSpec)
 
     @property
     def epochs(self) -> tuple[int, ...]:
@@ -87,8 +91,14 @@ class RunSpec:
         return self.experiment.score.at(self.experiment.train.epochs)
 
 
-def view_of(experiment: Experiment, store: str | None = None) -> View:
-    """How sources of a store become samples and whole images; None: of the training store."""
+def view_of(experiment: Experiment, store: str | None = None, stride: Sequence[int] = (1,)) -> View:
+    """How sources of a store become samples and whole images.
+
+    Args:
+        experiment: The run's.
+        store: Which store; None: the training store.
+        stride: Working px of a cell of the output along each axis, or one number for all.
+    """
     data, scheme = experiment.data, experiment.normalise
     spacing = data.spacing_um
     return View(
@@ -96,7 +106,7 @@ def view_of(experiment: Experiment, store: str | None = None) -> View:
         patch=data.patch,
         stride=data.stride,
         min_fov=data.min_fov,
-        divisor=divisor_of(experiment.model),
+        divisor=_divisor(divisor_of(experiment.model), stride),
         scope=scheme.scope,
         method=scheme.method,
         per_channel=scheme.per_channel,
@@ -105,9 +115,17 @@ def view_of(experiment: Experiment, store: str | None = None) -> View:
     )
 
 
-def domain_view(experiment: Experiment, domain: Domain) -> View:
+def _divisor(model: int | tuple[int, ...], stride: Sequence[int]) -> int | tuple[int, ...]:
+    """What sides are padded to multiples of: whole for the model, and in whole cells."""
+    if set(stride) == {1}:
+        return model
+    parts = (model,) * len(stride) if isinstance(model, int) else model
+    return tuple(math.lcm(*pair) for pair in zip(parts, stride, strict=True))
+
+
+def domain_view(experiment: Experiment, domain: Domain, stride: Sequence[int] = (1,)) -> View:
     """How a domain is seen; nothing is looked at that the domain's name does not hold."""
-    return replace(view_of(experiment), scale=domain.scale)
+    return replace(view_of(experiment, stride=stride), scale=domain.scale)
 
 
 def pixels_of(experiment: Experiment, facts: StoreFacts) -> list[Any] | None:

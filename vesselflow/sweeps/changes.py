@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vesselflow.config.axes import comparable
+from vesselflow.config.experiment import SECTIONS
 from vesselflow.config.registry import shown
 from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import parse_yaml
@@ -20,6 +21,7 @@ from vesselflow.records.atomic import read_json_or_none
 from vesselflow.records.paths import AnyPath
 from vesselflow.sweeps.folder import PROVENANCE, sweep_folder
 from vesselflow.sweeps.stores_made import store_path, used_stores
+from vesselflow.tasks import TASKS
 
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
@@ -28,6 +30,10 @@ NEUTRAL = (
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.
 GROWING = ("seeds", "folds", "data.ood")
+#: What null stands for in spaces that were resolved before it could: of masks, the only task.
+_NULL = dict.fromkeys(
+    ("score.threshold_metric", "objective.metric"), TASKS.task(TASKS.names()[0]).objective
+)
 #: Differences that are told one by one; the others are counted.
 TOLD = 3
 _LONGEST = 40
@@ -122,7 +128,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def _walk(key: str, old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> Iterator[Change]:
-    if key in NEUTRAL:
+    if key in NEUTRAL or (name not in old and _is_default(key, new[name])):
         return
     if name not in old or name not in new:
         # Of a part that has another name, the name says it all.
@@ -130,12 +136,25 @@ def _walk(key: str, old: Mapping[str, Any], new: Mapping[str, Any], name: str) -
         if not (both and old["name"] != new["name"]):
             yield Change(f"{key} is {'gone' if name in old else 'new'}", shared=False)
         return
-    before, after = old[name], new[name]
+    before, after = (_NULL.get(key) if v is None else v for v in (old[name], new[name]))
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for inner in dict.fromkeys((*after, *before)):
             yield from _walk(f"{key}.{inner}", before, after, inner)
     else:
         yield from _listed(key, before, after, grows=key in GROWING)
+
+
+def _is_default(key: str, value: Any) -> bool:
+    """Whether a key that an older version did not know changes nothing."""
+    section, _, field = key.partition(".")
+    if section not in SECTIONS:
+        return False
+    fields = SECTIONS[section].model_fields
+    if not field:
+        return isinstance(value, Mapping) and all(
+            _is_default(f"{section}.{name}", each) for name, each in value.items()
+        )
+    return field in fields and not fields[field].is_required() and value == fields[field].default
 
 
 def _listed(key: str, before: Any, after: Any, *, grows: bool) -> Iterator[Change]:

@@ -34,7 +34,8 @@ from vesselflow.feed.view import (
 )
 from vesselflow.feed.working import working_fov
 from vesselflow.models import MODELS
-from vesselflow.models.needs import VOLUMETRIC, axes_of, divisor_of, needs
+from vesselflow.models.needs import VOLUMETRIC, axes_of, needs
+from vesselflow.runs.resolved import task_of
 from vesselflow.runs.specs import StoreFacts, split_key, view_of
 from vesselflow.stores.schema import SourceInfo
 
@@ -129,9 +130,6 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
     for point in space.expand().points:
         experiment = point.experiment
         trained = stores[experiment.data.train]
-        _check_supported(space, file, trained, "data.train", "trains on")
-        for name in experiment.data.ood:
-            _check_supported(space, file, stores[name], "data.ood", "scores")
         if experiment.normalise.scope == "dataset" and trained.layout is not None:
             _check_countable(space, file, trained.name, trained.layout.dtype)
         if "zflip" in experiment.augment and trained.layout and trained.axes == 2:
@@ -162,17 +160,12 @@ def _check_countable(space: Space, file: Path, store: str, dtype: str) -> None:
         )
 
 
-def _check_supported(space: Space, file: Path, facts: StoreFacts, key: str, does: str) -> None:
-    """Refuse stores that nothing here trains on, or scores, yet."""
-    layout = facts.layout
-    if layout is None or (layout.kind == "patch" and len(layout.classes) == 1):
-        return
-    what = "keypoints" if layout.kind == "keypoint" else f"{len(layout.classes)} classes"
-    raise UserError(
-        f"the store '{facts.name}' holds {what}, which no task {does} yet",
-        where=place(space, file, key),
-        allowed="stores with one mask",
-    )
+def seen_as(
+    experiment: Experiment, stores: Mapping[str, StoreFacts], store: str | None = None
+) -> View:
+    """How a store is seen, the training store by default; see `view_of`."""
+    task = task_of(experiment, stores[experiment.data.train])
+    return view_of(experiment, store, task.ds_factor)
 
 
 def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
@@ -184,8 +177,8 @@ def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> N
         if key in seen:
             continue
         seen.add(key)
-        with _placed(space, file):
-            _check_window(experiment)
+        with placed(space, file):
+            _check_window(experiment, stores)
             _check_spacings(experiment, stores)
             _check_sizes(experiment, stores)
 
@@ -194,17 +187,18 @@ def _size_key(experiment: Experiment) -> str:
     data, train = experiment.data, experiment.train
     scales = {name: experiment.scale_of(name) for name in (data.train, *data.ood)}
     sizes = [data.model_dump(mode="json"), scales, experiment.score.window]
+    sizes.append(experiment.task.model_dump(mode="json"))
     return canonical_json([*sizes, experiment.model, train.micro_batch_size])
 
 
-def _check_window(experiment: Experiment) -> None:
-    """Refuse windows that the model cannot take."""
+def _check_window(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
+    """Refuse windows that the model cannot take, or that are no whole cells of its output."""
     window = experiment.score.window
     if window is None:
         return
     axes = axes_of(experiment.model)
     sides = per_axis(window, axes, "score.window")
-    parts = per_axis(divisor_of(experiment.model), axes, "score.window")
+    parts = per_axis(seen_as(experiment, stores).divisor, axes, "score.window")
     if any(side % part for side, part in zip(sides, parts, strict=True)):
         raise UserError(
             f"windows of {told(sides)} px do not fit {experiment.model['name']}, which halves them",
@@ -216,7 +210,7 @@ def _check_window(experiment: Experiment) -> None:
 def _check_spacings(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
     """Refuse a store whose pixels are of no known size, where it is to be resampled by that."""
     for name in (experiment.data.train, *experiment.data.ood):
-        view = view_of(experiment, name)
+        view = seen_as(experiment, stores, name)
         try:
             check_spacing(_measured(stores[name], bound=True), view)
         except UserError as error:
@@ -239,7 +233,7 @@ def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
     if needed is None:
         return
     data, name = experiment.data, experiment.model["name"]
-    view = view_of(experiment)
+    view = seen_as(experiment, stores)
     sample = training_size(view, stores[data.train], bound=True)
     if sample is not None:
         key, larger = "data.patch", "raise data.patch"
@@ -262,7 +256,7 @@ def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
                 hint="" if needed.pools else f"or {larger}",
             )
     for store in (data.train, *data.ood):
-        view = view_of(experiment, store)
+        view = seen_as(experiment, stores, store)
         key, larger = _size_key_of(view, store)
         for size in image_sizes(view, stores[store], bound=True):
             if not needed.holds(size):
@@ -318,7 +312,7 @@ def check_samples(
     seen = set()
     for point in space.expand().points:
         experiment = point.experiment
-        facts, view = stores[experiment.data.train], view_of(experiment)
+        facts, view = stores[experiment.data.train], seen_as(experiment, stores)
         key = (view, split_key(experiment), space.run_folds(experiment))
         if view.patch == "full" or not facts.digest or key in seen:
             continue
@@ -362,16 +356,17 @@ def check_models(
     for experiment in wanted.values():
         data = experiment.data
         used = [stores[name] for name in (data.train, *data.ood)]
-        with _placed(space, file):
+        view = seen_as(experiment, stores)
+        with placed(space, file):
             try_model(
                 experiment.model,
                 channels=_channels(used[0]) or 3,
-                sample=training_size(view_of(experiment), used[0]) or (LIKELY_PX, LIKELY_PX),
+                sample=training_size(view, used[0]) or (LIKELY_PX, LIKELY_PX),
                 micro_batch_size=experiment.train.micro_batch_size,
                 images=[
                     size
                     for facts in used
-                    for size in image_sizes(view_of(experiment, facts.name), facts)
+                    for size in image_sizes(seen_as(experiment, stores, facts.name), facts)
                 ],
             )
 
@@ -393,14 +388,14 @@ def check_weights(
     for encoder, weights in wanted:
         from vesselflow.models.weights import check_weights as find
 
-        with _placed(space, file):
+        with placed(space, file):
             said = find(encoder, weights, fetch=fetch)
         if said:
             notify(said)
 
 
 @contextlib.contextmanager
-def _placed(space: Space, file: Path) -> Iterator[None]:
+def placed(space: Space, file: Path) -> Iterator[None]:
     """Errors that name a key name its file as well."""
     try:
         yield

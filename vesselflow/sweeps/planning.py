@@ -18,6 +18,7 @@ from vesselflow.feed.folds import Fold
 from vesselflow.records.paths import AnyPath, any_path
 from vesselflow.runs.cells import Cell, Job, make_cells, make_jobs
 from vesselflow.runs.objective import Objective
+from vesselflow.runs.resolved import task_part
 from vesselflow.runs.specs import StoreFacts, folds_of, split_key
 from vesselflow.sweeps import checks
 from vesselflow.sweeps.changes import changes_line
@@ -30,6 +31,7 @@ from vesselflow.sweeps.folder import (
     writing,
 )
 from vesselflow.sweeps.stores_made import known_stores, open_stores
+from vesselflow.sweeps.task_checks import check_keypoints, check_tasks
 
 
 @dataclass
@@ -77,7 +79,7 @@ class SweepPlan:
     @property
     def objective(self) -> Objective:
         """By what validation chooses."""
-        return Objective.of(self.space.objective)
+        return objective_of(self.space, self.stores)
 
     def missing(self) -> list[Cell]:
         """Cells that are not trained, or not scored everywhere."""
@@ -225,9 +227,15 @@ def look_up_runs(
     """Every cell of the sweep and what is known of it; none while a store is not made yet."""
     if not all(facts.digest for facts in stores.values()):
         return [], []
-    cells, objective = make_cells(space, folds, stores), Objective.of(space.objective)
+    cells, objective = make_cells(space, folds, stores), objective_of(space, stores)
     lookup.fetch(cells)
     return cells, [lookup.score(cell, objective) for cell in cells]
+
+
+def objective_of(space: Space, stores: Mapping[str, StoreFacts]) -> Objective:
+    """By what validation chooses; all points learn the same kind of thing: see `check_tasks`."""
+    experiment = space.expand().points[0].experiment
+    return Objective.of(space.objective, task_part(experiment, stores[experiment.data.train]))
 
 
 def check_space(
@@ -244,10 +252,12 @@ def check_space(
         UserError: Folds, leaks, channels, sizes, or patches outside the field of view.
     """
     folds = make_folds_of(space, file, checks.with_names_of_pixels(stores))
+    check_tasks(space, file, stores)
     checks.check_axes(space, file, stores)
     checks.check_channels(space, file, stores)
     checks.check_sizes(space, file, stores)
     checks.check_samples(space, file, stores, folds)
+    check_keypoints(space, file, stores, folds)
     return folds
 
 

@@ -82,7 +82,7 @@ class ScoringJob:
             frozen = None
             if evaluation.domain.role != "val":
                 chosen_on = self._validation(evaluation.epoch, evaluation.protocol)
-                frozen = scores[chosen_on.name].threshold_logit
+                frozen = scores[chosen_on.name].thresholds
             scores[evaluation.name] = self._scores(evaluation, frozen)
         values: dict[str, float] = {}
         for protocol in job.protocols:
@@ -116,24 +116,28 @@ class ScoringJob:
 
     def _whole(self, evaluation: Evaluation) -> bool:
         known = self._read(evaluation)
-        return known is not None and not known.missing()
+        return known is not None and not self._lacks(evaluation, known)
 
     def _validation(self, epoch: int, protocol: Protocol) -> Evaluation:
         """The evaluation that makes the choices of an epoch by a protocol."""
         job = self.context.job
         return Evaluation(job.run.run_id, epoch, job.validation, protocol)
 
-    def _scores(self, evaluation: Evaluation, threshold_logit: float | None) -> Evaluated:
+    def _lacks(self, evaluation: Evaluation, known: Evaluated) -> list[str]:
+        """Metrics of its task of which no value is known."""
+        return known.missing(evaluation.protocol.metrics.names())
+
+    def _scores(self, evaluation: Evaluation, thresholds: tuple[float, ...] | None) -> Evaluated:
         known = self._read(evaluation)
-        if known is not None and not known.missing():
+        if known is not None and not self._lacks(evaluation, known):
             return known
-        return self._make(evaluation, known, threshold_logit, self._model(evaluation.epoch))
+        return self._make(evaluation, known, thresholds, self._model(evaluation.epoch))
 
     def _make(
         self,
         evaluation: Evaluation,
         known: Evaluated | None,
-        threshold_logit: float | None,
+        thresholds: tuple[float, ...] | None,
         model: nn.Module,
     ) -> Evaluated:
         """Score, and write; of what is known already only the metrics that are missing."""
@@ -143,8 +147,9 @@ class ScoringJob:
             self.context.unless_stopped(select(self.context.images(domain), domain)),
             self.context.spec.experiment,
             evaluation.protocol,
-            threshold_logit=threshold_logit if known is None else known.threshold_logit,
-            metrics=None if known is None else known.missing(),
+            thresholds=thresholds if known is None else known.thresholds,
+            task=self.context.spec.task,
+            metrics=None if known is None else self._lacks(evaluation, known),
             device=self.context.device,
             dataset_statistics=self.context.statistics,
         )
@@ -161,7 +166,7 @@ class ScoringJob:
             return self._loaded[1]
         run = self.context.spec
         images = self.context.images(self.context.job.validation)
-        model = build_model(run.experiment, int(images[0].image.shape[0]), run.seed)
+        model = build_model(run.experiment, int(images[0].image.shape[0]), run.seed, run.task)
         model.load_state_dict(load_weights(self.context.record.read_weights(epoch)))
         self._loaded = (epoch, model.to(self.context.device).eval())
         return self._loaded[1]
@@ -197,6 +202,7 @@ class ScoringJob:
                 self.context.spec.experiment,
                 protocol,
                 objective,
+                task=self.context.spec.task,
                 device=self.context.device,
                 dataset_statistics=self.context.statistics,
                 present=present[folder],

@@ -76,20 +76,25 @@ class Timing:
         found: dict[str, float] = {}
         model = None
         for domain in dict.fromkeys(evaluation.domain for evaluation in job.evaluations):
-            whole = self._data.images(domain.store, context.view)
+            whole = context.images(domain)
             chosen = [whole[index] for index in domain.sources[:images]]
             if domain.store in found or not chosen:
                 continue
             if model is None:
                 channels = int(chosen[0].image.shape[0])
-                model = build_model(experiment, channels, job.run.seed).to(self._device).eval()
+                model = (
+                    build_model(experiment, channels, job.run.seed, job.run.task)
+                    .to(self._device)
+                    .eval()
+                )
             began = time.monotonic()
             evaluate(
                 model,
                 chosen,
                 experiment,
                 job.protocols[0],
-                threshold_logit=None,
+                thresholds=None,
+                task=job.run.task,
                 device=self._device,
                 dataset_statistics=context.statistics,
             )

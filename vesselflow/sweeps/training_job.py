@@ -127,6 +127,7 @@ class TrainingJob:
             device=context.device,
             dataset_statistics=context.statistics,
             survival=context.survival,
+            task=context.spec.task,
         )
         if outcome.finished:
             summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}

@@ -9,6 +9,9 @@ from typing import Any
 
 from vesselflow.errors import ShapeError, UserError
 
+#: A Gaussian of fewer cells vanishes between the centres of cells.
+LEAST_CELLS = 0.1
+
 
 def to_voxels(cells: Any, ds_factor: Any) -> Any:
     """Full-resolution coordinates of coordinates on the coarse grid: f c + (f - 1) / 2.

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.targets.distances import Distances
-from vesselflow.targets.grid import Grid
+from vesselflow.targets.grid import LEAST_CELLS, Grid
 from vesselflow.targets.keypoints import Keypoints
 from vesselflow.targets.ragged import Block, blocks
-from vesselflow.targets.sigma import LEAST_CELLS, Sigma
+from vesselflow.targets.sigma import Sigma
 
 Combine = Literal["max", "sum"]
 

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from vesselflow.errors import ShapeError, UserError
-from vesselflow.targets.grid import Grid
+from vesselflow.targets.grid import LEAST_CELLS, Grid
 from vesselflow.targets.keypoints import Keypoints
-
-#: Coarse cells: a narrower Gaussian vanishes between the centres of cells.
-LEAST_CELLS = 0.1
 
 #: One number, or one per axis.
 Widths = float | Sequence[float]

@@ -20,11 +20,12 @@ from vesselflow.errors import Interrupted, VesselflowError
 from vesselflow.feed.order import key
 from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
-from vesselflow.models import MODELS
+from vesselflow.models import strided
 from vesselflow.models.ema import Ema
 from vesselflow.models.needs import axes_of
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
+from vesselflow.tasks.spec import TaskSpec
 from vesselflow.training import packing
 from vesselflow.training.group import Group, Solo, together
 from vesselflow.training.interval import NOTHING_SEEN, Due, Survival
@@ -110,10 +111,25 @@ def steps_per_epoch(experiment: Experiment, samples: int) -> int:
     return -(-samples // (train.micro_batch_size * train.micro_batches_per_step))
 
 
-def build_model(experiment: Experiment, channels: int, seed: int) -> nn.Module:
-    """The model with its initial weights: a pure function of the experiment and the seed."""
+def build_model(
+    experiment: Experiment, channels: int, seed: int, task: TaskSpec | None = None
+) -> nn.Module:
+    """The model with its initial weights: a pure function of the arguments.
+
+    Args:
+        experiment: The run's.
+        channels: Of the image.
+        seed: Of the run.
+        task: What is learnt; None: one mask.
+    """
     torch.manual_seed(key(seed, "initial weights"))
-    model: nn.Module = MODELS.build(experiment.model, in_channels=channels, classes=1)
+    task = task or TaskSpec()
+    model = strided.build(
+        experiment.model,
+        in_channels=channels,
+        classes=len(task.classes),
+        stride=task.ds_factor if set(task.ds_factor) != {1} else 1,
+    )
     if experiment.train.channels_last:
         model = model.to(memory_format=channels_last(axes_of(experiment.model)))
     return model
@@ -148,6 +164,7 @@ def train(
     dataset_statistics: DatasetStatistics | None = None,
     survival: Survival = NOTHING_SEEN,
     saver: Callable[[Callable[[int], Write], Callable[[], None]], Saver] = Saver,
+    task: TaskSpec | None = None,
 ) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
@@ -168,6 +185,7 @@ def train(
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
         survival: What was seen of failures, for the time between two checkpoints.
         saver: Makes what keeps the state, of `Hooks.save` and `Hooks.waiting`.
+        task: What is learnt; None: one mask.
 
     Raises:
         Diverged: Too many gradients in a row were not finite.
@@ -177,7 +195,7 @@ def train(
     per_epoch = steps_per_epoch(experiment, train_samples)
     steps = settings.epochs * per_epoch
     scored = set(experiment.score.at(settings.epochs))
-    model = build_model(experiment, channels, seed).to(device)
+    model = build_model(experiment, channels, seed, task).to(device)
     optimizer = OPTIMIZERS.build(experiment.optimizer, parameters=model.parameters())
     schedule = LEARNING_RATES.build(experiment.schedule)
     loss = LOSSES.build(experiment.loss)
@@ -193,6 +211,7 @@ def train(
         seed=seed,
         device=device,
         dataset_statistics=dataset_statistics,
+        task=task,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
     # Of an epoch whose steps are done: its training means, until its curve is written.

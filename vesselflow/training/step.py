@@ -15,6 +15,9 @@ from vesselflow.augment.inputs import DatasetStatistics, channels_last, normalis
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
+from vesselflow.targets.keypoints import Keypoints
+from vesselflow.tasks.spec import TaskSpec
+from vesselflow.tasks.task import build_task
 from vesselflow.training.group import Group, together
 from vesselflow.training.reduction import TreeSum, node_spans
 
@@ -143,6 +146,7 @@ class Stepper:
         seed: Seed of the run; keys every random draw.
         device: Where the model lives.
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
+        task: What is learnt; None: one mask.
     """
 
     def __init__(
@@ -157,7 +161,9 @@ class Stepper:
         seed: int,
         device: torch.device,
         dataset_statistics: DatasetStatistics | None = None,
+        task: TaskSpec | None = None,
     ) -> None:
+        self._task = build_task(task or TaskSpec())
         self._experiment, self._model, self._loss = experiment, model, loss
         self._optimizer, self._augmenter, self._group = optimizer, augmenter, group
         self._seed, self._device, self._dataset = seed, device, dataset_statistics
@@ -295,8 +301,14 @@ class Stepper:
         self._generator.manual_seed(key(self._seed, "augment", step, index))
         image, target = unit(batch.image, self._device), unit(batch.target, self._device)
         fov = torch.from_numpy(np.array(batch.fov)).to(self._device).float()
-        if self._augmenter is not None:
+        keypoints, spacing = self._points(batch)
+        if self._augmenter is not None and keypoints is not None:
+            image, target, fov, keypoints = self._augmenter.moved(
+                image, target, fov, keypoints, generator=self._generator
+            )
+        elif self._augmenter is not None:
             image, target, fov = self._augmenter(image, target, fov, generator=self._generator)
+        target, fov_out = self._task.supervise(target, fov, keypoints, spacing)
         image = normalise_by(
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
         )
@@ -309,15 +321,28 @@ class Stepper:
         ):
             outputs = self._model(image)
         main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        total, terms = self._loss(main, target, fov, progress=progress)
+        total, terms = self._loss(main, target, fov_out, progress=progress)
         objective = total
         for logits in auxiliary:
-            extra, _ = self._loss(logits, target, fov, progress=progress)
+            extra, _ = self._loss(logits, target, fov_out, progress=progress)
             objective = objective + self._auxiliary_weight * extra
         objective.backward()
         named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}}
         self._terms = list(named)
         return torch.stack([value.float().reshape(()) for value in named.values()])
+
+    def _points(self, batch: Batch) -> tuple[Keypoints | None, Tensor | None]:
+        """The keypoints of a batch on the device, and the spacing of its samples."""
+        points = batch.points
+        if points is None:
+            return None, None
+        spacing = torch.from_numpy(points.spacing_angstrom).to(self._device)
+        keypoints = Keypoints(
+            torch.from_numpy(points.positions),
+            torch.from_numpy(points.sample),
+            torch.from_numpy(points.classes),
+        ).to(self._device)
+        return self._task.prepared(keypoints, batch.image.shape[2:], spacing), spacing
 
     def _take_gradient(self) -> Tensor:
         parts = [

@@ -62,4 +62,13 @@ for _name, _label, _direction in (
         direction="max" if _direction == "max" else "min",
         high=math.inf,
         digits=0,
+        over_classes="sum",
     )
+DETECTION.add_metric(
+    "threshold",
+    target=f"{_HERE}:threshold_of",
+    label="threshold (logit)",
+    undefined="none could be chosen",
+    low=-math.inf,
+    high=math.inf,
+)

@@ -118,6 +118,11 @@ def missed(matches: Matches, threshold: Threshold) -> Floats:
     return matches.counts(threshold).fn
 
 
+def threshold_of(matches: Matches, threshold: Threshold) -> Floats:
+    """The score from which picks count: as a metric, so that each class has it in every table."""
+    return matches.thresholds(threshold)
+
+
 def error_voxels(matches: Matches, threshold: Threshold) -> Floats:
     """Mean distance of true picks to their keypoints, in voxels; NaN without any."""
     return _over_pairs(matches, threshold, matches.voxels, np.mean)

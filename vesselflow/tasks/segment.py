@@ -1,0 +1,150 @@
+"""Segmentation: a mask for each class, every voxel by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesselflow.inference.whole import predict_whole
+from vesselflow.metrics.histogram import Histogram, score
+from vesselflow.metrics.registry import OF_CLASS
+from vesselflow.metrics.thresholds import THRESHOLDS
+from vesselflow.tasks.pictures import Shown
+from vesselflow.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vesselflow.augment.inputs import DatasetStatistics
+    from vesselflow.config.experiment import Experiment
+    from vesselflow.feed.batches import WholeImage
+    from vesselflow.targets.keypoints import Keypoints
+    from vesselflow.tasks.task import Judging
+
+#: A histogram of each class.
+Histograms = tuple[Histogram, ...]
+
+
+class Segment:
+    """Masks of one class or more, each with a sigmoid and a threshold of its own.
+
+    Classes that exclude each other are learnt like classes that may overlap.
+
+    Args:
+        spec: The settings.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+
+    def supervise(
+        self, target: Tensor, fov: Tensor, keypoints: Keypoints | None, spacing: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `vesselflow.tasks.task.Task`: the masks as they are."""
+        return target, fov
+
+    def prepared(
+        self, keypoints: Keypoints, shape: Sequence[int], spacing: Tensor | None
+    ) -> Keypoints:
+        """See `vesselflow.tasks.task.Task`: as they are."""
+        return keypoints
+
+    def predict(
+        self,
+        model: nn.Module,
+        whole: WholeImage,
+        experiment: Experiment,
+        judging: Judging,
+        *,
+        device: str,
+        dataset_statistics: DatasetStatistics | None,
+    ) -> NDArray[np.float32]:
+        """Logits (C, *S) in native px."""
+        logits = predict_whole(
+            model,
+            whole,
+            experiment,
+            tta=judging.tta,
+            window=judging.window,
+            overlap=judging.overlap,
+            device=device,
+            dataset_statistics=dataset_statistics,
+        )
+        return logits if logits.ndim > whole.fov.ndim else logits[None]
+
+    def state(
+        self, prediction: NDArray[np.float32], whole: WholeImage, judging: Judging
+    ) -> Histograms:
+        """Voxels inside the fov, counted by their logit, for each class."""
+        return tuple(
+            Histogram.of(logits, target, whole.fov)
+            for logits, target in zip(prediction, _planes(whole), strict=True)
+        )
+
+    def pooled(self, states: Iterable[Histograms]) -> Histograms:
+        """See `vesselflow.tasks.task.Task`."""
+        if len(self.spec.classes) == 1:
+            # One after another, whatever the number of images.
+            return (Histogram.sum(_only(states)),)
+        given = list(states)
+        return tuple(
+            Histogram.sum(state[index] for state in given)
+            for index in range(len(self.spec.classes))
+        )
+
+    def thresholds(self, pooled: Histograms, judging: Judging) -> tuple[float, ...]:
+        """By the registered rule, each class by itself."""
+        choose = THRESHOLDS.part(judging.threshold).load()
+        return tuple(float(choose(each, judging.threshold_metric)) for each in pooled)
+
+    def scores(
+        self, state: Histograms, thresholds: Sequence[float], names: Sequence[str]
+    ) -> Mapping[str, float]:
+        """See `vesselflow.tasks.task.Task`; over classes the mean of those that are defined."""
+        each = [score(*pair, names) for pair in zip(state, thresholds, strict=True)]
+        if len(each) == 1:
+            return each[0]
+        found = {}
+        for name in names:
+            values = np.array([scores[name] for scores in each])
+            found[name] = mean_over_classes(values)
+            for kind, value in zip(self.spec.classes, values.tolist(), strict=True):
+                found[f"{name}{OF_CLASS}{kind}"] = value
+        return found
+
+    def picture(
+        self,
+        prediction: NDArray[np.float32],
+        whole: WholeImage,
+        thresholds: Sequence[float],
+        judging: Judging,
+    ) -> Shown:
+        """All classes in one picture."""
+        import torch
+
+        probability = torch.sigmoid(torch.from_numpy(prediction)).numpy()
+        limits = np.asarray(thresholds).reshape(-1, *[1] * whole.fov.ndim)
+        return Shown(
+            np.asarray(np.nan_to_num(probability).max(axis=0)),
+            np.asarray((prediction >= limits).any(axis=0)),
+            np.asarray((_planes(whole) > 0).any(axis=0)),
+        )
+
+
+def mean_over_classes(values: NDArray[np.float64]) -> float:
+    """The mean of the classes for which a score is defined; NaN where it is for none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _planes(whole: WholeImage) -> NDArray[Any]:
+    """(C, *S), of one class as well."""
+    return whole.target if whole.target.ndim > whole.fov.ndim else whole.target[None]
+
+
+def _only(states: Iterable[Histograms]) -> Iterator[Histogram]:
+    for (state,) in states:
+        yield state
