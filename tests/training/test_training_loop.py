@@ -108,22 +108,24 @@ def test_any_number_of_workers_gives_the_same_bits(size, solo, groups_folder: Pa
     assert dict(together) == solo.order
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_volumes_have_the_same_bits_on_any_number_of_workers(size, groups_folder: Path):
-    solo = cases.run_tiny(cases.VOLUMES, spoilt=cases.SPOILT)
+@pytest.mark.parametrize(("kind", "size"), [("volumes", 2), ("volumes", 3), ("points", 3)])
+def test_volumes_have_the_same_bits_on_any_number_of_workers(kind, size, groups_folder: Path):
+    solo = cases.run_tiny(cases.GROUPS[kind][0], spoilt=cases.SPOILT)
     assert solo.outcome.step == 6
     for rank in range(size):
-        path = groups_folder / f"volumes-{size}-{rank}.pickle"
+        path = groups_folder / f"{kind}-{size}-{rank}.pickle"
         trace: cases.Trace = pickle.loads(path.read_bytes())
         assert cases.differences(solo.model, trace.model) == []
 
 
+@pytest.mark.parametrize("kind", ["volumes", "points"])
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
-def test_a_training_on_volumes_resumes_to_the_same_bits(stop_after):
-    solo = cases.run_tiny(cases.VOLUMES)
-    first = cases.run_tiny(cases.VOLUMES, stop_after=stop_after)
+def test_a_training_on_volumes_resumes_to_the_same_bits(kind, stop_after):
+    experiment = cases.GROUPS[kind][0]
+    solo = cases.run_tiny(experiment)
+    first = cases.run_tiny(experiment, stop_after=stop_after)
     assert first.outcome.step == stop_after
-    again = cases.run_tiny(cases.VOLUMES, resume=first.checkpoints[stop_after])
+    again = cases.run_tiny(experiment, resume=first.checkpoints[stop_after])
     assert cases.differences(solo.last, again.last) == []
     assert cases.differences(solo.model, again.model) == []
 

@@ -24,6 +24,7 @@ from vesselflow.config.experiment import Experiment, load_experiment
 from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
+from vesselflow.feed.points import Points
 from vesselflow.feed.sources import KeyedBatches
 from vesselflow.losses import LOSSES
 from vesselflow.models.needs import axes_of
@@ -40,6 +41,7 @@ from vesselflow.stores.store import Store, write_store
 from vesselflow.stores.synth import make_synth
 from vesselflow.sweeps.context import Reports
 from vesselflow.sweeps.execution import execute
+from vesselflow.tasks.spec import TaskSpec
 from vesselflow.training import packing
 from vesselflow.training.group import Distributed, Group
 from vesselflow.training.loop import Hooks, Trained, train
@@ -121,6 +123,33 @@ def tiny_volumes() -> ArraySamples:
     return ArraySamples([records], np.zeros(SAMPLES, dtype=np.int32), rows, table)
 
 
+def tiny_points() -> ArraySamples:
+    """Bright blobs at keypoints of two classes, 8 x 16 x 16, each of a volume of its own."""
+    random = np.random.default_rng(6)
+    layout = SampleLayout((8, 16, 16), channels=1, targets=0, dtype="float32")
+    records = layout.empty(SAMPLES)
+    image, _, fov = layout.arrays(records)
+    fov[:, :, :, :, 2:] = 1
+    image[...] = 0.3 * random.random(image.shape)
+    points = {}
+    for number in range(SAMPLES):
+        places = random.integers(1, (7, 15, 15), (number % 4, 3))
+        image[(number, 0, *places.T)] += 1
+        classes = np.arange(len(places))[:, None] % 2
+        rows = np.concatenate([places, classes], axis=1).astype(np.float64)
+        points[number] = np.concatenate([[[10.0, 10.0, 10.0, np.nan]], rows])
+    rows = np.arange(SAMPLES, dtype=np.int32)
+    table = SampleTable(
+        layout=layout,
+        source=rows,
+        corner=np.zeros((SAMPLES, 3), dtype=np.int32),
+        centre=np.full((SAMPLES, 1), 0.25, dtype=np.float32),
+        scale=np.full((SAMPLES, 1), 0.2, dtype=np.float32),
+        points=Points.of(points, 3),
+    )
+    return ArraySamples([records], np.zeros(SAMPLES, dtype=np.int32), rows, table)
+
+
 @dataclass
 class Trace:
     """What a training let be seen."""
@@ -176,6 +205,9 @@ def run_tiny(
     trace = Trace(Trained(False, 0, 0, 0))
     settings = experiment.train
     samples = tiny_volumes() if axes_of(experiment.model) == 3 else tiny_samples()
+    task = None
+    if experiment.task.name == "keypoints":
+        samples, task = tiny_points(), POINTS_TASK
     batches = _Batches(
         samples,
         np.array(rows),
@@ -213,6 +245,7 @@ def run_tiny(
             group=group,
             hooks=hooks,
             resume=resume,
+            task=task,
         )
     finally:
         loop_module.build_model, step_module.normalise_by = build, normalise_by
@@ -253,7 +286,19 @@ VOLUMES = tiny_experiment(
     model={"name": "unet3d", "filters": [4, 8], "dropout": 0.2},
     train={"steps_per_epoch": 3, "micro_batches_per_step": 3},
 )
-GROUPS = {"images": (SHARED, (2, 3, 4)), "volumes": (VOLUMES, (2, 3))}
+#: The same with keypoints, whose Gaussians the augmentations transform.
+POINTS = tiny_experiment(
+    task={"name": "keypoints"},
+    data={"working_size_px": None},
+    augment=VOLUMES.augment,
+    model={"name": "unet3d", "filters": [4, 8], "dropout": 0.2},
+    loss={"name": "combined", "pos_weight": 8.0},
+    train={"steps_per_epoch": 3, "micro_batches_per_step": 3},
+)
+POINTS_TASK = TaskSpec(
+    "keypoints", 1, ("a", "b"), 3, (2, 2, 2), sigma_angstrom=((20.0,) * 3,) * 2, rigid=False
+)
+GROUPS = {"images": (SHARED, (2, 3, 4)), "volumes": (VOLUMES, (2, 3)), "points": (POINTS, (3,))}
 
 
 def _worker(folder: Path, kind: str, size: int, rank: int) -> None:

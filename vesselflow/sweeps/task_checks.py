@@ -11,6 +11,7 @@ from vesselflow.config.space import Space
 from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold
 from vesselflow.feed.view import NO_SPACING_HINT, box_size, frame, per_axis, told
+from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.resolved import task_of, task_part
 from vesselflow.runs.specs import StoreFacts, split_key
@@ -51,6 +52,7 @@ def check_tasks(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> N
                     where="data.train",
                     allowed="stores of one kind in one space",
                 )
+            Objective.of(space.objective, task_part(experiment, facts))
             task = task_of(experiment, facts)
             protocol = Protocol.of(experiment, task, facts.layout)
             _check_stores(experiment, stores)

@@ -1,0 +1,231 @@
+"""Keypoints from YAML to tables: a sweep over synthetic tomograms, executed in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vesselflow.config.loading import load_space
+from vesselflow.errors import UserError
+from vesselflow.evaluation.long_tables import write_tables
+from vesselflow.feed.local import LocalData
+from vesselflow.metrics.detection import DETECTION
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.stores.keypoints import Keypoints
+from vesselflow.stores.layout import Layout
+from vesselflow.stores.store import Source, write_store
+from vesselflow.sweeps.context import Reports
+from vesselflow.sweeps.execution import execute
+from vesselflow.sweeps.planning import Prepared, prepare
+
+SPACE = """
+stores:
+  a: synth:tomogram?domain=a&sources=4&seed=0&size_px=40&depth_px=32
+  b: synth:tomogram?domain=b&sources=1&seed=1&size_px=40&depth_px=32
+data: {train: a, ood: [b], patch: [16, 32, 32]}
+split: {folds: 2, val_fraction: 0.5}
+folds: [0]
+augment: {hflip: {}, zflip: {}, rotate90: {}, affine: {}, gaussian_noise: {}}
+model: {name: unet3d, filters: [4, 8]}
+loss: {name: bce, pos_weight: 16}
+train: {epochs: 2, steps_per_epoch: 2, micro_batch_size: 2}
+score: {epochs: all}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keypoints") / "results"
+
+
+def prepared(results: Path, text: str = SPACE) -> Prepared:
+    file = results.parent / "keypoints.yaml"
+    file.write_text(text)
+    return prepare(load_space(file, registries=REGISTRIES), results)
+
+
+def done(sweep: Prepared) -> None:
+    data = LocalData({name: facts.path for name, facts in sweep.stores.items()})
+    for job in sweep.jobs():
+        result = execute(job, sweep.results, data, reports=Reports())
+        assert (result.state, result.message) == ("finished", "")
+    sweep.rescore()
+
+
+def test_keypoints_are_trained_scored_and_shown(results: Path, tmp_path: Path) -> None:
+    text = SPACE + "grid: {task.sigma_angstrom: [40, {shell: 40, rod: 50, dimer: 30}]}\n"
+    sweep = prepared(results, text)
+    assert len({cell.run.run_id for cell in sweep.cells}) == 2
+    assert sweep.objective.metric == "f1"
+    done(sweep)
+    assert sweep.missing() == []
+    assert prepared(results, text).missing() == []
+    paths = write_tables(tmp_path, sweep.scored, sweep.results, sweep.objective)
+    images, points = (pd.read_parquet(paths[name]) for name in ("images", "points"))
+    assert set(images.role) == {"val", "test", "ood"}
+    names = set(DETECTION.names())
+    classes = {f"{name}/{kind}" for name in names for kind in ("shell", "rod", "dimer")}
+    assert set(points.metric) == set(images.metric) == names | classes
+    pooled = images[images.source_id == "*"]
+    truth = [pooled[pooled.metric == f"{name}_picks"] for name in ("true", "false")]
+    both = pooled[pooled.metric == "picks"].value.to_numpy()
+    np.testing.assert_array_equal(truth[0].value.to_numpy() + truth[1].value.to_numpy(), both)
+    # Thresholds are those of validation, class by class.
+    limits = pooled[pooled.metric.str.startswith("threshold/")]
+    assert (limits.groupby(["run_id", "epoch", "metric"]).value.nunique() <= 1).all()
+    previews = list(results.glob("runs/*/previews/*/*.npz"))
+    assert {path.name.split("_")[0] for path in previews} <= {"val", "test", "ood"}
+    assert all(np.load(path)["target"].ndim == 2 for path in previews)
+
+
+def test_how_picks_are_judged_names_evaluations_and_no_run(results: Path) -> None:
+    text = SPACE + "grid: {score.radius_voxels: [2, 6], score.refinement: [moments, none]}\n"
+    sweep = prepared(results, text)
+    assert len({cell.run.run_id for cell in sweep.cells}) == 1
+    assert len({cell.protocol.name for cell in sweep.cells}) == 4
+
+
+def test_images_have_keypoints_too(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    sources = []
+    for index in range(4):
+        places = random.random((6, 2)) * 60 + 2
+        image = random.integers(0, 90, (64, 64, 3), dtype=np.uint8)
+        for y, x in np.rint(places).astype(int):
+            image[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] += 100
+        points = Keypoints(places, np.zeros(6, np.int32))
+        fov = np.ones((64, 64), np.uint8)
+        sources.append(Source(f"s{index}", f"g{index}", image, None, fov, keypoints=points))
+    layout = Layout(kind="keypoint", channels=3, classes=("cell",), target="", ds_factor=8)
+    store = tmp_path / "a.h5"
+    write_store(store, sources, domain="a", importer={"name": "t"}, layout=layout)
+    text = f"""
+stores: {{a: {store}}}
+data: {{train: a, patch: 32}}
+split: {{folds: 2, val_fraction: 0.5}}
+folds: [0]
+model: {{name: wnet, filters: [4, 8]}}
+train: {{epochs: 1, steps_per_epoch: 2, micro_batch_size: 2}}
+"""
+    with pytest.raises(UserError, match=r"score.radius_voxels: the store declares no width"):
+        prepared(tmp_path / "results", text)
+    sweep = prepared(tmp_path / "results", text + "score: {radius_voxels: 4, tta: flips}\n")
+    assert sweep.cells[0].run.task.ds_sigma == ((1.0, 1.0),)
+    done(sweep)
+    assert sweep.missing() == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("score:", "task: {name: segment}\nscore:", "task.name: segment needs a patch store"),
+        ("score:", "objective: {metric: dice}\nscore:", "objective.metric: unknown metric 'dice'"),
+        (
+            "score: {",
+            "score: {threshold_metric: dice, ",
+            "score.threshold_metric: unknown metric 'dice'",
+        ),
+        ("score: {", "score: {radius_voxels: {rod: 3}, ", "score.radius_voxels: is given for rod"),
+        (
+            "score: {",
+            "score: {radius_voxels: 3, radius_angstrom: 3, ",
+            "score.radius_angstrom: the radius is given twice",
+        ),
+        (
+            "score:",
+            "task: {ds_sigma: 0.05}\nscore:",
+            "task.ds_sigma: a sigma of 0.05 cells would vanish between the centres of cells; "
+            "allowed: 0.1 or more",
+        ),
+        (
+            "score:",
+            "task: {sigma_angstrom: 2}\nscore:",
+            "task.sigma_angstrom: a sigma of 2 angstrom (shell) would vanish between the centres "
+            "of cells of 40 angstrom (store 'a'",
+        ),
+        (
+            "score:",
+            "task: {sigma_angstrom: 40, ds_sigma: 1}\nscore:",
+            "task.sigma_angstrom: the width of keypoints is given twice",
+        ),
+        (
+            "score:",
+            "task: {ds_factor: [4, 4]}\nscore:",
+            "task.ds_factor: [4, 4] has 2 numbers, the images have 3 axes",
+        ),
+        (
+            "score:",
+            "task: {ds_factor: 6}\nscore:",
+            "data.patch: patches of 16 x 32 x 32 px are no whole cells of 6 x 6 x 6 px",
+        ),
+        (
+            "data: {train: a, ood: [b]",
+            "grid: {data.train: [a, c]}\ndata: {ood: []",
+            "grid.data.train: points that learn keypoints and others that learn segment",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(results: Path, old: str, new: str, told: str) -> None:
+    assert old in SPACE
+    text = SPACE.replace(old, new, 1)
+    if "data.train" in new:
+        third = "synth:vasculature?sources=4&size_px=40&depth_px=32"
+        text = text.replace("stores:\n", f"stores:\n  c: {third}\n")
+    with pytest.raises(UserError) as caught:
+        prepared(results, text)
+    assert str(caught.value).startswith(f"keypoints.yaml: {told}")
+
+
+def _store(path: Path, counts: list[int], **given: object) -> Path:
+    random = np.random.default_rng(len(counts))
+    sources = [
+        Source(
+            f"s{index}",
+            f"g{index}",
+            random.random((16, 32, 32, 1), dtype=np.float32),
+            None,
+            np.ones((16, 32, 32), np.uint8),
+            keypoints=Keypoints(random.random((count, 3)) * 14, np.zeros(count, np.int32)),
+        )
+        for index, count in enumerate(counts)
+    ]
+    values = {"classes": ("rod",), "ds_factor": 4, **given}
+    layout = Layout(kind="keypoint", axes="zyx", dtype="float32", target="", **values)
+    write_store(path, sources, domain="k", importer={"name": "t"}, layout=layout)
+    return path
+
+
+def test_a_training_part_without_keypoints_is_one_line(tmp_path: Path) -> None:
+    store = _store(tmp_path / "k.h5", [0, 0, 0, 0], ds_sigma=1.0)
+    text = SPACE.split("data:")[1].replace("ood: [b], ", "")
+    with pytest.raises(UserError, match=r"split.folds: the training part of fold 0 .*keypoint"):
+        prepared(tmp_path / "results", f"stores: {{a: {store}}}\ndata:{text}")
+
+
+def test_angstrom_without_a_spacing_is_one_line(tmp_path: Path) -> None:
+    text = SPACE.split("data:")[1].replace("ood: [b], ", "")
+    store = _store(tmp_path / "k.h5", [3, 2, 3, 2], sigma_angstrom=40.0)
+    with pytest.raises(UserError, match=r"task.sigma_angstrom: the source 's0' of the store 'a'"):
+        prepared(tmp_path / "results", f"stores: {{a: {store}}}\ndata:{text}")
+    with pytest.raises(UserError, match=r"score.radius_angstrom: the source 's0' of the store"):
+        prepared(
+            tmp_path / "results", f"stores: {{a: {store}}}\ntask: {{ds_sigma: 1}}\ndata:{text}"
+        )
+
+
+def test_stores_of_other_classes_are_one_line(tmp_path: Path) -> None:
+    text = SPACE.split("data:")[1]
+    one = _store(tmp_path / "a.h5", [3, 2, 3, 2], ds_sigma=1.0)
+    other = _store(tmp_path / "b.h5", [3], ds_sigma=1.0, classes=("shell",))
+    with pytest.raises(UserError, match=r"data.ood: the store 'b' has the classes shell, 'a' has"):
+        prepared(tmp_path / "results", f"stores: {{a: {one}, b: {other}}}\ndata:{text}")
