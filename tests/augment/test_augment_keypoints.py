@@ -28,7 +28,13 @@ SHAPES = [(24, 24), (22, 34), (16, 16, 16), (12, 20, 26)]
 EXACT: list[Spec] = [{"hflip": {"p": 1}}, {"vflip": {"p": 1}}, {"zflip": {"p": 1}},
                      {"rotate90": {"p": 1}}]  # fmt: skip
 STRONG = {"p": 1, "degrees": 40, "scale": [0.8, 1.25], "translate": 0.05, "shear_degrees": 15}
-SMOOTH: list[Spec] = [{"affine": STRONG}]
+EXACT.append({"rotate90": {"p": 1, "axes": "all"}})
+SMOOTH: list[Spec] = [{"affine": STRONG}, {"affine": {**STRONG, "axes": "all"}}]
+#: The same with mirror images in what they open.
+MIRRORED: list[Spec] = [
+    {name: {**arguments, "border": "reflect"} for name, arguments in spec.items()}
+    for spec in SMOOTH
+]
 
 
 def fits(spec: Spec, shape: tuple[int, ...]) -> bool:
@@ -63,6 +69,13 @@ def run(
         keypoints,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def away_from_edges(fov: torch.Tensor) -> torch.Tensor:
+    """Where all neighbours are inside: along the edge, values of up to half a px away stand in."""
+    pool = torch.nn.functional.max_pool2d if fov.ndim == 4 else torch.nn.functional.max_pool3d
+    around = torch.nn.functional.pad(1 - fov, [1] * 2 * (fov.ndim - 2), value=1.0)
+    return pool(around, 3, 1) == 0
 
 
 def centre_of_mass(image: torch.Tensor) -> torch.Tensor:
@@ -103,15 +116,20 @@ def test_the_keypoint_is_at_the_centre_of_mass_of_its_blob(
         assert (found - after.coordinates[index]).abs().max() < 0.05
 
 
-@quick
-@given(st.sampled_from(SMOOTH), st.sampled_from(SHAPES), seeds)
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([*SMOOTH, *MIRRORED]), st.sampled_from(SHAPES), seeds)
 def test_rendered_after_moving_is_moved_after_rendering(
     spec: Spec, shape: tuple[int, ...], seed: int
 ) -> None:
-    _, target, fov, after = run(spec, points(shape, seed, middle=1.4), shape, seed)
-    off = (drawn(after, shape) - target).abs()[fov > 0]
-    # Linear interpolation errs by up to D / (8 sigma^2) at a peak: 0.15 for 1.6 px and three axes.
-    assert off.max() < 0.18
+    # Of keypoints beyond the frame a mirror image shows tails only, which no keypoint makes.
+    middle = 1.0 if spec in MIRRORED else 1.4
+    _, target, fov, after = run(spec, points(shape, seed, middle=middle), shape, seed)
+    if spec in MIRRORED:
+        assert fov.min() == 1
+    off = (drawn(after, shape) - target).abs()[away_from_edges(fov)]
+    # Linear interpolation errs by up to D / (8 sigma^2) at a peak, 0.15 for 1.6 px and three axes,
+    # and more in the crease between a keypoint and its mirror image: 0.19 at most in 1000 batches.
+    assert off.max() < 0.25
     assert off.mean() < 0.01
 
 
@@ -127,8 +145,8 @@ def test_all_parts_in_a_row(shape: tuple[int, ...]) -> None:
     for seed in range(8):
         given_ = points(shape, seed, samples=4)
         _, target, fov, after = run(spec, given_, shape, seed, samples=4)
-        off = (drawn(after, shape, 4) - target).abs()[fov > 0]
-        assert off.max() < 0.18
+        off = (drawn(after, shape, 4) - target).abs()[away_from_edges(fov)]
+        assert off.max() < 0.25
         assert off.mean() < 0.01
 
 

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from vesselflow.augment.compose import compose
 from vesselflow.augment.draws import Draws
-from vesselflow.augment.geometric import warp
 from vesselflow.augment.photometric import colour_matrix
+from vesselflow.augment.warping import warp
 from vesselflow.errors import ShapeError, UserError
 
 torch.set_num_threads(1)

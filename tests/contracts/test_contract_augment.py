@@ -14,9 +14,29 @@ from vesselflow.targets.keypoints import Keypoints
 
 torch.set_num_threads(1)
 
-NAMES = AUGMENTATIONS.names()
+#: Parts with other than their default arguments that are held to all of it, too.
+VARIANTS = {
+    "rotate90-all": {"axes": "all"},
+    "affine-all": {"axes": "all", "shear_degrees": 10},
+    "affine-reflect": {"border": "reflect"},
+    "affine-all-reflect": {"axes": "all", "border": "reflect", "translate": 0.2},
+}
 GEOMETRIC = ["hflip", "vflip", "zflip", "rotate90", "affine"]
 PHOTOMETRIC = ["color_jitter", "gamma", "gaussian_noise"]
+NAMES = [*AUGMENTATIONS.names(), *VARIANTS]
+GEOMETRIC_CASES = [*GEOMETRIC, *VARIANTS]
+
+
+def section(case: str, p: float):
+    return {part(case): {**VARIANTS.get(case, {}), "p": p}}
+
+
+def part(case: str) -> str:
+    return case.split("-")[0]
+
+
+def mirrors(case: str) -> bool:
+    return VARIANTS.get(case, {}).get("border") == "reflect"
 
 
 #: Slices of the samples of `batch`; None for images. Set by the fixture below.
@@ -55,8 +75,12 @@ def equal(first, second) -> bool:
 
 
 def test_every_part_is_of_one_kind():
-    assert sorted(GEOMETRIC + PHOTOMETRIC) == sorted(NAMES)
-    movers = [name for name in NAMES if isinstance(AUGMENTATIONS.build({"name": name}), Mover)]
+    assert sorted(GEOMETRIC + PHOTOMETRIC) == sorted(AUGMENTATIONS.names())
+    movers = [
+        name
+        for name in AUGMENTATIONS.names()
+        if isinstance(AUGMENTATIONS.build({"name": name}), Mover)
+    ]
     assert movers == GEOMETRIC
 
 
@@ -71,6 +95,11 @@ def keypoints(samples: int, *size: int) -> Keypoints:
     return Keypoints(places, sample, sample % 2, spread)
 
 
+def of_sample(points: Keypoints, sample: int):
+    mine = points.sample == sample
+    return points.coordinates[mine], points.class_index[mine], points.covariance[mine]
+
+
 def run_moved(spec, tensors, points, seed: int = 11):
     return compose(spec).moved(*tensors, points, generator=torch.Generator().manual_seed(seed))
 
@@ -81,12 +110,12 @@ def test_keypoints_change_neither_the_pixels_nor_what_was_given(name, height, wi
     tensors = batch(6, height, width)
     points = keypoints(6, *sides(height, width))
     before = points.coordinates.clone(), points.covariance.clone()
-    *moved, after = run_moved({name: {"p": 0.6}}, tensors, points)
-    assert equal(moved, run({name: {"p": 0.6}}, tensors))
+    *moved, after = run_moved(section(name, 0.6), tensors, points)
+    assert equal(moved, run(section(name, 0.6), tensors))
     assert equal((points.coordinates, points.covariance), before)
     assert torch.isfinite(after.coordinates).all()
     assert after.coordinates.dtype == torch.float64
-    again = run_moved({name: {"p": 0.6}}, tensors, points)[-1]
+    again = run_moved(section(name, 0.6), tensors, points)[-1]
     assert equal((again.coordinates, again.covariance), (after.coordinates, after.covariance))
 
 
@@ -94,35 +123,40 @@ def test_keypoints_change_neither_the_pixels_nor_what_was_given(name, height, wi
 def test_keypoints_move_where_pixels_do_and_nowhere_else(name):
     tensors = batch(12)
     points = keypoints(12, *sides(24, 24))
-    *_, after = run_moved({name: {"p": 0.5}}, tensors, points)
-    rows = len(points)
-    assert torch.equal(after.sample[:rows], points.sample)
-    assert torch.equal(after.class_index[:rows], points.class_index)
+    *_, after = run_moved(section(name, 0.5), tensors, points)
     chosen = Draws(
         int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(11)).item()),
-        name,
+        part(name),
         12,
     ).uniform(1)[:, 0] < 0.5  # fmt: skip
     assert 0 < int(chosen.sum()) < 12
-    stays = (after.coordinates[:rows] == points.coordinates).all(1)
-    assert stays[~chosen[points.sample]].all()
-    assert torch.equal(after.covariance[:rows][stays], points.covariance[stays])
-    if name in GEOMETRIC:
-        assert not stays[chosen[points.sample]].any()
-    else:
-        assert after is points
+    for index, moves in enumerate(chosen.tolist()):
+        one, other = of_sample(points, index), of_sample(after, index)
+        if not moves or name in PHOTOMETRIC:
+            assert equal(one, other)
+        elif not mirrors(name):
+            assert torch.equal(one[1], other[1])  # as many, of the same classes
+            assert not (one[0] == other[0]).all(1).any()
+        else:
+            assert not torch.equal(one[0], other[0])
     # A sample by itself: its keypoints depend on no other sample's.
     few = points.sample < 5
-    some = Keypoints(points.coordinates[few], points.sample[few], points.class_index[few])
-    alone = run_moved({name: {"p": 0.5}}, [t[:5] for t in tensors], some)[-1]
-    assert torch.equal(alone.coordinates, after.coordinates[after.sample < 5])
+    some = Keypoints(
+        points.coordinates[few],
+        points.sample[few],
+        points.class_index[few],
+        points.covariance[few],
+    )
+    alone = run_moved(section(name, 0.5), [t[:5] for t in tensors], some)[-1]
+    for index in range(5):
+        assert equal(of_sample(alone, index), of_sample(after, index))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_target_without_planes_is_as_good(name):
     image, target, fov = batch()
-    full = run({name: {"p": 1.0}}, (image, target, fov))
-    none = run({name: {"p": 1.0}}, (image, target[:, :0], fov))
+    full = run(section(name, 1.0), (image, target, fov))
+    none = run(section(name, 1.0), (image, target[:, :0], fov))
     assert none[1].shape == (3, 0, *target.shape[2:])
     assert equal(none[::2], full[::2])
 
@@ -132,7 +166,7 @@ def test_a_target_without_planes_is_as_good(name):
 def test_shape_dtype_range_and_inputs_untouched(name, height, width):
     tensors = batch(3, height, width)
     before = [t.clone() for t in tensors]
-    results = run({name: {"p": 1.0}}, tensors)
+    results = run(section(name, 1.0), tensors)
     assert equal(tensors, before)
     for given, result in zip(tensors, results, strict=True):
         assert result.shape == given.shape
@@ -146,15 +180,15 @@ def test_shape_dtype_range_and_inputs_untouched(name, height, width):
 @pytest.mark.parametrize("name", NAMES)
 def test_p_zero_is_the_identity_and_p_one_is_not(name):
     tensors = batch()
-    assert equal(run({name: {"p": 0.0}}, tensors), tensors)
-    changed = run({name: {"p": 1.0}}, tensors)[0]
+    assert equal(run(section(name, 0.0), tensors), tensors)
+    changed = run(section(name, 1.0), tensors)[0]
     assert all(not torch.equal(a, b) for a, b in zip(changed, tensors[0], strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_generator_gives_the_same_and_another_seed_another_result(name):
     # Flips have no strength to draw: at p = 0.5, 12 samples make an equal choice unlikely.
-    tensors, spec = batch(12), {name: {"p": 0.5}}
+    tensors, spec = batch(12), section(name, 0.5)
     assert equal(run(spec, tensors), run(spec, tensors))
     assert not equal(run(spec, tensors), run(spec, tensors, seed=12))
 
@@ -164,24 +198,24 @@ def test_global_generator_is_neither_read_nor_moved(name):
     tensors = batch()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = run({name: {"p": 1.0}}, tensors)
+    first = run(section(name, 1.0), tensors)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert equal(run({name: {"p": 1.0}}, tensors), first)
+    assert equal(run(section(name, 1.0), tensors), first)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
 def test_exactly_one_number_is_drawn_from_the_generator(name, p):
     g, reference = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    compose({name: {"p": p}})(*batch(), generator=g)
+    compose(section(name, p))(*batch(), generator=g)
     compose({})(*batch(1), generator=reference)
     assert torch.equal(g.get_state(), reference.get_state())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sample_depends_on_no_other_sample(name):
-    tensors, spec = batch(4), {name: {"p": 0.6}}
+    tensors, spec = batch(4), section(name, 0.6)
     whole = run(spec, tensors)
     assert equal([t[:2] for t in whole], run(spec, [t[:2] for t in tensors]))
     others = [t.clone() for t in tensors]
@@ -192,14 +226,14 @@ def test_a_sample_depends_on_no_other_sample(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_that_are_not_chosen_stay_bit_identical(name):
     tensors = batch(16)
-    results = run({name: {"p": 0.4}}, tensors)
+    results = run(section(name, 0.4), tensors)
     same = [
         all(torch.equal(r[i], t[i]) for r, t in zip(results, tensors, strict=True))
         for i in range(16)
     ]
     draws = Draws(
         int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(11)).item()),
-        name,
+        part(name),
         16,
     )
     assert same == [bool(u >= 0.4) for u in draws.uniform(1)[:, 0]]
@@ -209,33 +243,34 @@ def test_samples_that_are_not_chosen_stay_bit_identical(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_part_draws_the_same_beside_other_parts(name):
     # The others are configured but never act, so only a shift of the draws could change anything.
-    fitting = [other for other in NAMES if DEPTH is not None or other != "zflip"]
-    others = {other: {"p": 0.0} for other in fitting if other != name}
+    everything = AUGMENTATIONS.names()
+    fitting = [other for other in everything if DEPTH is not None or other != "zflip"]
+    others = {other: {"p": 0.0} for other in fitting if other != part(name)}
     tensors = batch()
-    alone = run({name: {"p": 0.5}}, tensors)
-    assert equal(run({**others, name: {"p": 0.5}}, tensors), alone)
+    alone = run(section(name, 0.5), tensors)
+    assert equal(run({**others, **section(name, 0.5)}, tensors), alone)
 
 
-@pytest.mark.parametrize("name", GEOMETRIC)
+@pytest.mark.parametrize("name", GEOMETRIC_CASES)
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (16, 32)])
 def test_image_target_and_fov_move_together(name, height, width):
     g = torch.Generator().manual_seed(0)
     plane = torch.rand(4, 1, *sides(height, width), generator=g)
     fov = torch.ones_like(plane)
-    image, target, moved = run({name: {"p": 0.7}}, (torch.cat([plane] * 3, 1), plane, fov))
+    image, target, moved = run(section(name, 0.7), (torch.cat([plane] * 3, 1), plane, fov))
     for channel in range(3):
         assert torch.equal(image[:, channel], target[:, 0])
     # The fov says where the frame's content is: beyond it everything is 0, within it nothing is.
     assert torch.equal(moved[:, 0] == 0, target[:, 0] == 0)
 
 
-@pytest.mark.parametrize("name", GEOMETRIC)
+@pytest.mark.parametrize("name", GEOMETRIC_CASES)
 def test_fov_follows_the_image(name):
     # A fov that is the image itself, as a block of ones: nearest against bilinear, so equal
     # wherever the bilinear value is not between 0 and 1.
     fov = torch.zeros(4, 1, *sides(32, 32))
     fov[..., 8:20, 5:24] = 1
-    image, target, moved = run({name: {"p": 1.0}}, (torch.cat([fov] * 3, 1), fov, fov))
+    image, target, moved = run(section(name, 1.0), (torch.cat([fov] * 3, 1), fov, fov))
     clear = (target == 0) | (target == 1)
     assert torch.equal(moved[clear], target[clear])
     assert clear.float().mean() > 0.8
@@ -246,7 +281,7 @@ def test_fov_follows_the_image(name):
 @pytest.mark.parametrize("name", PHOTOMETRIC)
 def test_values_change_inside_the_fov_only(name):
     tensors = batch()
-    image, target, fov = run({name: {"p": 1.0}}, tensors)
+    image, target, fov = run(section(name, 1.0), tensors)
     assert torch.equal(target, tensors[1])
     assert torch.equal(fov, tensors[2])
     outside = (fov == 0).expand_as(image)
@@ -260,13 +295,13 @@ def test_values_outside_the_fov_have_no_effect(name):
     other = image.clone()
     other[(fov == 0).expand_as(image)] = 0.9
     inside = (fov > 0).expand_as(image)
-    first = run({name: {"p": 1.0}}, (image, target, fov))[0]
-    second = run({name: {"p": 1.0}}, (other, target, fov))[0]
+    first = run(section(name, 1.0), (image, target, fov))[0]
+    second = run(section(name, 1.0), (other, target, fov))[0]
     assert torch.allclose(first[inside], second[inside], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_fov_is_harmless(name):
     image, target, fov = batch()
-    results = run({name: {"p": 1.0}}, (image, target, torch.zeros_like(fov)))
+    results = run(section(name, 1.0), (image, target, torch.zeros_like(fov)))
     assert all(torch.isfinite(t).all() for t in results)

@@ -6,7 +6,7 @@ its own), its line here and its test. The files import torch and kornia inside t
 because this one may not import them at all.
 """
 
-from vesselflow.augment.geometric import AffineArguments, FlipArguments
+from vesselflow.augment.geometric import AffineArguments, FlipArguments, Rotate90Arguments
 from vesselflow.augment.photometric import (
     ColorJitterArguments,
     GammaArguments,
@@ -26,7 +26,7 @@ AUGMENTATIONS.add(
 )
 AUGMENTATIONS.add("zflip", target="vesselflow.augment.geometric:DepthFlip", arguments=FlipArguments)
 AUGMENTATIONS.add(
-    "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=FlipArguments
+    "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=Rotate90Arguments
 )
 AUGMENTATIONS.add("affine", target="vesselflow.augment.geometric:Affine", arguments=AffineArguments)
 AUGMENTATIONS.add(

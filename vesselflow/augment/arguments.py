@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,10 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[
     tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]], Field(strict=False)
 ]
+#: What moves of a volume: the plane of its slices, which all move alike, or all axes.
+Axes = Literal["plane", "all"]
+#: What comes in from beyond the frame: nothing, outside the fov; or the mirror image.
+Border = Literal["outside", "reflect"]
 
 
 def ordered(value: Range) -> Range:

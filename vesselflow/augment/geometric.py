@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
-from vesselflow.augment.arguments import Probability, Range, ordered
+from vesselflow.augment.arguments import Axes, Border, Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread, spread_log
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
@@ -20,13 +20,26 @@ if TYPE_CHECKING:
 
 
 class FlipArguments(Arguments):
-    """Arguments of `hflip`, `vflip`, `zflip` and `rotate90`.
+    """Arguments of `hflip`, `vflip` and `zflip`.
 
     Attributes:
         p: Probability, for each sample by itself.
     """
 
     p: Probability = 0.5
+
+
+class Rotate90Arguments(Arguments):
+    """Arguments of `rotate90`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        axes: `plane`, or `all` for every turn of a volume onto itself, z into x and y included:
+            for volumes with the same spacing along all axes.
+    """
+
+    p: Probability = 0.5
+    axes: Axes = "plane"
 
 
 class AffineArguments(Arguments):
@@ -38,6 +51,10 @@ class AffineArguments(Arguments):
         scale: Smallest and largest magnification.
         translate: Largest shift either way, as a fraction of the width and of the height.
         shear_degrees: Largest shear either way along x and along y, in degrees.
+        axes: `plane`, or `all` to move volumes about and along all three axes: for volumes with the
+            same spacing along all axes.
+        border: What comes in from beyond the frame: `outside`, nothing, outside the field of view,
+            or `reflect`, the mirror image, with its keypoints.
     """
 
     p: Probability = 0.5
@@ -45,6 +62,8 @@ class AffineArguments(Arguments):
     scale: Range = (0.9, 1.1)
     translate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     shear_degrees: Annotated[float, Field(ge=0.0, lt=45.0)] = 0.0
+    axes: Axes = "plane"
+    border: Border = "outside"
 
     _scale = field_validator("scale")(ordered)
 
@@ -126,10 +145,13 @@ class Rotate90:
 
     Args:
         p: Probability per sample.
+        axes: `all` draws one of all the rotations of a volume onto itself, each as likely: 23 of a
+            cube, 7 where two sizes are equal, 3 where none are. Of images these are the turns in
+            the plane.
     """
 
-    def __init__(self, *, p: float) -> None:
-        self.p = p
+    def __init__(self, *, p: float, axes: Axes) -> None:
+        self.p, self.axes = p, axes
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
@@ -153,6 +175,13 @@ class Rotate90:
         from vesselflow.augment.moving import Turn
 
         chosen, numbers = choose(draws, self.p, 1)
+        if self.axes == "all" and len(size) == 3:
+            turns = Turn.all_of(size)
+            drawn = numbers[:, 0].tolist()
+            return {
+                index: turns[int(len(turns) * number)]
+                for index, number in zip(chosen, drawn, strict=True)
+            }
         square = size[-1] == size[-2]
         return {
             index: Turn.quarters(len(size), 1 + int(3 * number) if square else 2)
@@ -161,20 +190,25 @@ class Rotate90:
 
 
 class Affine:
-    """Shear, then rotate and magnify about the centre, then shift, in one warp of the plane.
+    """Shear, then rotate and magnify about the centre, then shift, in one warp.
 
-    All slices of a volume move alike, because they often lie at another distance than pixels do.
+    By default all slices of a volume move alike, because they often lie at another distance than
+    pixels do.
 
-    Image and target are interpolated bilinearly (the target becomes soft), the fov takes the
-    nearest pixel. Pixels that come from beyond the frame are 0 in all three.
+    Image and target are interpolated linearly (the target becomes soft), the fov takes the nearest
+    pixel. Pixels that come from beyond the frame are 0 in all three, or mirrored.
 
     Args:
         p: Probability per sample.
-        degrees: Rotation, uniform in [-degrees, degrees].
-        scale: Magnification, uniform in the logarithm.
-        translate: Shift, uniform in [-translate, translate] of the width and of the height.
+        degrees: Rotation, uniform in [-degrees, degrees]; of all axes of a volume, about x, then y,
+            then z, each by its own angle.
+        scale: Magnification, uniform in the logarithm, the same along all axes that move.
+        translate: Shift, uniform in [-translate, translate] of the width and of the height (and of
+            the depth).
         shear_degrees: Angles of the shear along x and along y, uniform in
-            [-shear_degrees, shear_degrees].
+            [-shear_degrees, shear_degrees]; of all axes of a volume, of the six that there are.
+        axes: `plane`, or `all` of a volume.
+        border: What comes in from beyond the frame.
     """
 
     def __init__(
@@ -185,40 +219,69 @@ class Affine:
         scale: tuple[float, float],
         translate: float,
         shear_degrees: float,
+        axes: Axes,
+        border: Border,
     ) -> None:
         self.p, self.degrees, self.scale = p, degrees, scale
         self.translate, self.shear_degrees = translate, shear_degrees
+        self.axes, self.border = axes, border
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
-        chosen, numbers = choose(draws, self.p, 6)
+        from vesselflow.augment.warping import warp, warp_volume
+
+        size = image.shape[2:]
+        chosen, numbers = self._drawn(size, draws)
         if not chosen:
             return
-        matrices = self._matrices(numbers, *image.shape[-2:]).to(image.device, image.dtype)
+        if self._solid(size):
+            warped, matrices = warp_volume, self._of_volumes(numbers, size)
+        else:
+            plane = self._of_planes(numbers, size)
+            warped, matrices = warp, plane.to(image.device, image.dtype)
         for index, matrix in zip(chosen, matrices, strict=True):
             # One sample at a time: what is between then fits into the cache.
-            warped = warp(image[index], target[index], fov[index], matrix)
-            image[index], target[index], fov[index] = warped
+            image[index], target[index], fov[index] = warped(
+                image[index], target[index], fov[index], matrix, self.border
+            )
 
     def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
         """See `vesselflow.augment.draws.Mover`."""
-        from vesselflow.augment.moving import moved, of_axes
+        from vesselflow.augment.affine_maps import of_axes, seen_through
+        from vesselflow.augment.mirrors import move_reflected
+        from vesselflow.augment.moving import moved
 
-        chosen, numbers = choose(draws, self.p, 6)
-        matrices = of_axes(self._matrices(numbers, *size[-2:]), len(size))
-        return moved(keypoints, chosen, matrices, draws.samples)
+        chosen, numbers = self._drawn(size, draws)
+        if self._solid(size):
+            matrices = self._of_volumes(numbers, size)
+        else:
+            matrices = of_axes(self._of_planes(numbers, size), len(size))
 
-    def _matrices(self, numbers: Tensor, height: int, width: int) -> Tensor:
+        def gone(points: Keypoints) -> Keypoints:
+            return moved(points, chosen, matrices, draws.samples)
+
+        if self.border == "outside":
+            return gone(keypoints)
+        shown = seen_through(matrices, size)
+        return move_reflected(keypoints, size, chosen, shown, draws.samples, gone)
+
+    def _solid(self, size: Sequence[int]) -> bool:
+        return self.axes == "all" and len(size) == 3
+
+    def _drawn(self, size: Sequence[int], draws: Draws) -> tuple[list[int], Tensor]:
+        return choose(draws, self.p, 13 if self._solid(size) else 6)
+
+    def _of_planes(self, numbers: Tensor, size: Sequence[int]) -> Tensor:
         """float64 (k, 2, 3): pixel (x, y) of the sample to pixel (x, y) of the result."""
         import torch
         from kornia.geometry.transform import get_affine_matrix2d
 
         count = numbers.shape[0]
-        size = torch.tensor([width, height], dtype=numbers.dtype)
+        extent = torch.tensor([size[-1], size[-2]], dtype=numbers.dtype)
         shear = torch.deg2rad(spread(numbers[:, 2:4], self.shear_degrees))
         matrices: Tensor = get_affine_matrix2d(
-            translations=spread(numbers[:, 4:6], self.translate) * size,
-            center=((size - 1) / 2).expand(count, 2),
+            translations=spread(numbers[:, 4:6], self.translate) * extent,
+            center=((extent - 1) / 2).expand(count, 2),
             scale=spread_log(numbers[:, 1:2], self.scale).expand(count, 2),
             angle=spread(numbers[:, 0], self.degrees),
             sx=shear[:, 0],
@@ -226,46 +289,16 @@ class Affine:
         )
         return matrices[:, :2]
 
+    def _of_volumes(self, numbers: Tensor, size: Sequence[int]) -> Tensor:
+        """float64 (k, 3, 4): voxel (z, y, x) of the sample to voxel (z, y, x) of the result."""
+        import torch
 
-def warp(
-    image: Tensor, target: Tensor, fov: Tensor, matrix: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Warp one sample.
+        from vesselflow.augment.affine_maps import about_centre, rotation, shearing
 
-    Args:
-        image: float (C, H, W) or (C, D, H, W).
-        target: float (K, H, W) or (K, D, H, W).
-        fov: float (1, H, W) or (1, D, H, W), 0 or 1.
-        matrix: float (2, 3): pixel (x, y) of the sample to pixel (x, y) of the result.
-
-    Returns:
-        image and target, bilinear, and fov, nearest; all 0 where they come from beyond the frame.
-    """
-    import torch
-    from kornia.geometry.transform import warp_affine
-
-    size = (image.shape[-2], image.shape[-1])
-    values = torch.cat([image, target])
-    # Zeros as border would darken the pixels along the frame's edge, which stay inside the fov.
-    smooth: Tensor = warp_affine(
-        values.reshape(1, -1, *size),
-        matrix[None],
-        size,
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    ).view_as(values)
-    valid, frame = (
-        warp_affine(
-            torch.cat([fov, torch.ones_like(fov)]).reshape(1, -1, *size),
-            matrix[None],
-            size,
-            mode="nearest",
-            padding_mode="zeros",
-            align_corners=False,
+        linear = (
+            spread_log(numbers[:, 3], self.scale)[:, None, None]
+            * rotation(torch.deg2rad(spread(numbers[:, :3], self.degrees)))
+            @ shearing(torch.deg2rad(spread(numbers[:, 4:10], self.shear_degrees)))
         )
-        .view(2, *fov.shape)
-        .unbind()
-    )
-    smooth *= frame
-    return smooth[: image.shape[0]], smooth[image.shape[0] :], valid
+        extent = torch.tensor(size, dtype=numbers.dtype)
+        return about_centre(linear, size, spread(numbers[:, 10:13], self.translate) * extent)

@@ -6,6 +6,7 @@ voxel is afterwards. The centre of voxel i lies at i.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -74,6 +75,23 @@ class Turn:
         flipped[y:] = [quarters in (1, 2), quarters in (2, 3)]
         return cls(tuple(source), tuple(flipped))
 
+    @classmethod
+    def all_of(cls, size: Sequence[int]) -> list[Turn]:
+        """Every rotation of a grid of this size onto itself but the one that does nothing.
+
+        23 of a cube, 7 of a grid with two equal sides, 3 of any other; none is a mirror image.
+        """
+        axes = range(len(size))
+        found = []
+        for source in itertools.permutations(axes):
+            crossings = sum(a > b for a, b in itertools.combinations(source, 2))
+            for flipped in itertools.product((False, True), repeat=len(size)):
+                turns = (crossings + sum(flipped)) % 2 == 0
+                same = tuple(size[axis] for axis in source) == tuple(size)
+                if turns and same and (source != tuple(axes) or any(flipped)):
+                    found.append(cls(source, flipped))
+        return found
+
     def of(self, tensor: Tensor) -> Tensor:
         """The turned copy of a tensor whose last axes these are."""
         ahead = tensor.ndim - len(self.source)
@@ -91,22 +109,3 @@ class Turn:
             matrix[axis, source] = -1 if flip else 1
             matrix[axis, axes] = size[axis] - 1 if flip else 0
         return matrix
-
-
-def of_axes(matrices: Tensor, axes: int) -> Tensor:
-    """Maps of the plane, (x, y), as maps over the axes (y, x) or (z, y, x).
-
-    Args:
-        matrices: (k, 2, 3).
-        axes: D, 2 or 3; z is left as it is.
-
-    Returns:
-        (k, D, D + 1).
-    """
-    order = list(range(axes - 1, axes - 3, -1))  # of x, then y
-    found = torch.zeros(len(matrices), axes, axes + 1, dtype=matrices.dtype)
-    found[:, range(axes), range(axes)] = 1
-    for row, axis in enumerate(order):
-        found[:, axis, order] = matrices[:, row, :2]
-        found[:, axis, axes] = matrices[:, row, 2]
-    return found
