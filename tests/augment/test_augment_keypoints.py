@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from vesselflow.augment.compose import compose
 from vesselflow.errors import ShapeError
@@ -29,8 +30,17 @@ EXACT: list[Spec] = [{"hflip": {"p": 1}}, {"vflip": {"p": 1}}, {"zflip": {"p": 1
                      {"rotate90": {"p": 1}}]  # fmt: skip
 STRONG = {"p": 1, "degrees": 40, "scale": [0.8, 1.25], "translate": 0.05, "shear_degrees": 15}
 EXACT.append({"rotate90": {"p": 1, "axes": "all"}})
-SMOOTH: list[Spec] = [{"affine": STRONG}, {"affine": {**STRONG, "axes": "all"}}]
-#: The same with mirror images in what they open.
+BENT = {"p": 1, "std_px": 2, "spacing_px": 10}
+SMOOTH: list[Spec] = [
+    {name: {**arguments, "axes": axes}}
+    for name, arguments in (("affine", STRONG), ("elastic", BENT))
+    for axes in ("plane", "all")
+]
+AFFINE: list[Spec] = [spec for spec in SMOOTH if "affine" in spec]
+GENTLE: list[Spec] = [
+    {"elastic": {"p": 1, "std_px": 2, "spacing_px": 40, "axes": axes}} for axes in ("plane", "all")
+]
+#: The smooth ones with mirror images in what they open.
 MIRRORED: list[Spec] = [
     {name: {**arguments, "border": "reflect"} for name, arguments in spec.items()}
     for spec in SMOOTH
@@ -102,8 +112,8 @@ def test_flips_and_turns_are_exact(spec: Spec, shape: tuple[int, ...]) -> None:
         assert torch.allclose(drawn(after, shape), image, atol=3e-7)
 
 
-@quick
-@given(st.sampled_from(SMOOTH), st.sampled_from(SHAPES), seeds)
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([*AFFINE, *GENTLE]), st.sampled_from(SHAPES), seeds)
 def test_the_keypoint_is_at_the_centre_of_mass_of_its_blob(
     spec: Spec, shape: tuple[int, ...], seed: int
 ) -> None:
@@ -112,8 +122,34 @@ def test_the_keypoint_is_at_the_centre_of_mass_of_its_blob(
     assume(inside(after.coordinates, shape, 4.5))
     for index in range(2):
         found = centre_of_mass(image[index, 0])
-        # What the blob's tail beyond the frame would add; bilinear interpolation adds nothing.
-        assert (found - after.coordinates[index]).abs().max() < 0.05
+        # What the blob's tail beyond the frame would add; linear interpolation adds nothing. A bend
+        # takes the middle of the blob a little away from its centre.
+        assert (found - after.coordinates[index]).abs().max() < 0.15
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([*SMOOTH, *MIRRORED]), st.sampled_from(SHAPES), seeds)
+def test_the_pixel_at_a_keypoint_comes_from_where_the_keypoint_was(
+    spec: Spec, shape: tuple[int, ...], seed: int
+) -> None:
+    """The image says of each pixel where it was; no blob blurs that."""
+    axes = [torch.arange(n, dtype=torch.float64) for n in shape]
+    image = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    given_ = points(shape, seed, samples=1, count=30, middle=0.6)
+    came, _, fov, after = compose(spec).moved(
+        image,
+        image[:, :0],
+        torch.ones_like(image[:, :1]),
+        given_,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    clear = away_from_edges(fov)[0, 0].numpy().astype(float)
+    places = after.coordinates[: len(given_)].numpy().T
+    whole = ndimage.map_coordinates(clear, places, order=1, cval=0) == 1
+    seen = np.stack([ndimage.map_coordinates(one, places, order=1) for one in came[0].numpy()])
+    off = np.abs(seen.T - given_.coordinates.numpy())[whole]
+    # Between pixels, what bends is interpolated linearly.
+    assert off.max(initial=0) < (0.1 if "elastic" in spec else 1e-3)
 
 
 @settings(deadline=None, max_examples=20)
@@ -128,9 +164,10 @@ def test_rendered_after_moving_is_moved_after_rendering(
         assert fov.min() == 1
     off = (drawn(after, shape) - target).abs()[away_from_edges(fov)]
     # Linear interpolation errs by up to D / (8 sigma^2) at a peak, 0.15 for 1.6 px and three axes,
-    # and more in the crease between a keypoint and its mirror image: 0.19 at most in 1000 batches.
-    assert off.max() < 0.25
-    assert off.mean() < 0.01
+    # and more in the crease between a keypoint and its mirror image: 0.19 at most in 960 batches. A
+    # bent Gaussian is none, so that elastic has 0.27.
+    assert off.max() < (0.4 if "elastic" in spec else 0.25)
+    assert off.mean() < 0.015
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -140,19 +177,20 @@ def test_all_parts_in_a_row(shape: tuple[int, ...]) -> None:
         "vflip": {"p": 0.5},
         "rotate90": {"p": 0.5},
         "affine": {**STRONG, "p": 0.5},
+        "elastic": {**BENT, "p": 0.5, "axes": "all"},
         "gamma": {"p": 0.5, "gamma": [1, 1]},
     } | ({"zflip": {"p": 0.5}} if len(shape) == 3 else {})
     for seed in range(8):
         given_ = points(shape, seed, samples=4)
         _, target, fov, after = run(spec, given_, shape, seed, samples=4)
         off = (drawn(after, shape, 4) - target).abs()[away_from_edges(fov)]
-        assert off.max() < 0.25
-        assert off.mean() < 0.01
+        assert off.max() < 0.4
+        assert off.mean() < 0.015
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_batch_without_target_planes_and_one_without_keypoints(shape: tuple[int, ...]) -> None:
-    spec = {name: arguments for each in (*EXACT, *SMOOTH) if fits(each, shape)
+    spec = {name: arguments for each in (*EXACT, *MIRRORED) if fits(each, shape)
             for name, arguments in each.items()}  # fmt: skip
     augmenter = compose(spec)
     given_ = points(shape, 0)

@@ -20,8 +20,11 @@ VARIANTS = {
     "affine-all": {"axes": "all", "shear_degrees": 10},
     "affine-reflect": {"border": "reflect"},
     "affine-all-reflect": {"axes": "all", "border": "reflect", "translate": 0.2},
+    "elastic-all": {"axes": "all", "spacing_px": 8},
+    "elastic-reflect": {"border": "reflect"},
+    "elastic-all-reflect": {"axes": "all", "spacing_px": 8, "border": "reflect"},
 }
-GEOMETRIC = ["hflip", "vflip", "zflip", "rotate90", "affine"]
+GEOMETRIC = ["hflip", "vflip", "zflip", "rotate90", "affine", "elastic"]
 PHOTOMETRIC = ["color_jitter", "gamma", "gaussian_noise"]
 NAMES = [*AUGMENTATIONS.names(), *VARIANTS]
 GEOMETRIC_CASES = [*GEOMETRIC, *VARIANTS]

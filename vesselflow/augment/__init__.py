@@ -6,6 +6,7 @@ its own), its line here and its test. The files import torch and kornia inside t
 because this one may not import them at all.
 """
 
+from vesselflow.augment.elastic import ElasticArguments
 from vesselflow.augment.geometric import AffineArguments, FlipArguments, Rotate90Arguments
 from vesselflow.augment.photometric import (
     ColorJitterArguments,
@@ -29,6 +30,9 @@ AUGMENTATIONS.add(
     "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=Rotate90Arguments
 )
 AUGMENTATIONS.add("affine", target="vesselflow.augment.geometric:Affine", arguments=AffineArguments)
+AUGMENTATIONS.add(
+    "elastic", target="vesselflow.augment.elastic:Elastic", arguments=ElasticArguments
+)
 AUGMENTATIONS.add(
     "color_jitter",
     target="vesselflow.augment.photometric:ColorJitter",
