@@ -88,9 +88,9 @@ def test_no_field_is_steeper_than_it_says_nor_than_it_may(
     assert 0 < bound <= STEEPEST * (1 + 1e-9)
     found = float(one.jacobian(anywhere(seed, size, 4000)).abs().sum(-1).max())
     assert found <= bound * (1 + 1e-9)
-    # Not by far: it is reached up to a third where the frame has the whole of the grid's cells.
+    # Not by far, where the frame has the whole of the grid's cells.
     if spacing < 8:
-        assert found > 0.6 * bound
+        assert found > 0.4 * bound
     first, second = anywhere(seed, size, beyond=30), anywhere(seed + 1, size, beyond=30)
     apart = (first - second).abs().amax(1)
     assert ((one.at(first) - one.at(second)).abs().amax(1) <= bound * apart * (1 + 1e-9)).all()

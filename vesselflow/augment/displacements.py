@@ -17,8 +17,8 @@ from torch import Tensor
 from vesselflow.targets.keypoints import Keypoints
 
 #: Largest steepness of a field. Below 1 it has an inverse, and nothing folds; here, what lies next
-#: to each other is at least 0.3 and at most 1.7 times as far apart afterwards.
-STEEPEST = 0.7
+#: to each other comes from places at least 0.2 and at most 1.8 times as far apart.
+STEEPEST = 0.8
 #: How near to its exact place a keypoint is moved, in px.
 TOLERANCE_PX = 1e-4
 #: Mean square of a cubic B-spline's values over one cell, of independent coefficients of 1.

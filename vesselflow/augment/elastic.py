@@ -25,8 +25,8 @@ class ElasticArguments(Arguments):
         p: Probability, for each sample by itself.
         std_px: Largest root mean square of the displacement along each axis; drawn from
             [0, std_px]. A displacement that would fold is made smaller.
-        spacing_px: Between the control points of the displacement; above a tenth of it, `std_px` is
-            seldom reached.
+        spacing_px: Between the control points of the displacement. A `std_px` above a fifteenth of
+            it is not always reached in volumes, nor above a tenth in images.
         axes: `plane`, which displaces all slices of a volume alike, or `all` for volumes with the
             same spacing along all axes.
         border: What comes in from beyond the frame: `outside`, nothing, outside the field of view,
