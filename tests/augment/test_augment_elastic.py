@@ -71,6 +71,13 @@ def test_a_field_at_places_and_its_derivatives(
     places, step = anywhere(seed, size), 1e-5
     slopes = one.jacobian(places)
     inside = ((places > -0.5 + step) & (places < torch.tensor(size) - 0.5 - step)).all(1)
+    # Beyond the frame it goes on as it is at the edge.
+    far = places.clone()
+    far[:, 0] = size[0] + 3.0
+    edge = far.clone()
+    edge[:, 0] = size[0] - 0.5
+    assert torch.equal(one.at(far), one.at(edge))
+    assert (one.jacobian(far)[:, :, 0] == 0).all()
     for axis in range(len(size)):
         aside = torch.zeros(len(size), dtype=torch.float64)
         aside[axis] = step

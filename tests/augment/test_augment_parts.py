@@ -70,7 +70,13 @@ def test_empty_section_is_the_identity():
 
 
 def test_a_batch_without_samples():
-    spec = {"affine": {"p": 1}, "gaussian_noise": {"p": 1}, "color_jitter": {"p": 1}}
+    spec = {
+        "rotate90": {"p": 1, "axes": "all"},
+        "affine": {"p": 1},
+        "elastic": {"p": 1, "border": "reflect"},
+        "gaussian_noise": {"p": 1},
+        "color_jitter": {"p": 1},
+    }
     assert run(spec, torch.zeros(0, 3, 8, 8))[0].shape == (0, 3, 8, 8)
 
 

@@ -40,7 +40,8 @@ class Augmenter:
         Returns:
             image, target and fov, moved together. A sample that no part chose is bit-identical; the
             given tensors are never written to. What lies beyond the frame comes in outside the fov,
-            with image and target 0; values change inside the fov only.
+            with image and target 0, or as a mirror image where a part says `border: reflect`;
+            values change inside the fov only.
 
         Raises:
             ShapeError: The shapes do not fit each other.
@@ -69,7 +70,8 @@ class Augmenter:
         Returns:
             What `__call__` gives, bit for bit, and the keypoints where their pixels are now. Those
             of a sample that no part chose are bit-identical. Keypoints beyond the frame stay, so
-            that their Gaussians reach into it. Covariances, if any, move along.
+            that their Gaussians reach into it; with `border: reflect` there are also mirror images
+            (see `mirrors`). Covariances, if any, move along.
 
         Raises:
             ShapeError: The shapes do not fit each other.

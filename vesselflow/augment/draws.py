@@ -72,7 +72,8 @@ class Mover(Part, Protocol):
         """Where `apply` with the same draws takes keypoints; those given stay as they are.
 
         Keypoints of samples that are not chosen stay bit-identical. One that lies, or comes to lie,
-        beyond the frame is kept: its Gaussian may reach into it.
+        beyond the frame is kept: its Gaussian may reach into it. Where pixels are mirrored, so are
+        keypoints (see `mirrors`).
 
         Args:
             keypoints: Of the batch, in voxels of the samples as they are before.
