@@ -153,3 +153,11 @@ def test_floats_have_no_statistics_of_all_volumes_together(results: Path) -> Non
         "volumes.yaml: normalise.scope: the store 'a' holds float32, whose values are too many to "
         "count; allowed: source, patch, none"
     )
+
+
+def test_turns_between_axes_need_voxels_of_one_size(results: Path) -> None:
+    text = SPACE.replace("rotate90: {}", "rotate90: {axes: all}")
+    flat = text.replace("patch: [16, 32, 32]", "patch: [16, 16, 16], spacing_um: [40, 20, 20]")
+    with pytest.raises(UserError, match=r"augment.rotate90.axes: working voxels of the store 'a'"):
+        prepared(results, flat)
+    prepared(results, text.replace("patch: [16, 32, 32]", "patch: [16, 16, 16], spacing_um: 40"))

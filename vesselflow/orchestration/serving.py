@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
 #: What a first run would import in its midst.
 _FIRST_RUN_NEEDS = (
+    "vesselflow.augment.elastic",
     "vesselflow.augment.geometric",
     "vesselflow.augment.photometric",
+    "vesselflow.augment.warping",
 )
 #: What a worker met -> what that is to the policy.
 EVENTS = {

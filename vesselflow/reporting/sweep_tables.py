@@ -85,7 +85,7 @@ class Completeness:
 
 
 #: What a threshold can predict that tells no pixel from another.
-BLIND = ("every pixel", "almost every pixel", "no pixel", "almost no pixel")
+BLIND = ("every pixel", "almost every pixel", "no pixel", "almost no pixel", "no keypoint")
 
 
 @dataclass(frozen=True)
@@ -288,6 +288,8 @@ class SweepTables:
             sensitivity = values.get((run_id, point, "sensitivity"), math.nan)
             specificity = values.get((run_id, point, "specificity"), math.nan)
             predicts = _predicts(sensitivity, specificity)
+            if values.get((run_id, point, "picks")) == 0:
+                predicts = "no keypoint"
             if predicts:
                 found.append(Blind(str(run_id), str(point), int(fold), int(seed), predicts))
         return tuple(found)

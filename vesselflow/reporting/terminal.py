@@ -361,9 +361,9 @@ def _threshold(tables: SweepTables) -> str:
 def footnotes(tables: SweepTables) -> list[str]:
     """What the numbers mean, and how many values are undefined where."""
     objective = tables.objective
-    label = metric_label(objective.metric)
+    label, pooled = metric_label(objective.metric), TASKS.judging(objective.metric).pooled
     notes = [
-        f"{label} is pooled over the pixels inside the fov of a domain; the threshold is "
+        f"{label} is pooled over the {pooled} inside the fov of a domain; the threshold is "
         f"{_threshold(tables)}. ± is the standard deviation over runs (folds and seeds)."
     ]
     if objective.direction == "min" or objective.reduction != "mean":

@@ -22,6 +22,7 @@ from vesselflow.feed.layout import Size
 from vesselflow.feed.view import (
     Frame,
     View,
+    box_size,
     check_spacing,
     frame,
     image_frame,
@@ -42,6 +43,8 @@ from vesselflow.stores.schema import SourceInfo
 if TYPE_CHECKING:
     from vesselflow.stores.store import Store
 
+#: Sides of a voxel may differ by this factor where its axes are mixed.
+MOST_UNEQUAL = 1.05
 #: Of a least side.
 _IN_ALL = "in height and width"
 
@@ -132,6 +135,8 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
         trained = stores[experiment.data.train]
         if experiment.normalise.scope == "dataset" and trained.layout is not None:
             _check_countable(space, file, trained.name, trained.layout.dtype)
+        with placed(space, file):
+            _check_turns(experiment, stores)
         if "zflip" in experiment.augment and trained.layout and trained.axes == 2:
             raise UserError(
                 f"the store '{trained.name}' holds images, which have no slices to mirror",
@@ -148,6 +153,30 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
                     where=place(space, file, "model.name"),
                     allowed=", ".join(others),
                 )
+
+
+def _check_turns(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
+    """Refuse augmentations that mix axes along which voxels are not of one size."""
+    turning = [name for name, given in experiment.augment.items() if given.get("axes") == "all"]
+    facts = stores[experiment.data.train]
+    if not turning or facts.axes == 2 or not facts.digest:
+        return
+    view = seen_as(experiment, stores)
+    for source in facts.sources:
+        if source.spacing_um is None:
+            continue
+        at = frame(source.fov_box, view, source.spacing_um)
+        sizes = zip(source.spacing_um, box_size(at.box), at.inner, strict=True)
+        voxel = [um * native / inner for um, native, inner in sizes]
+        if max(voxel) > MOST_UNEQUAL * min(voxel):
+            told_um = " x ".join(f"{um:.3g}" for um in voxel)
+            raise UserError(
+                f"working voxels of the store '{facts.name}' are {told_um} um: what is turned "
+                "between its axes is of no shape that there is",
+                where=f"augment.{turning[0]}.axes",
+                allowed="plane, or the same size along all axes",
+                hint="set data.spacing_um to one number",
+            )
 
 
 def _check_countable(space: Space, file: Path, store: str, dtype: str) -> None:

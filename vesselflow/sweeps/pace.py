@@ -58,7 +58,11 @@ def kind_of(experiment: Experiment) -> str:
         {
             "data": experiment.data.model_dump(mode="json", exclude={"ood"}),
             "normalise": experiment.normalise.model_dump(mode="json"),
-            "augment": sorted(experiment.augment),
+            "task": experiment.task.model_dump(mode="json"),
+            "augment": {
+                name: {key: value for key, value in arguments.items() if isinstance(value, str)}
+                for name, arguments in experiment.augment.items()
+            },
             "model": experiment.model,
             "loss": experiment.loss["name"],
             "optimizer": experiment.optimizer["name"],

@@ -18,6 +18,7 @@ TASKS.add_task(
     kind="patch",
     metrics=METRICS,
     objective="dice",
+    pooled="pixels",
 )
 TASKS.add_task(
     "keypoints",
@@ -25,4 +26,5 @@ TASKS.add_task(
     kind="keypoint",
     metrics=DETECTION,
     objective="f1",
+    pooled="picks and keypoints",
 )

@@ -17,11 +17,13 @@ class TaskPart(Part):
         kind: Of the stores that it is for, and whose task it is where a space names none.
         metrics: By which its predictions are judged.
         objective: The metric that chooses thresholds, epochs and points where a space names none.
+        pooled: What is counted together over the images of a domain, in words.
     """
 
     kind: str
     metrics: Metrics
     objective: str
+    pooled: str
 
 
 class Tasks(Registry):
@@ -38,6 +40,7 @@ class Tasks(Registry):
         kind: str,
         metrics: Metrics,
         objective: str,
+        pooled: str,
         version: int = 1,
     ) -> None:
         """Register a task.
@@ -55,6 +58,7 @@ class Tasks(Registry):
             kind=kind,
             metrics=metrics,
             objective=objective,
+            pooled=pooled,
         )
 
     def task(self, name: object, *, where: str = "") -> TaskPart:
