@@ -51,7 +51,9 @@ REVISED: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 #: Smaller encoders and larger images than the defaults, where a model needs them.
-ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224", "wnet": None, "unet3d": None}
+ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224", "wnet": None} | dict.fromkeys(
+    VOLUMETRIC
+)
 SIZES = {"pan": 128, "dpt": 32}
 
 

@@ -28,7 +28,7 @@ UNUSED = {
 def built(request):
     name = request.param
     spec = {"name": name}
-    if name not in ("wnet", "unet3d"):
+    if name not in ("wnet", *VOLUMETRIC):
         spec["encoder"] = ENCODERS.get(name, "resnet18")
     torch.manual_seed(0)
     model = MODELS.build(spec, in_channels=3, classes=1)

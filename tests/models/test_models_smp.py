@@ -5,6 +5,7 @@ import torch
 
 from vesselflow.errors import UserError
 from vesselflow.models import MODELS, smp
+from vesselflow.models.needs import VOLUMETRIC
 
 torch.set_num_threads(1)
 
@@ -18,7 +19,7 @@ def test_every_architecture_of_the_library_is_registered():
         import segmentation_models_pytorch
 
     assert set(segmentation_models_pytorch.MODEL_ARCHITECTURES_MAPPING) == (
-        set(MODELS.names()) - {"wnet", "unet3d"}
+        set(MODELS.names()) - {"wnet", *VOLUMETRIC}
     )
 
 

@@ -8,9 +8,10 @@ line. A model is its file, its entry here and its test.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vesselflow.config.registry import Arguments, Registry
+from vesselflow.errors import UserError
 from vesselflow.models.arguments import Channels, Probability
 from vesselflow.models.smp import (
     Deeplabv3Arguments,
@@ -81,8 +82,54 @@ class UNet3dArguments(Arguments):
     dropout: Probability = 0.0
 
 
+class Fpn3dArguments(Arguments):
+    """Arguments of `fpn3d`, see `vesselflow.models.fpn3d.Fpn3d`.
+
+    Attributes:
+        filters: Channels of each level of the encoder, finest first; one level per entry.
+        convolutions: 3 x 3 x 3 convolutions per residual block.
+        pyramid_channels: Channels of every map of the pyramid.
+        segmentation_channels: Channels of every map that the segmentation head merges.
+        finest_level: Level of the pyramid's finest map, 0 for that of the voxels; logits are
+            interpolated from there.
+        merge: How the head merges its maps: their sum, or one beside the other.
+        upsample: How the pyramid raises its maps.
+        flat_levels: How many of the finest levels leave the slices alone, for volumes whose slices
+            lie far apart.
+        norm: Normalisation after each convolution of encoder and head.
+        dropout: Probability of dropping a channel of what was merged.
+    """
+
+    filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)] = (
+        8,
+        16,
+        32,
+        64,
+    )
+    convolutions: Annotated[int, Field(ge=1, le=8)] = 2
+    pyramid_channels: Channels = 32
+    segmentation_channels: Channels = 16
+    finest_level: Annotated[int, Field(ge=0, le=5)] = 1
+    merge: Literal["add", "cat"] = "add"
+    upsample: Literal["nearest", "trilinear"] = "nearest"
+    flat_levels: Annotated[int, Field(ge=0, le=5)] = 0
+    norm: Literal["batch", "instance", "group"] = "group"
+    dropout: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _has_that_level(self) -> "Fpn3dArguments":
+        if self.finest_level >= len(self.filters):
+            raise UserError(
+                f"there is no level {self.finest_level} of {len(self.filters)} filters",
+                where="model.finest_level",
+                allowed=f"0 to {len(self.filters) - 1}, the coarsest",
+            )
+        return self
+
+
 MODELS.add("wnet", target="vesselflow.models.wnet:WNet", arguments=WNetArguments)
 MODELS.add("unet3d", target="vesselflow.models.unet3d:UNet3d", arguments=UNet3dArguments)
+MODELS.add("fpn3d", target="vesselflow.models.fpn3d:Fpn3d", arguments=Fpn3dArguments)
 MODELS.add("unet", target="vesselflow.models.smp:unet", arguments=UnetArguments)
 MODELS.add(
     "unetplusplus",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Models of volumes.
-VOLUMETRIC = ("unet3d",)
+VOLUMETRIC = ("unet3d", "fpn3d")
 #: Images are padded to multiples of this many pixels: enough for encoders of depth 5.
 DIVISOR_PX = 32
 #: Architectures that normalise what they pooled to one pixel.

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vesselflow.errors import ShapeError
+from vesselflow.models.blocks3d import check_volume, initialise, initialise_head, normaliser
 from vesselflow.models.needs import halved
-
-#: Groups of a group norm; channels that they do not divide get one group.
-GROUPS = 8
 
 
 class UNet3d(nn.Module):
@@ -28,7 +25,7 @@ class UNet3d(nn.Module):
         filters: Channels of each level, finest first.
         convolutions: 3 x 3 x 3 convolutions per level and direction.
         flat_levels: How many of the finest levels leave the slices alone.
-        norm: "batch", "instance" or "group" (of 8 channels).
+        norm: "batch", "instance" or "group" (8 of them).
         dropout: Probability of dropping a channel after each level; 0 has no such layer.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
@@ -69,7 +66,7 @@ class UNet3d(nn.Module):
             for _ in range(convolutions):
                 layers += [
                     nn.Conv3d(inputs, width, kernel, padding="same", bias=False),
-                    _norm(norm, width),
+                    normaliser(norm, width),
                     nn.ReLU(inplace=True),
                 ]
                 inputs = width
@@ -87,9 +84,8 @@ class UNet3d(nn.Module):
         )
         self.up = nn.ModuleList(chain(level, 2 * filters[level]) for level in finer)
         self.head = nn.Conv3d(filters[finest], classes, 1)
-        self.apply(_initialise)
-        # No ReLU follows, so He's factor would only make the first loss larger.
-        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
+        self.apply(initialise)
+        initialise_head(self.head)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of a volume.
@@ -103,13 +99,7 @@ class UNet3d(nn.Module):
         Raises:
             ShapeError: It is no volume, or a side is not a multiple of `divisor`.
         """
-        sides = tuple(volume.shape[2:])
-        if volume.ndim != 5 or any(
-            side % part for side, part in zip(sides, self.divisor, strict=True)
-        ):
-            raise ShapeError(
-                f"unet3d needs volumes of sides that are multiples of {self.divisor}, got {sides}"
-            )
+        check_volume("unet3d", volume, self.divisor)
         x, skips = volume, []
         for level, down in enumerate(self.down):
             x = down(self.pool[level - 1](x) if level else x)
@@ -119,18 +109,3 @@ class UNet3d(nn.Module):
             x = up(torch.cat([raise_(x), skips.pop()], dim=1))
         logits: Tensor = self.head(x)
         return logits
-
-
-def _norm(kind: str, width: int) -> nn.Module:
-    if kind == "batch":
-        return nn.BatchNorm3d(width)
-    if kind == "instance":
-        return nn.InstanceNorm3d(width, affine=True)
-    return nn.GroupNorm(GROUPS if width % GROUPS == 0 else 1, width)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
