@@ -193,6 +193,43 @@ def test_volumes_are_flattened_like_images(loss: Loss) -> None:
     assert loss(*volume)[0].item() == pytest.approx(loss(logits, target, fov)[0].item(), abs=1e-6)
 
 
+def heat_maps() -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussians of three classes on 6 x 8 x 10 cells, none of the last class; a fov of cells."""
+    places = [[(2.0, 3.0, 4.0), (3.5, 4.2, 8.0)], [(1.0, 6.0, 2.3)], []]
+    z, y, x = torch.meshgrid(*(torch.arange(s).float() for s in (6, 8, 10)), indexing="ij")
+    target = torch.zeros(2, 3, 6, 8, 10)
+    for kind, points in enumerate(places):
+        for a, b, c in points:
+            squares = (z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2
+            target[:, kind] = torch.maximum(target[:, kind], torch.exp(-squares / 2))
+    fov = torch.ones(2, 1, 6, 8, 10, dtype=torch.bool)
+    fov[1, :, :, :, :2] = False
+    return target, fov
+
+
+def test_heat_maps_of_several_classes_are_taught(loss: Loss) -> None:
+    target, fov = heat_maps()
+
+    def at(heat_map: torch.Tensor) -> float:
+        return float(loss(torch.logit(heat_map.clamp(1e-4, 1 - 1e-4)), target, fov)[0])
+
+    there = at(target)
+    for axis in (2, 3, 4):
+        assert there < at(target.roll(1, axis)), "one cell aside is worse"
+    assert there < at(0 * target + 0.01), "nothing is worse"
+    assert there < at(target.roll(1, 1)), "another class is worse"
+    # From rare foreground the peaks rise more than all else, and what has no keypoint falls.
+    logits = torch.full_like(target, -4.6).requires_grad_()
+    loss(logits, target, fov)[0].backward()
+    gradient = logits.grad
+    assert torch.isfinite(gradient).all()
+    assert gradient[0, 0, 2, 3, 4] < 0
+    assert gradient[0, 0, 2, 3, 4] <= gradient[0, 0].min() + 1e-9
+    assert (gradient[:, 2] * fov[:, 0] >= 0).all()
+    assert gradient[0, 2].min() > 0
+    assert (gradient[1, :, :, :, :2] == 0).all()
+
+
 def test_gradient_is_that_of_the_value(loss: Loss) -> None:
     logits, target, fov = loss_example()
     # Away from p = t, where min and |.| have a kink.

@@ -16,6 +16,7 @@ from vesselflow.losses.combined import combined_loss
 from vesselflow.losses.dice import dice_loss
 from vesselflow.losses.focal import focal_loss
 from vesselflow.losses.fuzzy import fuzzy_loss
+from vesselflow.losses.mse import mse_loss
 from vesselflow.losses.tversky import tversky_loss
 
 torch.set_num_threads(1)
@@ -75,6 +76,10 @@ def value(spec: dict, target: torch.Tensor = HARD, fov: torch.Tensor | None = No
         ({"name": "focal"}, HARD, LN2 / 8 + LN43 / 32),
         # Positives by 0.9, negatives by 0.1; each class has ln 2 / 4 + ln(4/3) / 16.
         ({"name": "focal", "alpha": 0.9}, HARD, (LN2 / 4 + LN43 / 16) / 4),
+        # p - t = -1/2 -1/4 1/4 1/2
+        ({"name": "mse"}, HARD, (1 / 4 + 1 / 16 + 1 / 16 + 1 / 4) / 4),
+        # p - t = -1/4 -1/4 1/4 1/2, weights 1 + 4 * 3/4 = 4, 5, 1, 1
+        ({"name": "mse", "pos_weight": 5}, SOFT, (4 / 16 + 5 / 16 + 1 / 16 + 1 / 4) / 4),
     ],
 )
 def test_values_computed_by_hand(spec: dict, target: torch.Tensor, expected: float) -> None:
@@ -109,6 +114,7 @@ def numpy_losses(x: np.ndarray, t: np.ndarray) -> dict[str, float]:
         ),
         "tversky": tversky((p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum()),
         "focal": float(np.mean(np.abs(t - p) ** 2 * -(t * np.log(p) + (1 - t) * np.log(1 - p)))),
+        "mse": float(np.mean((p - t) ** 2)),
     }
 
 
@@ -144,6 +150,14 @@ def test_bce_is_that_of_torch(weight: float) -> None:
     )
     ours = bce_loss(logits, target, pos_weight=weight, label_smoothing=0.0)
     assert ours.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_mse_is_that_of_torch() -> None:
+    logits, target, _ = batch(3)
+    expected = functional.mse_loss(torch.sigmoid(logits), target)
+    assert mse_loss(logits, target, pos_weight=1.0).item() == pytest.approx(
+        expected.item(), abs=1e-6
+    )
 
 
 def test_dice_pooled_over_the_batch_is_that_of_smp_on_hard_targets() -> None:
@@ -256,6 +270,40 @@ def test_balanced_weight_is_bounded_and_one_where_nothing_is_to_balance(
     balanced = bce_loss(logits, target, pos_weight="balanced", label_smoothing=0.1)
     fixed = bce_loss(logits, target, pos_weight=expected, label_smoothing=0.1)
     assert balanced.item() == pytest.approx(fixed.item(), rel=1e-5)
+
+
+# ---- rare foreground ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [{"name": "bce"}, {"name": "mse"}, {"name": "combined"}])
+def test_a_weight_of_256_is_finite_in_bfloat16(spec: dict) -> None:
+    loss = LOSSES.build({**spec, "pos_weight": 256})
+    torch.manual_seed(0)
+    target = torch.zeros(2, 2, 16, 16, 16)
+    target[:, 0, 3, 4, 5] = 1.0
+    target[:, 0, 3, 4, 6] = 0.6
+    for size in (0.01, 1.0, 1e4):
+        head = torch.nn.Conv3d(1, 2, 1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = head(size * torch.randn(2, 1, 16, 16, 16))
+            total, _ = loss(logits, target)
+        assert logits.dtype == torch.bfloat16
+        total.backward()
+        wide, _ = loss(logits.detach().double(), target.double())
+        assert total.item() == pytest.approx(wide.item(), rel=1e-5)
+        assert all(torch.isfinite(p.grad).all() for p in head.parameters())
+
+
+@pytest.mark.parametrize("weight", [1.0, 8.0, 256.0])
+def test_a_weight_moves_the_best_logits_of_a_heat_map_and_keeps_its_shape(weight: float) -> None:
+    target = image(0.001, 0.1, 0.5, 0.9).double()
+    best = (torch.logit(target) + math.log(weight)).requires_grad_()
+    bce_loss(best, target, pos_weight=weight, label_smoothing=0.0).backward()
+    assert best.grad.abs().max() < 1e-12
+    # The squared error's stay where they are.
+    plain = torch.logit(target).requires_grad_()
+    mse_loss(plain, target, pos_weight=weight).backward()
+    assert plain.grad.abs().max() < 1e-12
 
 
 # ---- properties ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from vesselflow.losses.combined import CombinedArguments
 from vesselflow.losses.dice import DiceArguments
 from vesselflow.losses.focal import FocalArguments
 from vesselflow.losses.fuzzy import FuzzyArguments
+from vesselflow.losses.mse import MseArguments
 from vesselflow.losses.tversky import TverskyArguments
 
 LOSSES = Registry("loss")
@@ -22,3 +23,4 @@ LOSSES.add("combined", target="vesselflow.losses.combined:Combined", arguments=C
 LOSSES.add("fuzzy", target="vesselflow.losses.fuzzy:Fuzzy", arguments=FuzzyArguments)
 LOSSES.add("tversky", target="vesselflow.losses.tversky:Tversky", arguments=TverskyArguments)
 LOSSES.add("focal", target="vesselflow.losses.focal:Focal", arguments=FocalArguments)
+LOSSES.add("mse", target="vesselflow.losses.mse:Mse", arguments=MseArguments)

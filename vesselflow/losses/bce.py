@@ -42,7 +42,8 @@ def bce_loss(
     """Binary cross-entropy: mean of -(w t log p + (1 - t) log(1 - p)), p = sigmoid(logits).
 
     t is the target after smoothing, t (1 - e) + e / 2 with e = `label_smoothing`. Computed from
-    logits, so it is finite and has a gradient however wrong a logit is.
+    logits, so it is finite and has a gradient however wrong a logit is. The best logit of a soft
+    target is log(t / (1 - t)) + log w: a weight moves the logits of a heat-map and keeps its shape.
 
     Args:
         logits: float (N, C, ...), before sigmoid.
