@@ -7,7 +7,7 @@ import torch
 
 from vesselflow.errors import UserError
 from vesselflow.models import MODELS
-from vesselflow.models.needs import needs
+from vesselflow.models.needs import VOLUMETRIC, needs
 from vesselflow.models.trial import build_meta, try_model
 
 torch.set_num_threads(1)
@@ -61,6 +61,45 @@ def test_needs_are_those_of_the_model(spec: dict[str, object]) -> None:
         # Four pixels of the coarsest map are enough.
         assert needed.trains((64, 64), 1)
         assert runs(model.train(), 1, 64)
+
+
+#: Norm, coarsest width, and width of the head of `fpn3d`.
+VOLUMES = [
+    ("batch", 16, 16),
+    ("instance", 16, 16),
+    ("group", 16, 16),
+    ("group", 8, 16),
+    ("group", 16, 8),
+    ("group", 6, 12),
+    ("group", 1, 16),
+]
+
+
+@pytest.mark.parametrize("name", VOLUMETRIC)
+@pytest.mark.parametrize(("norm", "width", "head"), VOLUMES)
+def test_needs_of_volumes_are_those_of_the_model(
+    name: str, norm: str, width: int, head: int
+) -> None:
+    beside = {"segmentation_channels": head} if name == "fpn3d" else {}
+    spec = MODELS.validate({"name": name, "norm": norm, "filters": [16, width], **beside})
+    needed = needs(spec)
+    assert needed is not None
+    model = MODELS.build(spec, in_channels=1, classes=1)
+    for size in ((2, 2, 2), (2, 2, 4)):
+        for samples in (1, 2):
+            for training in (True, False):
+                allowed = needed.holds(size)
+                if training:
+                    allowed = allowed and needed.trains(size, samples)
+                model.train(training)
+                try:
+                    model(torch.randn(samples, 1, *size))
+                except ValueError:
+                    assert not allowed
+                else:
+                    # Torch takes two samples of one voxel each, of which nothing would be left.
+                    alone = size == (2, 2, 2) and norm == "group" and samples == 2
+                    assert allowed or (alone and not needed.holds(size))
 
 
 def test_only_encoders_of_timm_are_left_to_a_trial() -> None:

@@ -8,3 +8,6 @@ from pydantic import Field
 
 Channels = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+#: Groups of a group norm of volumes; channels that they do not divide get one group.
+GROUPS = 8

@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vesselflow.errors import ShapeError
-
-#: Groups of a group norm; channels that they do not divide get one group.
-GROUPS = 8
+from vesselflow.models.arguments import GROUPS
 
 
 def normaliser(kind: str, width: int) -> nn.Module:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vesselflow.models.arguments import GROUPS
+
 #: Models of volumes.
 VOLUMETRIC = ("unet3d", "fpn3d")
 #: Images are padded to multiples of this many pixels: enough for encoders of depth 5.
@@ -129,6 +131,16 @@ def halved(levels: int, flat_levels: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((2 ** max(0, level - flat_levels), 2**level, 2**level) for level in range(levels))
 
 
+def _normalises_alone(spec: Mapping[str, Any]) -> bool:
+    """Whether each channel of each sample of the coarsest map is normalised by itself.
+
+    Then two voxels must be there: of one nothing is left.
+    """
+    widths = (spec["filters"][-1], spec.get("segmentation_channels"))
+    groups = any(width in (1, GROUPS) for width in widths)
+    return spec["norm"] == "instance" or (spec["norm"] == "group" and groups)
+
+
 def needs(spec: Mapping[str, Any]) -> Needs | None:
     """The needs of a model; None where only trying it tells (encoders of timm).
 
@@ -138,7 +150,8 @@ def needs(spec: Mapping[str, Any]) -> Needs | None:
     name = spec["name"]
     if name in VOLUMETRIC:
         sides = level_strides(spec)[-1]
-        return Needs(sides, sides, normalises_coarsest=spec["norm"] != "group")
+        least = (*sides[:-1], 2 * sides[-1]) if _normalises_alone(spec) else sides
+        return Needs(sides, least, normalises_coarsest=spec["norm"] == "batch")
     if name == "wnet":
         stride = 2 ** (len(spec["filters"]) - 1)
         return Needs(stride, stride)
