@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from vesselflow.errors import ShapeError
 from vesselflow.models.arguments import GROUPS
+
+
+class Conv3d(nn.Conv3d):
+    """A convolution that keeps the size, with the gradient of float32 where bfloat16's is wrong.
+
+    On processors that multiply in bfloat16, the gradient of a 3-deep kernel over two slices is NaN
+    or wrong (torch 2.15; any height and width, 16 channels or more): such maps, the smallest of a
+    network, are left out of autocast.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: tuple[int, int, int], *, bias: bool
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, padding="same", bias=bias)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """The convolution of (N, inputs, D, H, W)."""
+        if volume.device.type != "cpu" or volume.shape[2] != 2 or self.kernel_size[0] == 1:
+            return super().forward(volume)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(volume.to(self.weight.dtype))
 
 
 def normaliser(kind: str, width: int) -> nn.Module:

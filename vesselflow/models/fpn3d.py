@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vesselflow.models.blocks3d import check_volume, initialise, initialise_head, normaliser
+from vesselflow.models.blocks3d import Conv3d, check_volume, initialise, initialise_head, normaliser
 from vesselflow.models.needs import halved
 
 Size = tuple[int, int, int]
@@ -159,7 +159,7 @@ class Pyramid(nn.Module):
         self._factors, self._mode = list(factors), upsample
         self.lateral = nn.ModuleList(nn.Conv3d(width, channels, 1) for width in filters)
         self.smooth = nn.ModuleList(
-            nn.Conv3d(channels, channels, kernel, padding="same") for kernel in kernels
+            Conv3d(channels, channels, kernel, bias=True) for kernel in kernels
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -178,9 +178,7 @@ class _Residual(nn.Module):
         layers: list[nn.Module] = []
         for index in range(convolutions):
             layers += [
-                nn.Conv3d(
-                    outputs if index else inputs, outputs, kernel, padding="same", bias=False
-                ),
+                Conv3d(outputs if index else inputs, outputs, kernel, bias=False),
                 normaliser(norm, outputs),
                 nn.ReLU(inplace=True),
             ]
@@ -219,9 +217,7 @@ class _Raise(nn.Module):
         steps = list(reversed(kernels))[: len(self._factors)]
         self.steps = nn.ModuleList(
             nn.Sequential(
-                nn.Conv3d(
-                    channels if step else inputs, channels, kernel, padding="same", bias=False
-                ),
+                Conv3d(channels if step else inputs, channels, kernel, bias=False),
                 normaliser(norm, channels),
                 nn.ReLU(inplace=True),
             )

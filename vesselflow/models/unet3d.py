@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vesselflow.models.blocks3d import check_volume, initialise, initialise_head, normaliser
+from vesselflow.models.blocks3d import Conv3d, check_volume, initialise, initialise_head, normaliser
 from vesselflow.models.needs import halved
 
 
@@ -65,7 +65,7 @@ class UNet3d(nn.Module):
             width, kernel = filters[level], kernels[level]
             for _ in range(convolutions):
                 layers += [
-                    nn.Conv3d(inputs, width, kernel, padding="same", bias=False),
+                    Conv3d(inputs, width, kernel, bias=False),
                     normaliser(norm, width),
                     nn.ReLU(inplace=True),
                 ]
