@@ -205,6 +205,20 @@ def _store(path: Path, counts: list[int], **given: object) -> Path:
     return path
 
 
+def test_a_model_of_volumes_on_images_is_one_line(tmp_path: Path) -> None:
+    points = Keypoints(np.full((1, 2), 9.0), np.zeros(1, np.int32))
+    ones = np.ones((32, 32), np.uint8)
+    sources = [
+        Source(f"s{n}", f"g{n}", np.full((32, 32, 1), n, np.uint8), None, ones, keypoints=points)
+        for n in range(4)
+    ]
+    layout = Layout(kind="keypoint", classes=("cell",), target="", ds_sigma=1.0)
+    write_store(tmp_path / "k.h5", sources, domain="k", importer={"name": "t"}, layout=layout)
+    text = SPACE.split("data:")[1].replace("ood: [b], ", "").replace("zflip: {}, ", "")
+    with pytest.raises(UserError, match=r"model.name: unet3d takes volumes, the store 'a' holds"):
+        prepared(tmp_path / "results", f"stores: {{a: {tmp_path / 'k.h5'}}}\ndata:{text}")
+
+
 def test_a_training_part_without_keypoints_is_one_line(tmp_path: Path) -> None:
     store = _store(tmp_path / "k.h5", [0, 0, 0, 0], ds_sigma=1.0)
     text = SPACE.split("data:")[1].replace("ood: [b], ", "")

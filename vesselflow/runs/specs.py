@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -106,21 +105,13 @@ def view_of(experiment: Experiment, store: str | None = None, stride: Sequence[i
         patch=data.patch,
         stride=data.stride,
         min_fov=data.min_fov,
-        divisor=_divisor(divisor_of(experiment.model), stride),
+        divisor=divisor_of(experiment.model, 1 if set(stride) == {1} else tuple(stride)),
         scope=scheme.scope,
         method=scheme.method,
         per_channel=scheme.per_channel,
         spacing_um=(spacing,) if isinstance(spacing, float) else spacing,
         scale=experiment.scale_of(data.train if store is None else store),
     )
-
-
-def _divisor(model: int | tuple[int, ...], stride: Sequence[int]) -> int | tuple[int, ...]:
-    """What sides are padded to multiples of: whole for the model, and in whole cells."""
-    if set(stride) == {1}:
-        return model
-    parts = (model,) * len(stride) if isinstance(model, int) else model
-    return tuple(math.lcm(*pair) for pair in zip(parts, stride, strict=True))
 
 
 def domain_view(experiment: Experiment, domain: Domain, stride: Sequence[int] = (1,)) -> View:

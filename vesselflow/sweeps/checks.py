@@ -135,8 +135,6 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
         trained = stores[experiment.data.train]
         if experiment.normalise.scope == "dataset" and trained.layout is not None:
             _check_countable(space, file, trained.name, trained.layout.dtype)
-        with placed(space, file):
-            _check_turns(experiment, stores)
         if "zflip" in experiment.augment and trained.layout and trained.axes == 2:
             raise UserError(
                 f"the store '{trained.name}' holds images, which have no slices to mirror",
@@ -153,6 +151,8 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
                     where=place(space, file, "model.name"),
                     allowed=", ".join(others),
                 )
+        with placed(space, file):
+            _check_turns(experiment, stores)
 
 
 def _check_turns(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:

@@ -252,8 +252,8 @@ def check_space(
         UserError: Folds, leaks, channels, sizes, or patches outside the field of view.
     """
     folds = make_folds_of(space, file, checks.with_names_of_pixels(stores))
-    check_tasks(space, file, stores)
     checks.check_axes(space, file, stores)
+    check_tasks(space, file, stores)
     checks.check_channels(space, file, stores)
     checks.check_sizes(space, file, stores)
     checks.check_samples(space, file, stores, folds)
