@@ -6,6 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vesselflow.augment.compose import compose
+from vesselflow.augment.inputs import Grades
 from vesselflow.augment.normalise import normalise, patch_statistics
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.stores.normalisations import NORMALISATIONS
@@ -129,3 +131,37 @@ def test_bad_input():
         patch_statistics(image, fov[:1], "standard")
     with pytest.raises(ShapeError):
         normalise(image, fov, centre=torch.zeros(3), scale=torch.ones(3))
+
+
+def test_floats_are_graded_on_a_scale_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(3)
+    image = 500 + 40 * torch.randn(2, 2, 8, 12, 12, generator=generator)
+    image[1, 1] = -3.0  # constant
+    fov = torch.ones(2, 1, 8, 12, 12)
+    fov[:, :, 0] = 0
+    image[:, :, 0] = 1e6
+    grades = Grades.of(image, fov)
+    unit = grades.to_unit(image)
+    inside = unit[0, :, 1:].flatten(1)
+    assert inside.mean(dim=1).tolist() == pytest.approx([0.5, 0.5], abs=1e-4)
+    assert inside.std(dim=1).tolist() == pytest.approx([0.1, 0.1], rel=1e-2)
+    assert unit[1, 1, 1:].unique().tolist() == [0.5]
+    torch.testing.assert_close(grades.back(unit), image, rtol=1e-5, atol=1e-3)
+    # Whatever the range: the same noise is of the same strength.
+    spec = {"gaussian_noise": {"p": 1.0, "std": 0.05}}
+    moved = []
+    for factor in (1.0, 1000.0):
+        scaled = image[:1] * factor - 7
+        own = Grades.of(scaled, fov[:1])
+        noisy, _, _ = compose(spec)(
+            own.to_unit(scaled), fov[:1], fov[:1], generator=torch.Generator().manual_seed(1)
+        )
+        moved.append((own.back(noisy) - scaled)[:, :, 1:] / factor)
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-3, atol=1e-2)
+    assert float(moved[0].std()) > 1
+
+
+def test_an_augmenter_says_whether_it_changes_values() -> None:
+    assert not compose({"hflip": {}, "affine": {}, "elastic": {}}).grades
+    assert compose({"hflip": {}, "gamma": {}}).grades
+    assert not compose({}).grades

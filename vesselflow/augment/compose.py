@@ -24,6 +24,11 @@ class Augmenter:
     def __init__(self, parts: Sequence[tuple[str, Part]]) -> None:
         self.parts = tuple(parts)
 
+    @property
+    def grades(self) -> bool:
+        """Whether any part changes values, and does not only move them."""
+        return any(not hasattr(part, "move") for _, part in self.parts)
+
     def __call__(
         self, image: Tensor, target: Tensor, fov: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from torch import Tensor
 from vesselflow.augment.normalise import normalise, patch_statistics
 from vesselflow.config.experiment import Normalise
 
+#: Standard deviation of float images on the scale on which their values are augmented: five of
+#: them either way fill it.
+DEVIATION = 0.1
 #: Centre and scale (C,) over the sources of the training part.
 DatasetStatistics = tuple[np.ndarray, np.ndarray]
 
@@ -19,6 +24,43 @@ def unit(array: np.ndarray, device: torch.device) -> Tensor:
     if np.issubdtype(array.dtype, np.integer):
         return values.float().div_(float(np.iinfo(array.dtype).max))
     return values.float()
+
+
+@dataclass(frozen=True)
+class Grades:
+    """The scale on which augmentations change the values of a batch of floats.
+
+    Floats have no largest value, so that what is said in units of the [0, 1] image (noise,
+    brightness, contrast, clamps) is meant on a scale on which each channel of each sample has the
+    mean 1/2 and the standard deviation `DEVIATION` inside its fov.
+
+    Attributes:
+        centre: float32 (N, C, 1, ...), mean of each channel.
+        width: float32 (N, C, 1, ...): how much of its values is 1 on that scale.
+    """
+
+    centre: Tensor
+    width: Tensor
+
+    @classmethod
+    def of(cls, image: Tensor, fov: Tensor) -> Grades:
+        """The scale of a batch.
+
+        Args:
+            image: float32 (N, C, *S), of any range.
+            fov: float32 (N, 1, *S), 0 or 1.
+        """
+        centre, scale = patch_statistics(image, fov)
+        shape = (*image.shape[:2], *[1] * (image.ndim - 2))
+        return cls(centre.reshape(shape), scale.reshape(shape) / DEVIATION)
+
+    def to_unit(self, image: Tensor) -> Tensor:
+        """The image on that scale."""
+        return (image - self.centre) / self.width + 0.5
+
+    def back(self, image: Tensor) -> Tensor:
+        """What came of it, in the image's own values."""
+        return (image - 0.5) * self.width + self.centre
 
 
 def channels_last(axes: int) -> torch.memory_format:

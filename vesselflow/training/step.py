@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from vesselflow.augment.compose import Augmenter
-from vesselflow.augment.inputs import DatasetStatistics, channels_last, normalise_by, unit
+from vesselflow.augment.inputs import (
+    DatasetStatistics,
+    Grades,
+    channels_last,
+    normalise_by,
+    unit,
+)
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
@@ -302,12 +308,18 @@ class Stepper:
         image, target = unit(batch.image, self._device), unit(batch.target, self._device)
         fov = torch.from_numpy(np.array(batch.fov)).to(self._device).float()
         keypoints, spacing = self._points(batch)
+        grades = None
+        if self._augmenter is not None and self._augmenter.grades and not _whole(batch.image):
+            grades = Grades.of(image, fov)
+            image = grades.to_unit(image)
         if self._augmenter is not None and keypoints is not None:
             image, target, fov, keypoints = self._augmenter.moved(
                 image, target, fov, keypoints, generator=self._generator
             )
         elif self._augmenter is not None:
             image, target, fov = self._augmenter(image, target, fov, generator=self._generator)
+        if grades is not None:
+            image = grades.back(image)
         target, fov_out = self._task.supervise(target, fov, keypoints, spacing)
         image = normalise_by(
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
@@ -379,3 +391,8 @@ class Stepper:
                 all_seen.append(part[:statistics])
                 all_values.append(part[statistics:])
         return whole.total(), all_seen, all_values
+
+
+def _whole(image: np.ndarray) -> bool:
+    """Whether an image has whole numbers, so that its values lie between 0 and a largest one."""
+    return bool(np.issubdtype(image.dtype, np.integer))
