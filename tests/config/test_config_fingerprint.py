@@ -60,6 +60,7 @@ OTHER = {
     "score.radius_voxels": 3.0,
     "score.radius_angstrom": 40.0,
     "score.refinement": "moments",
+    "score.exclusive": True,
     "task.name": "keypoints",
     "task.ds_factor": 8,
     "task.ds_sigma": 2.0,

@@ -89,7 +89,7 @@ def test_keypoints_are_trained_scored_and_shown(results: Path, tmp_path: Path) -
 
 
 def test_how_picks_are_judged_names_evaluations_and_no_run(results: Path) -> None:
-    text = SPACE + "grid: {score.radius_voxels: [2, 6], score.refinement: [moments, none]}\n"
+    text = SPACE + "grid: {score.radius_voxels: [2, 6], score.exclusive: [false, true]}\n"
     sweep = prepared(results, text)
     assert len({cell.run.run_id for cell in sweep.cells}) == 1
     assert len({cell.protocol.name for cell in sweep.cells}) == 4

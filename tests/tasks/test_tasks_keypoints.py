@@ -170,6 +170,22 @@ def test_a_radius_in_angstrom_needs_the_spacing_and_is_one_in_voxels() -> None:
     assert unknown.value(POOLED, "error_voxels") < 0.02
 
 
+def test_one_place_may_hold_one_class_alone() -> None:
+    class Doubts(Knows):
+        """Sees every shell as a rod, too, less sure of it."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(image)
+            return torch.stack([torch.maximum(logits[:, 0], logits[:, 1] - 3), logits[:, 1]], 1)
+
+    both = scored(Doubts(), whole(), thresholds=(-4.0, -4.0))
+    assert both.value(POOLED, "picks/rod") == 4
+    alone = scored(Doubts(), whole(), replace(PROTOCOL, exclusive=True), thresholds=(-4.0, -4.0))
+    assert alone.value(POOLED, "picks/rod") == 2
+    assert alone.value(POOLED, "f1") == 1.0
+    assert replace(PROTOCOL, exclusive=True).name != PROTOCOL.name
+
+
 def test_a_heat_map_that_is_nan_has_no_score() -> None:
     class Nothing(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -246,6 +246,11 @@ class Score(Section):
         "the width that the training store declares",
     )
     radius_angstrom: Radius = Field(None, description="The same in angstrom, in its place")
+    exclusive: bool = Field(
+        False,
+        description="Of keypoints: picks of different classes keep the radius too, so that one "
+        "place holds one class, the surest; of no meaning for one class",
+    )
     refinement: Literal["paraboloid", "moments", "none"] = Field(
         "paraboloid", description="Of keypoints: how a pick's place is found below a cell"
     )

@@ -61,6 +61,7 @@ RESULT_NEUTRAL = {
     "score.overlap": "part of the evaluation's name",
     "score.radius_voxels": "part of the evaluation's name",
     "score.radius_angstrom": "part of the evaluation's name",
+    "score.exclusive": "part of the evaluation's name",
     "score.refinement": "part of the evaluation's name",
 }
 # `task` is not hashed as it is given, but with what the store declares filled in.

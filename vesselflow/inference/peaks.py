@@ -84,6 +84,27 @@ def find_peaks(
     )
 
 
+def one_class_each(picks: Picks, radius: float, scale: Sequence[float]) -> Picks:
+    """Picks of which none has a surer one of another class, or its own, within a radius.
+
+    Greedily from the surest on, as in `find_peaks`: one that is left out leaves out none.
+
+    Args:
+        picks: Of several classes.
+        radius: In the unit of `scale`; 0 keeps all.
+        scale: Length of a voxel along each axis.
+
+    Returns:
+        Those that stay, in their order.
+    """
+    order = np.lexsort((*picks.coordinates.T[::-1], picks.class_index, -picks.score))
+    places = picks.coordinates[order] * np.asarray(scale, np.float64)
+    kept = np.sort(order[_apart(places, radius, None)])
+    return Picks(
+        picks.coordinates[kept], picks.class_index[kept], picks.score[kept], picks.undefined
+    )
+
+
 def _maxima(
     values: npt.NDArray[Any], threshold: float
 ) -> tuple[Indices, Floats, npt.NDArray[np.bool_]]:

@@ -42,6 +42,7 @@ class Protocol:
         classes: Names of its classes.
         radius: Of keypoints: ("voxels" or "angstrom", one number per class), see `radius_of`.
         refinement: Of keypoints: how a pick's place is found below a cell.
+        exclusive: Of keypoints: whether picks of different classes keep the radius too.
     """
 
     threshold: str
@@ -53,6 +54,7 @@ class Protocol:
     classes: tuple[str, ...] = ("vessel",)
     radius: tuple[str, tuple[float, ...]] | None = None
     refinement: str = "paraboloid"
+    exclusive: bool = False
 
     @classmethod
     def of(
@@ -85,7 +87,7 @@ class Protocol:
         if part.kind != "keypoint":
             return found
         radius = radius_of(experiment, task, layout)
-        return replace(found, radius=radius, refinement=score.refinement)
+        return replace(found, radius=radius, refinement=score.refinement, exclusive=score.exclusive)
 
     @property
     def metrics(self) -> Metrics:
@@ -113,6 +115,8 @@ class Protocol:
             # Picks have their own code behind them.
             identity |= {"scorer": PICK_SCORER, "task": self.task, "classes": self.classes}
             identity |= {"radius": self.radius, "refinement": self.refinement}
+            if self.exclusive:
+                identity["exclusive"] = True
         return identity
 
     @property

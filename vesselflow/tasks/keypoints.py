@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vesselflow.errors import ShapeError
 from vesselflow.feed.view import box_size
-from vesselflow.inference.peaks import find_peaks
+from vesselflow.inference.peaks import find_peaks, one_class_each
 from vesselflow.inference.picks import Picks
 from vesselflow.inference.whole import predict_working
 from vesselflow.metrics.detection import DETECTION
@@ -142,15 +142,18 @@ class PickKeypoints:
         # Native voxels of a working px.
         shrunk = np.asarray(box_size(whole.box), np.float64) / inner
         unit, radii = _radius(judging)
+        scale = tuple((shrunk * _unit_spacing(whole, unit)).tolist())
         found = find_peaks(
             probability,
             ds_factor=self.spec.ds_factor,
             threshold=LEAST_PEAK,
             radius_angstrom=radii,
-            spacing_angstrom=tuple((shrunk * _unit_spacing(whole, unit)).tolist()),
+            spacing_angstrom=scale,
             refinement=judging.refinement,  # type: ignore[arg-type]  # one of its choices
             most=MOST_PICKS,
         )
+        if judging.exclusive:
+            found = one_class_each(found, max(radii), scale)
         low = np.asarray(whole.box[: len(inner)], np.float64)
         places = low + (found.coordinates - np.asarray(whole.offset) + 0.5) * shrunk - 0.5
         kept = _inside(places, whole.fov)

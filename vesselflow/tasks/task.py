@@ -53,6 +53,10 @@ class Judging(Protocol):
     def refinement(self) -> str:
         """Of keypoints: how a pick's place is found below a cell."""
 
+    @property
+    def exclusive(self) -> bool:
+        """Of keypoints: whether picks of different classes keep the radius too."""
+
 
 class Task(Protocol[State]):
     """One task, with its settings; `State` is what is kept of each image that was predicted.
