@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent / "reporting"))
@@ -35,7 +36,7 @@ def blocks(language: str) -> list[str]:
 
 
 LINES = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-(SPACE,) = blocks("yaml")
+SPACE, KEYPOINTS = blocks("yaml")
 FRONT_DOOR, PYTHON = blocks("python")
 
 #: What the example trains, made small: the same calls on six images of 64 px and two steps.
@@ -74,6 +75,22 @@ def picture_folders(home: Path) -> None:
         picture(home / "pictures" / "labels" / f"p{number}_vessels.png", 60_000 + number)
 
 
+def volume_folders(home: Path) -> None:
+    """Volumes with masks, and volumes with picks."""
+    draws = np.random.default_rng(7)
+    for name in ("v1", "v2"):
+        for folder in ("kidneys", "tomograms"):
+            path = home / folder / "images" / f"{name}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, draws.integers(0, 255, (16, 32, 32), dtype=np.uint8))
+        mask, picks = (home / "kidneys" / "masks" / f"{name}.tif", home / "tomograms" / "picks")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(mask, (draws.random((16, 32, 32)) < 0.1).astype(np.uint8))
+        picks.mkdir(exist_ok=True)
+        rows = "".join(f"{z:.1f},{y:.1f},{x:.1f}\n" for z, y, x in 15 * draws.random((5, 3)))
+        (picks / f"{name}.csv").write_text(f"z_voxel,y_voxel,x_voxel\n{rows}")
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a user has after cloning, and their pictures at home; a sweep that was run before."""
@@ -84,6 +101,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     picture_folders(home)
+    volume_folders(home)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path)
     # The profile asks for two threads, which a small machine may not have.
@@ -122,6 +140,7 @@ def test_every_command_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> 
     # Both spaces were planned on stores that were there, and nothing of the sheet is missing.
     assert shown.count("runs are finished already") >= 2
     assert (place / "sheet.png").is_file()
+    assert (place / "planes.png").is_file()
     assert (place / "results" / "loss_beta-chase" / "report" / "summary.md").is_file()
 
 
@@ -132,6 +151,12 @@ def test_the_space_has_the_points_that_it_shows(place: Path) -> None:
     # Every section of an experiment is shown but those that need no word.
     shown = set(re.findall(r"^(\w+):", SPACE, re.MULTILINE))
     assert set(type(space.expand().points[0].experiment).model_fields) <= shown
+
+
+def test_the_space_of_keypoints_has_the_points_that_it_shows(place: Path) -> None:
+    file = place / "search_spaces" / "picks.yaml"
+    file.write_text(KEYPOINTS)
+    assert len(load_space(file, registries=REGISTRIES).expand().points) == 3
 
 
 def test_the_python_runs_without_ray(place: Path) -> None:
@@ -236,6 +261,9 @@ def test_the_exit_codes_are_those_of_the_command() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
+    inside = {re.sub(r"\W+", "-", title.lower()) for title in re.findall(r"^#+ (.+)$", TEXT, re.M)}
+    assert {link[1:] for link in links if link.startswith("#")} <= inside
+    links = [link for link in links if not link.startswith("#")]
     assert len(links) > 5
     assert [link for link in links if not (ROOT / link).exists()] == []
 
