@@ -83,6 +83,20 @@ def test_keypoints_are_trained_scored_and_shown(results: Path, tmp_path: Path) -
     # Thresholds are those of validation, class by class.
     limits = pooled[pooled.metric.str.startswith("threshold/")]
     assert (limits.groupby(["run_id", "epoch", "metric"]).value.nunique() <= 1).all()
+    # What was picked, as the importer of volumes reads it.
+    files = list(results.glob("runs/*/picks/*/*.csv"))
+    assert {path.name for path in files} == {
+        f"{role}_{name}_epoch{epoch}.csv"
+        for role, name in (("val", "a"), ("test", "a"), ("ood", "b"))
+        for epoch in (1, 2)
+    }
+    chosen = images[images.chosen & (images.source_id == "*") & (images.metric == "picks")]
+    for row in chosen.itertuples():
+        (path,) = results.glob(f"runs/{row.run_id}/picks/*/{row.role}_*_epoch{row.epoch}.csv")
+        table = pd.read_csv(path)
+        assert list(table) == ["source", "z_voxel", "y_voxel", "x_voxel", "class", "score"]
+        if not np.isnan(row.value):
+            assert len(table) == row.value
     previews = list(results.glob("runs/*/previews/*/*.npz"))
     assert {path.name.split("_")[0] for path in previews} <= {"val", "test", "ood"}
     assert all(np.load(path)["target"].ndim == 2 for path in previews)

@@ -70,7 +70,7 @@ def write_previews(
     """
     folder.mkdir(parents=True, exist_ok=True)
     by_id = {images[index].source_id: index for index in domain.sources}
-    stem = f"{domain.role}_{_safe(domain.name)}"
+    stem = f"{domain.role}_{safe_name(domain.name)}"
     for old in names_in(folder) if present is None else present:
         if old.startswith((f"{stem}_best_", f"{stem}_worst_")) and old.endswith(".npz"):
             (folder / old).unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def write_previews(
             role=np.str_(domain.role),
             source_id=np.str_(source_id),
         )
-        path = folder / f"{stem}_{name}_{_safe(source_id)}.npz"
+        path = folder / f"{stem}_{name}_{safe_name(source_id)}.npz"
         write_bytes(path, buffer.getvalue())
         written.append(path)
     return written
@@ -153,5 +153,6 @@ def _shown(image: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(np.nan_to_num(scaled), 0, 1) * 255).astype(np.uint8)
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
+    """A name as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,6 +28,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     device: str = "cpu",
     dataset_statistics: DatasetStatistics | None = None,
+    seen: Callable[[str, Any], None] | None = None,
 ) -> Evaluated:
     """Score a model on whole images, at native resolution, inside the fov, against the labels.
 
@@ -43,6 +44,7 @@ def evaluate(
         metrics: Which are computed, in the registry's order; None for all of the task.
         device: Where the model lives.
         dataset_statistics: For ``normalise.scope: dataset``.
+        seen: Gets each source's id and what the task predicted of it.
 
     Returns:
         Per image and pooled (all images together) scores.
@@ -67,6 +69,8 @@ def evaluate(
                 dataset_statistics=dataset_statistics,
             )
             state = judge.state(predicted, whole, protocol)
+            if seen is not None:
+                seen(whole.source_id, predicted)
             del predicted
             if thresholds is None:
                 # Scored once all images have chosen the threshold.

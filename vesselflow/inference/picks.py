@@ -6,7 +6,7 @@ import csv
 import importlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,27 @@ def write_csv(
         name, score = classes[picks.class_index[row]], repr(float(picks.score[row]))
         table.writerow([*place, name, score])
     write_bytes(path, sink.getvalue().encode())
+
+
+def table_of(picks: Mapping[str, Picks], classes: Sequence[str]) -> str:
+    """Picks of several sources as one CSV: ``source,z_voxel,y_voxel,x_voxel,class,score``.
+
+    `vesselflow data import volume --keypoints` reads it, and so does whoever reads `read_csv`'s.
+
+    Args:
+        picks: Source id -> its picks; each source's surest first, sources in order.
+        classes: Names of the classes.
+    """
+    axes = next((each.axes for each in picks.values()), AXES[3])
+    sink = io.StringIO(newline="")
+    table = csv.writer(sink, lineterminator="\n")
+    table.writerow(["source", *(f"{axis}_voxel" for axis in axes), "class", "score"])
+    for source, own in picks.items():
+        for row in _surest_first(own):
+            place = [repr(float(x)) for x in own.coordinates[row]]
+            name, score = classes[own.class_index[row]], repr(float(own.score[row]))
+            table.writerow([source, *place, name, score])
+    return sink.getvalue()
 
 
 def read_csv(

@@ -78,6 +78,11 @@ class RunRecord:
         return self.folder / "config.yaml"
 
     @property
+    def listings_folder(self) -> AnyPath:
+        """What was predicted of each source, where that is short: the picks of keypoints."""
+        return self.folder / "picks"
+
+    @property
     def previews_folder(self) -> AnyPath:
         """Where the pictures of predictions go."""
         return self.folder / "previews"
@@ -209,7 +214,7 @@ class RunRecord:
         """Take the acceptance back, for a run that is to be trained again from its beginning.
 
         To be called by the holder of the run. What earlier attempts wrote of their curve and cost
-        stays; checkpoints, weights and previews go.
+        stays; checkpoints, weights, previews and picks go.
         """
         with explained(self.folder):
             # First of all: killed after it, this is an unfinished run that is looked at again.
@@ -217,7 +222,7 @@ class RunRecord:
             for number in self._numbers():
                 (self.attempt_folder(number) / "curve.json").unlink(missing_ok=True)
                 remove_tree(self._checkpoints(number))
-            for folder in (self.folder / "weights", self.previews_folder):
+            for folder in (self.folder / "weights", self.previews_folder, self.listings_folder):
                 remove_tree(folder)
 
     def tidy(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import Any
 
 from torch import nn
 
@@ -16,12 +17,14 @@ from vesselflow.evaluation.evaluated import (
     write_evaluated,
 )
 from vesselflow.evaluation.long_tables import chosen_epoch, validation_curve
-from vesselflow.evaluation.previews import write_previews
+from vesselflow.evaluation.previews import safe_name, write_previews
 from vesselflow.evaluation.scoring import evaluate, select
+from vesselflow.records.atomic import write_bytes
 from vesselflow.records.paths import AnyPath, names_in, remove_files
 from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
+from vesselflow.tasks.task import build_task
 from vesselflow.training.loop import build_model, load_weights
 
 
@@ -141,7 +144,13 @@ class ScoringJob:
         model: nn.Module,
     ) -> Evaluated:
         """Score, and write; of what is known already only the metrics that are missing."""
-        domain = evaluation.domain
+        domain, spec = evaluation.domain, self.context.spec
+        judge, kept = build_task(spec.task), {}
+
+        def seen(source: str, predicted: Any) -> None:
+            if (own := judge.kept(predicted)) is not None:
+                kept[source] = own
+
         evaluated = evaluate(
             model,
             self.context.unless_stopped(select(self.context.images(domain), domain)),
@@ -152,13 +161,28 @@ class ScoringJob:
             metrics=None if known is None else self._lacks(evaluation, known),
             device=self.context.device,
             dataset_statistics=self.context.statistics,
+            seen=seen,
         )
+        if (listing := judge.listing(kept, evaluated.thresholds)) is not None:
+            self._list(evaluation, *listing)
         if known is not None:
             evaluated = known.joined(evaluated)
         path, complete = self._path(evaluation), evaluated
         self.context.gate.keep(lambda: write_evaluated(path, complete))
         self._known[evaluation.name] = evaluated
         return evaluated
+
+    def _list(self, evaluation: Evaluation, ending: str, text: str) -> None:
+        """Keep what was predicted of each source, for whoever needs more than scores."""
+        domain = evaluation.domain
+        folder = self.context.record.listings_folder / evaluation.protocol.name
+        path = folder / f"{domain.role}_{safe_name(domain.name)}_epoch{evaluation.epoch}{ending}"
+
+        def write() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, text.encode())
+
+        self.context.gate.keep(write)
 
     def _model(self, epoch: int) -> nn.Module:
         """The model with the weights of an epoch; one is held at a time."""

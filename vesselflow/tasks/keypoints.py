@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vesselflow.errors import ShapeError
 from vesselflow.feed.view import box_size
 from vesselflow.inference.peaks import find_peaks, one_class_each
-from vesselflow.inference.picks import Picks
+from vesselflow.inference.picks import Picks, table_of
 from vesselflow.inference.whole import predict_working
 from vesselflow.metrics.detection import DETECTION
 from vesselflow.metrics.detection.best import best_thresholds
@@ -209,6 +209,22 @@ class PickKeypoints:
                 for kind, value in zip(self.spec.classes, values.tolist(), strict=True):
                     found[f"{name}{OF_CLASS}{kind}"] = value
         return found
+
+    def kept(self, prediction: Found) -> Picks:
+        """The picks, in native voxels."""
+        return prediction.picks
+
+    def listing(self, kept: Mapping[str, Picks], thresholds: Sequence[float]) -> tuple[str, str]:
+        """The picks at or above the threshold of their class, as a CSV."""
+        limits = np.asarray(thresholds, np.float64)
+        sure = {
+            source: Picks(
+                picks.coordinates[rows], picks.class_index[rows], picks.score[rows], picks.undefined
+            )
+            for source, picks in kept.items()
+            for rows in [picks.score >= limits[picks.class_index]]
+        }
+        return ".csv", table_of(sure, self.spec.classes)
 
     def picture(
         self, prediction: Found, whole: WholeImage, thresholds: Sequence[float], judging: Judging

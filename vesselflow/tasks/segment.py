@@ -115,6 +115,12 @@ class Segment:
                 found[f"{name}{OF_CLASS}{kind}"] = value
         return found
 
+    def kept(self, prediction: Any) -> None:
+        """Nothing: a mask is as large as its image."""
+
+    def listing(self, kept: Mapping[str, Any], thresholds: Sequence[float]) -> None:
+        """See `vesselflow.tasks.task.Task`."""
+
     def picture(
         self,
         prediction: NDArray[np.float32],

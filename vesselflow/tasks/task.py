@@ -130,6 +130,14 @@ class Task(Protocol[State]):
             the order of `names`; NaN where undefined.
         """
 
+    def kept(self, prediction: Any) -> Any:
+        """What of a prediction is small enough to be kept for users; None for nothing."""
+
+    def listing(
+        self, kept: Mapping[str, Any], thresholds: Sequence[float]
+    ) -> tuple[str, str] | None:
+        """(ending, text) of a file with what was kept of each source; None without one."""
+
     def picture(
         self, prediction: Any, whole: WholeImage, thresholds: Sequence[float], judging: Judging
     ) -> Picture:
