@@ -47,6 +47,7 @@ CONFINED = {
 #: What a registry, the help and the dry run must not load.
 HEAVY = ("torch", "ray", "h5py", "kornia", "optuna", "segmentation_models_pytorch")
 REGISTRIES = (
+    "vesselflow.feed.sampling:SAMPLING",
     "vesselflow.losses:LOSSES",
     "vesselflow.models:MODELS",
     "vesselflow.augment:AUGMENTATIONS",

@@ -8,6 +8,7 @@ from pydantic import Field
 from vesselflow.config.loading import load_space
 from vesselflow.config.registry import Arguments, Registry
 from vesselflow.config.space import Space
+from vesselflow.feed.sampling import SAMPLING
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.synth import SYNTH_KINDS
@@ -43,6 +44,7 @@ def _registry(kind: str, **parts: type[Arguments]) -> Registry:
 
 
 REGISTRIES = {
+    "sampling": SAMPLING,
     "augment": _registry("augmentation", hflip=Flip, vflip=Flip),
     "model": _registry("model", wnet=Net, unet=Net),
     "loss": _registry("loss", bce=Plain, combined=Mixed, fuzzy=Mixed),

@@ -9,12 +9,15 @@ from vesselflow.config.loading import load_space
 from vesselflow.errors import UserError
 
 TOP = (
-    "task, data, split, normalise, augment, model, loss, optimizer, schedule, train, score, name, "
-    "question, description, stores, grid, fixed, search, folds, seeds, objective, hypotheses, "
-    "resources, estimate, prices"
+    "task, data, split, normalise, sampling, augment, model, loss, optimizer, schedule, train, "
+    "score, name, question, description, stores, grid, fixed, search, folds, seeds, objective, "
+    "hypotheses, resources, estimate, prices"
 )
 
-SECTIONS = "task, data, split, normalise, augment, model, loss, optimizer, schedule, train, score"
+SECTIONS = (
+    "task, data, split, normalise, sampling, augment, model, loss, optimizer, schedule, train, "
+    "score"
+)
 
 #: text of the file (after the stores) -> the line
 IN_FILE = {

@@ -71,6 +71,7 @@ OTHER = {
 }
 
 OTHER_PARTS: dict[str, Any] = {
+    "sampling": {"name": "foreground"},
     "model": {"name": "unet"},
     "loss": {"beta": 0.25},
     "augment": {"hflip": {}},
@@ -108,6 +109,12 @@ def test_every_field_of_every_section_is_hashed_or_listed_as_neutral() -> None:
 @pytest.mark.parametrize("section", OTHER_PARTS)
 def test_every_part_is_hashed(section: str) -> None:
     assert name({**BASE, section: OTHER_PARTS[section]}) != name(BASE)
+
+
+def test_what_came_later_renames_nothing_by_its_default() -> None:
+    experiment = load_experiment({**BASE, "sampling": {"name": "uniform"}}, registries=REGISTRIES)
+    assert "sampling" not in experiment_identity(experiment, REGISTRIES)
+    assert name({**BASE, "sampling": {}}) == name(BASE)
 
 
 def test_seed_store_and_split_are_hashed() -> None:

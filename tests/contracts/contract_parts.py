@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from vesselflow.augment.compose import compose
 from vesselflow.config.axes import Axis
 from vesselflow.config.registry import Part
 from vesselflow.config.samplers import Search
+from vesselflow.feed.batches import SampleTable
+from vesselflow.feed.layout import SampleLayout
+from vesselflow.feed.sampling import SAMPLING
 from vesselflow.losses import LOSSES
 from vesselflow.metrics import METRICS
 from vesselflow.metrics.detection import DETECTION
@@ -120,6 +124,17 @@ def model_answer(built: nn.Module, name: str) -> list[float]:
     count = sum(parameter.numel() for parameter in model.parameters())
     middle = [side // 2 for side in depth]
     return [count, *(float(logits[(*middle, *place)]) for place in places)]
+
+
+def _sampling(name: str, arguments: Mapping[str, Any]) -> list[int]:
+    """The first twelve of ten samples, the last seven of which hold a class, or two."""
+    held = np.zeros((10, 2), np.uint8)
+    held[3:, 0] = held[8:, 1] = 1
+    nothing = np.zeros((10, 2), np.int32)
+    table = SampleTable(SampleLayout((4, 4), 1, 2), nothing[:, 0], nothing, nothing, nothing)
+    table = replace(table, held=held)
+    draws = SAMPLING.build({"name": name, **arguments}, table=table, rows=np.arange(10), seed=7)
+    return list(draws.at(0, 12).tolist())
 
 
 def _optimizer(name: str, arguments: Mapping[str, Any]) -> list[float]:
@@ -292,6 +307,7 @@ def _task(name: str, arguments: Mapping[str, Any]) -> list[float]:
 
 #: kind -> its golden numbers of a part with these arguments beside the defaults.
 PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
+    "sampling": _sampling,
     "augment": _augmentation,
     "model": _model,
     "loss": _loss,

@@ -18,7 +18,8 @@ from feed_stores import assert_same_batch, noise_source, noise_store
 from vesselflow.errors import UserError
 from vesselflow.feed.batches import Batch, load_images, load_samples
 from vesselflow.feed.blocks import table_bytes
-from vesselflow.feed.order import sample_indices, share
+from vesselflow.feed.draws import Uniform
+from vesselflow.feed.order import share
 from vesselflow.feed.ray_datasource import StoreDatasource
 from vesselflow.feed.ray_resident import (
     Resident,
@@ -34,6 +35,7 @@ from vesselflow.feed.ray_stream import (
     choose,
     streamed,
 )
+from vesselflow.feed.sampling import SAMPLING
 from vesselflow.feed.view import View
 from vesselflow.stores.store import Store, write_store
 
@@ -51,6 +53,10 @@ def held(path: Path, view: View, kind: Literal["samples", "images"] = "samples")
     table = read_small(path, view, kind)
     assert table is not None
     return hold(table, kind)
+
+
+def uniform(n: int, seed: int) -> Uniform:
+    return Uniform(table=None, rows=np.arange(n), seed=seed)
 
 
 BOTH = pytest.mark.parametrize("resident", [materialise, held], ids=["by tasks", "small"])
@@ -218,10 +224,10 @@ def test_a_stream_gives_what_memory_gives(
     np.testing.assert_array_equal(stream.source, memory.source)
     asked = np.array([3, 0, 3, memory.n - 1])
     assert_same_batch(stream.gather(asked), memory.gather(asked))
-    seen = 0
+    seen, draws = 0, uniform(memory.n, 4)
     for workers, rank in ((1, 0), (2, 0), (2, 1)):
         batches = stream.batches(
-            seed=4,
+            draws,
             position=5,
             steps=3,
             micro_batch_size=3,
@@ -231,8 +237,7 @@ def test_a_stream_gives_what_memory_gives(
         )
         wanted = [5 + (s * 2 + m) * 3 for s in range(3) for m in share(2, workers, rank)]
         for at, batch in zip(wanted, batches, strict=True):
-            rows = sample_indices(seed=4, position=at, count=3, n=memory.n)
-            assert_same_batch(batch, memory.gather(rows))
+            assert_same_batch(batch, memory.gather(draws.at(at, 3)))
             seen += 1
     assert seen == 6 + 3 + 3
 
@@ -253,8 +258,9 @@ def test_a_stream_keeps_its_order_when_a_later_task_is_done_first(
 def test_a_stream_of_some_sources(ray_cluster: None, noise: Path) -> None:
     memory, stream = load_samples(noise, NATIVE), StreamSamples(noise, NATIVE, [4, 1])
     np.testing.assert_array_equal(stream.rows, np.flatnonzero(np.isin(memory.source, [1, 4])))
+    draws = Uniform(table=stream.table, rows=stream.rows, seed=0)
     (batch,) = stream.batches(
-        seed=0, position=0, steps=1, micro_batch_size=len(stream.rows), micro_batches_per_step=1
+        draws, position=0, steps=1, micro_batch_size=len(stream.rows), micro_batches_per_step=1
     )
     assert set(batch.source.tolist()) == {1, 4}
     with pytest.raises(IndexError, match="asked for"):
@@ -264,9 +270,11 @@ def test_a_stream_of_some_sources(ray_cluster: None, noise: Path) -> None:
 @pytest.mark.ray
 def test_a_loop_may_begin_and_resume_a_stream_anywhere(ray_cluster: None, noise: Path) -> None:
     memory = load_samples(noise, NATIVE)
+    rule = {"name": "class", "share": 0.5}
+    draws = SAMPLING.build(rule, table=memory.table, rows=np.arange(memory.n), seed=1)
     batches = StreamBatches(
         StreamSamples(noise, NATIVE),
-        seed=1,
+        draws,
         steps=50,
         steps_per_epoch=10,
         micro_batch_size=2,
@@ -275,7 +283,7 @@ def test_a_loop_may_begin_and_resume_a_stream_anywhere(ray_cluster: None, noise:
         rank=1,
     )
     for step, index in ((3, 2), (3, 3), (4, 2), (9, 3), (10, 2), (0, 2)):
-        rows = sample_indices(seed=1, position=(step * 4 + index) * 2, count=2, n=memory.n)
+        rows = draws.at((step * 4 + index) * 2, 2)
         assert_same_batch(batches.batch(step, index), memory.gather(rows))
     for step, index in ((0, 1), (50, 2), (-1, 2)):
         with pytest.raises(IndexError, match="not this worker's"):
@@ -297,12 +305,13 @@ def test_a_dataset_is_one_epoch(
         return true(self, plan)
 
     monkeypatch.setattr(StreamSamples, "stream", noting)
+    draws = uniform(memory.n, 1)
     batches = StreamBatches(
-        stream, seed=1, steps=11, steps_per_epoch=4, micro_batch_size=3, micro_batches_per_step=2
+        stream, draws, steps=11, steps_per_epoch=4, micro_batch_size=3, micro_batches_per_step=2
     )
     for step in range(2, 11):  # resumed within the first epoch; the last one is cut short
         for index in range(2):
-            rows = sample_indices(seed=1, position=(step * 2 + index) * 3, count=3, n=memory.n)
+            rows = draws.at((step * 2 + index) * 3, 3)
             assert_same_batch(batches.batch(step, index), memory.gather(rows))
     assert plans == [2 * 2, 4 * 2, 3 * 2]
 
@@ -324,8 +333,10 @@ def test_the_index_is_read_once_for_all_who_open_a_stream(
 @ray.remote
 def _stream_within(path: str) -> int:
     stream = StreamSamples(path, NATIVE)
+    # Nothing of this file: the worker does not have it.
+    draws = Uniform(table=None, rows=np.arange(stream.n), seed=0)
     batches = stream.batches(
-        seed=0, position=0, steps=500, micro_batch_size=4, micro_batches_per_step=1
+        draws, position=0, steps=500, micro_batch_size=4, micro_batches_per_step=1
     )
     total = sum(int(next(batches).image[0, 0, 0, 0]) for _ in range(3))
     batches.close()

@@ -27,7 +27,13 @@ from vesselflow.errors import Faults, UserError
 Registries = Mapping[str, Registry]
 
 #: Sections whose arguments depend on the part they name: section -> part when none is named.
-PARTS = {"model": "wnet", "loss": "combined", "optimizer": "adamw", "schedule": "constant"}
+PARTS = {
+    "sampling": "uniform",
+    "model": "wnet",
+    "loss": "combined",
+    "optimizer": "adamw",
+    "schedule": "constant",
+}
 
 
 class Section(BaseModel):
@@ -276,6 +282,11 @@ class Experiment(Section):
     )
     normalise: Normalise = Field(
         default_factory=Normalise, description="Centre and scale of the image inside the fov"
+    )
+    sampling: dict[str, Any] = Field(
+        default_factory=dict,
+        description="How training samples are drawn: a way and its arguments",
+        validate_default=True,
     )
     augment: dict[str, Any] = Field(
         default_factory=dict, description="Augmentations: name -> arguments; null for none"

@@ -64,6 +64,9 @@ RESULT_NEUTRAL = {
     "score.exclusive": "part of the evaluation's name",
     "score.refinement": "part of the evaluation's name",
 }
+#: Sections that came after runs had names: in their first default they are left out.
+LATER = ("sampling",)
+
 # `task` is not hashed as it is given, but with what the store declares filled in.
 # `stores` of an experiment is not hashed either: how the training store is seen stands in the run's
 # identity under "pixels", how others are in the names of their evaluations.
@@ -143,7 +146,9 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
                 changed[f"{field}_version"] = number
         identity[section] = {"version": version, **changed}
     for section in PARTS:
-        identity[section] = registries[section].canonical(getattr(experiment, section))
+        chosen = registries[section].canonical(getattr(experiment, section))
+        if section not in LATER or chosen != {"name": PARTS[section], "version": 1}:
+            identity[section] = chosen
     identity["augment"] = {
         name: registries["augment"].canonical({"name": name, **arguments})
         for name, arguments in experiment.augment.items()

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from vesselflow.errors import ShapeError, UserError
+from vesselflow.feed.contents import planes_held, points_held
 from vesselflow.feed.layout import SampleLayout, Size
 from vesselflow.feed.points import BatchPoints, Points, points_of, source_points
 from vesselflow.feed.view import (
@@ -69,6 +70,10 @@ class Samples(Protocol):
     def source(self) -> np.ndarray:
         """int32 (n,): the source index of each sample; a fold selects by it."""
 
+    @property
+    def table(self) -> SampleTable:
+        """What is known of each sample besides its pixels."""
+
     def gather(self, indices: np.ndarray) -> Batch:
         """Copy the asked samples, in the asked order."""
 
@@ -84,6 +89,8 @@ class SampleTable:
         centre: float32 (n, C).
         scale: float32 (n, C).
         points: Keypoints of the sources, of a store that has them.
+        held: uint8 (n, K): 1 where the sample holds the class, see `contents`; None where nobody
+            has looked.
     """
 
     layout: SampleLayout
@@ -92,6 +99,7 @@ class SampleTable:
     centre: np.ndarray
     scale: np.ndarray
     points: Points | None = None
+    held: np.ndarray | None = None
 
     def batch(self, records: np.ndarray, indices: np.ndarray) -> Batch:
         """A batch of gathered records (m, nbytes) with what is known of its samples."""
@@ -124,7 +132,7 @@ class ArraySamples:
     def __init__(
         self, blocks: Sequence[np.ndarray], block: np.ndarray, row: np.ndarray, table: SampleTable
     ) -> None:
-        self._blocks, self._block, self._row, self.table = list(blocks), block, row, table
+        self._blocks, self._block, self._row, self._table = list(blocks), block, row, table
 
     @property
     def n(self) -> int:
@@ -132,9 +140,14 @@ class ArraySamples:
         return len(self._block)
 
     @property
+    def table(self) -> SampleTable:
+        """What is known of each sample besides its pixels."""
+        return self._table
+
+    @property
     def source(self) -> np.ndarray:
         """int32 (n,): the source index of each sample."""
-        return self.table.source
+        return self._table.source
 
     @property
     def blocks(self) -> tuple[np.ndarray, ...]:
@@ -263,6 +276,7 @@ class SourceSamples:
         centre: float32 (C,).
         scale: float32 (C,).
         points: Of a keypoint store: see `source_points`.
+        held: uint8 (k, K): 1 where the sample holds the class.
     """
 
     source: int
@@ -271,6 +285,7 @@ class SourceSamples:
     records: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
+    held: np.ndarray
     points: np.ndarray | None = None
 
 
@@ -302,7 +317,11 @@ def read_source(store: Store, view: View, source: int, at: Frame) -> SourceSampl
     layout = layout_of(store, sample_shape(view, [at]))
     records = cut(whole, record, corners, layout)
     points = source_points(store, source, at) if store.kind == "keypoint" else None
-    return SourceSamples(source, corners, layout, records, centre, scale, points)
+    if points is None:
+        held = planes_held(layout, records)
+    else:
+        held = points_held(points, corners, layout.shape, len(store.layout.classes))
+    return SourceSamples(source, corners, layout, records, centre, scale, held, points)
 
 
 def read_image(store: Store, view: View, source: int) -> WholeImage:
@@ -350,6 +369,7 @@ def load_samples(path: StorePath, view: View) -> ArraySamples:
         centre=np.repeat(np.stack([part.centre for part in parts]), sizes, axis=0),
         scale=np.repeat(np.stack([part.scale for part in parts]), sizes, axis=0),
         points=_points(parts),
+        held=np.concatenate([part.held for part in parts]),
     )
     rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
     return ArraySamples([part.records for part in parts], table.source, rows, table)

@@ -29,6 +29,14 @@ from vesselflow.stores.store import Store
 
 Kind = Literal["samples", "images", "index"]
 
+#: Columns of lists that make a `SampleTable`, and the types of their numbers.
+_LISTS: tuple[tuple[str, type[np.generic]], ...] = (
+    ("corner", np.int32),
+    ("centre", np.float32),
+    ("scale", np.float32),
+    ("held", np.uint8),
+)
+
 #: Bytes of the tables in which ordered samples are handed over.
 _TABLE_BYTES = 32 * 2**20
 
@@ -68,8 +76,8 @@ def tables(path: StorePath, view: View, sources: Sequence[int], kind: Kind) -> I
         view: How sources are seen.
         sources: Their numbers, in the order in which the tables come.
         kind: "samples": a row per sample (source, ordinal within its source, corner, centre,
-            scale, layout, record). "index": the same without records. "images": a row per source,
-            whole.
+            scale, classes held, layout, record). "index": the same without records. "images": a
+            row per source, whole.
     """
     if kind == "images":
         return _image_tables(path, view, sources)
@@ -137,6 +145,7 @@ def _sample_tables(
                 "corner": _lists(part.corners, np.int32),
                 "centre": _floats(np.repeat(part.centre[None], count, axis=0)),
                 "scale": _floats(np.repeat(part.scale[None], count, axis=0)),
+                "held": _lists(part.held, np.uint8),
             }
             columns["layout"] = _layouts(part.layout, count)
             if part.points is not None:
@@ -261,13 +270,14 @@ def sample_table(tables: Sequence[pa.Table]) -> tuple[SampleTable, np.ndarray]:
         for name in ("source", "ordinal")
     }
     order = np.lexsort((columns["ordinal"], columns["source"]))
-    corner, centre, scale = (
+    corner, centre, scale, held = (
         np.concatenate([list_rows(table[name], dtype) for table in tables])[order]
-        for name, dtype in (("corner", np.int32), ("centre", np.float32), ("scale", np.float32))
+        for name, dtype in _LISTS
     )
     layout = _layout(tables[0]["layout"])
     points = _points(tables, corner.shape[1])
-    return SampleTable(layout, columns["source"][order], corner, centre, scale, points), order
+    source = columns["source"][order]
+    return SampleTable(layout, source, corner, centre, scale, points, held), order
 
 
 def whole_image(table: pa.Table, row: int) -> WholeImage:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 
 from vesselflow.feed.batches import Samples, WholeImages
-from vesselflow.feed.order import key
 from vesselflow.feed.ray_resident import Resident
 from vesselflow.feed.ray_stream import StreamBatches, Streamed, StreamSamples
 from vesselflow.feed.sources import BatchSource, Order
@@ -40,8 +39,8 @@ class SlotData:
         if not isinstance(samples, StreamSamples):
             return order.gathered(samples, rows)
         return StreamBatches(
-            samples.only(rows),
-            seed=key(order.seed, "order"),
+            samples,
+            order.draws(samples, rows),
             steps=order.steps,
             steps_per_epoch=order.steps_per_epoch,
             micro_batch_size=order.micro_batch_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import ray
 
 from vesselflow.feed.batches import Batch, StoreImages, StorePath, store_frames
 from vesselflow.feed.blocks import Rows, binary_rows, gather_from_store, sample_table
-from vesselflow.feed.order import sample_indices, share
+from vesselflow.feed.draws import Draws
+from vesselflow.feed.order import share
 from vesselflow.feed.view import View, no_samples, sample_shape
 from vesselflow.feed.working import layout_of
 from vesselflow.stores.store import Store
@@ -113,12 +113,6 @@ class StreamSamples:
         """int32 (n,): the source index of each sample."""
         return self.table.source
 
-    def only(self, rows: np.ndarray) -> StreamSamples:
-        """The same samples, to be drawn from `rows` (int (k,), in store order) alone."""
-        view = copy.copy(self)
-        view.rows = np.asarray(rows, dtype=np.int64)
-        return view
-
     def gather(self, indices: np.ndarray) -> Batch:
         """Read the asked samples now, in the asked order; for few, as nothing is read ahead."""
         indices = np.asarray(indices, dtype=np.int64)
@@ -128,8 +122,8 @@ class StreamSamples:
 
     def batches(
         self,
+        draws: Draws,
         *,
-        seed: int,
         position: int,
         steps: int,
         micro_batch_size: int,
@@ -140,7 +134,7 @@ class StreamSamples:
         """The micro-batches of one worker over some steps, step by step, read ahead.
 
         Args:
-            seed: Key of the order, as in `sample_indices`.
+            draws: Which sample comes where; asked once, before the first batch.
             position: Samples of the whole stream (all workers) that lie before the first step.
             steps: Optimizer steps.
             micro_batch_size: Samples of one micro-batch.
@@ -154,13 +148,7 @@ class StreamSamples:
             for step in range(steps)
             for index in mine
         )
-        n = len(self.rows)
-        return self.stream(
-            [
-                self.rows[sample_indices(seed=seed, position=at, count=micro_batch_size, n=n)]
-                for at in starts
-            ]
-        )
+        return self.stream([draws.at(start, micro_batch_size) for start in starts])
 
     def stream(self, plan: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
         """Batches of given samples, in the given order, read ahead of their use.
@@ -270,7 +258,7 @@ class StreamBatches:
 
     Args:
         samples: What to draw from.
-        seed: Key of the order, as in `sample_indices`.
+        draws: Which sample comes where; asked at the beginning of an epoch for all of it.
         steps: Optimizer steps of the whole run; nothing is read beyond them.
         steps_per_epoch: Steps of one epoch, at least 1.
         micro_batch_size: Samples of one micro-batch.
@@ -282,8 +270,8 @@ class StreamBatches:
     def __init__(
         self,
         samples: StreamSamples,
+        draws: Draws,
         *,
-        seed: int,
         steps: int,
         steps_per_epoch: int,
         micro_batch_size: int,
@@ -291,7 +279,7 @@ class StreamBatches:
         workers: int = 1,
         rank: int = 0,
     ) -> None:
-        self._samples, self._seed, self._steps = samples, seed, steps
+        self._samples, self._draws, self._steps = samples, draws, steps
         self._steps_per_epoch = steps_per_epoch
         self._size, self._count = micro_batch_size, micro_batches_per_step
         self._workers, self._rank = workers, rank
@@ -311,7 +299,7 @@ class StreamBatches:
             self.close()
             left_of_epoch = self._steps_per_epoch - step % self._steps_per_epoch
             self._reader = self._samples.batches(
-                seed=self._seed,
+                self._draws,
                 position=step * self._count * self._size,
                 steps=min(self._steps - step, left_of_epoch),
                 micro_batch_size=self._size,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from vesselflow.feed.batches import Batch, Samples, WholeImages
-from vesselflow.feed.order import key, sample_indices
+from vesselflow.feed.draws import Draws, Uniform
+from vesselflow.feed.sampling import SAMPLING
 from vesselflow.feed.view import View
 
 
@@ -29,6 +31,7 @@ class KeyedBatches:
         seed: Seed of the run.
         micro_batch_size: Samples of one micro-batch.
         micro_batches_per_step: Micro-batches of one step.
+        draws: Which sample comes where; None: every sample once before any comes twice.
     """
 
     def __init__(
@@ -39,18 +42,15 @@ class KeyedBatches:
         seed: int,
         micro_batch_size: int,
         micro_batches_per_step: int,
+        draws: Draws | None = None,
     ) -> None:
-        self._samples, self._rows = samples, np.asarray(rows, dtype=np.int64)
-        self._seed = key(seed, "order")
+        self._samples = samples
+        self._draws = draws or Uniform(table=None, rows=rows, seed=seed)
         self._size, self._count = micro_batch_size, micro_batches_per_step
 
     def indices(self, step: int, index: int) -> np.ndarray:
-        """Sample numbers of one micro-batch; every sample comes once before any comes twice."""
-        position = (step * self._count + index) * self._size
-        order = sample_indices(
-            seed=self._seed, position=position, count=self._size, n=len(self._rows)
-        )
-        return self._rows[order]
+        """Sample numbers of one micro-batch."""
+        return self._draws.at((step * self._count + index) * self._size, self._size)
 
     def batch(self, step: int, index: int) -> Batch:
         """Gather one micro-batch."""
@@ -69,6 +69,7 @@ class Order:
         micro_batches_per_step: Micro-batches of one step, over all workers.
         workers: How many share a step.
         rank: Which of them asks.
+        sampling: How samples are drawn: a part of `SAMPLING` and its arguments.
     """
 
     seed: int
@@ -78,6 +79,16 @@ class Order:
     micro_batches_per_step: int
     workers: int
     rank: int
+    sampling: Mapping[str, Any] = field(default_factory=lambda: {"name": "uniform"})
+
+    def draws(self, samples: Samples, rows: np.ndarray) -> Draws:
+        """Which of `rows` comes where.
+
+        Raises:
+            UserError: None of them is of the kind that is to be drawn.
+        """
+        drawn = SAMPLING.build(self.sampling, table=samples.table, rows=rows, seed=self.seed)
+        return cast(Draws, drawn)
 
     def gathered(self, samples: Samples, rows: np.ndarray) -> BatchSource:
         """Micro-batches of samples that can be gathered at random."""
@@ -87,6 +98,7 @@ class Order:
             seed=self.seed,
             micro_batch_size=self.micro_batch_size,
             micro_batches_per_step=self.micro_batches_per_step,
+            draws=self.draws(samples, rows),
         )
 
 

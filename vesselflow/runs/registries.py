@@ -5,6 +5,7 @@ from __future__ import annotations
 from vesselflow.augment import AUGMENTATIONS
 from vesselflow.config.registry import Registry
 from vesselflow.config.samplers import SAMPLERS
+from vesselflow.feed.sampling import SAMPLING
 from vesselflow.losses import LOSSES
 from vesselflow.metrics import ALL_METRICS
 from vesselflow.metrics.thresholds import THRESHOLDS
@@ -22,6 +23,7 @@ from vesselflow.tasks import TASKS
 #: `score`).
 REGISTRIES: dict[str, Registry] = {
     "task": TASKS,
+    "sampling": SAMPLING,
     "augment": AUGMENTATIONS,
     "model": MODELS,
     "loss": LOSSES,

@@ -30,6 +30,7 @@ from vesselflow.sweeps.folder import (
     write_splits,
     writing,
 )
+from vesselflow.sweeps.sampling_checks import check_sampling
 from vesselflow.sweeps.stores_made import known_stores, open_stores
 from vesselflow.sweeps.task_checks import check_keypoints, check_tasks
 
@@ -258,6 +259,7 @@ def check_space(
     checks.check_sizes(space, file, stores)
     checks.check_samples(space, file, stores, folds)
     check_keypoints(space, file, stores, folds)
+    check_sampling(space, file, stores, folds)
     return folds
 
 

@@ -178,6 +178,7 @@ class TrainingJob:
             micro_batches_per_step=settings.micro_batches_per_step,
             workers=context.group.size,
             rank=context.group.rank,
+            sampling=spec.experiment.sampling,
         )
         ready.batches = StepClock(context.data.batches(samples, rows, order))
         _ = context.statistics  # read here, where a rank that cannot is not waited for

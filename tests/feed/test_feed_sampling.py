@@ -1,0 +1,200 @@
+"""Which sample comes where: shares, independence of who asks, and what samples hold."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from feed_stores import assert_same_batch, noise_store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vesselflow.errors import UserError
+from vesselflow.feed.batches import SampleTable, load_samples
+from vesselflow.feed.blocks import sample_table, tables
+from vesselflow.feed.draws import Draws, chosen_positions, uniforms
+from vesselflow.feed.layout import SampleLayout
+from vesselflow.feed.local import LocalData
+from vesselflow.feed.order import key, sample_indices, share
+from vesselflow.feed.sampling import SAMPLING
+from vesselflow.feed.sources import Order
+from vesselflow.feed.view import View
+from vesselflow.stores.layout import Layout
+from vesselflow.stores.store import Source, Store, write_store
+
+PATCHES = View(working_size_px=None, patch=32, stride=24, min_fov=0.5, divisor=32)
+SHARES = st.floats(0, 1).filter(lambda share: share == 0 or share > 1e-3)
+
+
+def table_of(held: np.ndarray) -> SampleTable:
+    """Samples of which nothing is known but what they hold (n, K)."""
+    nothing = np.zeros((len(held), 2), np.int32)
+    layout = SampleLayout((4, 4), channels=1)
+    return SampleTable(layout, nothing[:, 0], nothing, nothing, nothing, held=held)
+
+
+def draws_of(rule: dict[str, Any], held: np.ndarray, seed: int = 0) -> Draws:
+    rows = np.arange(len(held))
+    return SAMPLING.build(rule, table=table_of(held), rows=rows, seed=seed)
+
+
+def few_of_three(n: int = 40) -> np.ndarray:
+    """Classes 0, 1 and 2 in 20, 2 and 0 of n samples; the last ones hold nothing."""
+    held = np.zeros((n, 3), np.uint8)
+    held[:20, 0] = held[18:20, 1] = 1
+    return held
+
+
+def order(rule: dict[str, Any], **given_: int) -> Order:
+    settings_ = {"seed": 3, "steps": 50, "steps_per_epoch": 10, "workers": 1, "rank": 0}
+    return Order(
+        **{**settings_, "micro_batch_size": 4, "micro_batches_per_step": 3, **given_},
+        sampling=rule,
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(SHARES, st.integers(0, 10**9), st.integers(0, 300))
+def test_a_share_is_spread_evenly(part: float, position: int, count: int) -> None:
+    chosen = chosen_positions(position, count, part)
+    assert len(chosen) == count
+    # Of any samples in a row as many as the share says, to one.
+    assert abs(chosen.sum() - part * count) < 1 + 1e-6 * (1 + position)
+    again = [chosen_positions(position + i, 1, part)[0] for i in range(count)]
+    assert chosen.tolist() == again
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**63 - 1), st.integers(0, 20_000), st.integers(0, 9_000))
+def test_random_numbers_do_not_depend_on_the_portions_asked_for(
+    seed: int, position: int, count: int
+) -> None:
+    numbers = uniforms(seed, position, count)
+    assert numbers.shape == (count, 2)
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    cut = count // 3
+    parts = uniforms(seed, position, cut), uniforms(seed, position + cut, count - cut)
+    np.testing.assert_array_equal(np.concatenate(parts), numbers)
+
+
+RULES = [
+    {"name": "uniform"},
+    {"name": "foreground"},
+    {"name": "class"},
+    {"name": "foreground", "share": 1.0},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31), position=st.integers(0, 10**6), cuts=st.lists(st.integers(1, 9)))
+def test_draws_are_functions_of_seed_and_position(
+    rule: dict[str, Any], seed: int, position: int, cuts: list[int]
+) -> None:
+    held = few_of_three()
+    whole = draws_of(rule, held, seed).at(position, sum(cuts))
+    fresh, found = draws_of(rule, held, seed), []
+    for cut in reversed(cuts):  # backwards: nothing is remembered
+        found.insert(0, fresh.at(position + sum(cuts) - sum(map(len, found)) - cut, cut))
+    assert whole.tolist() == [row for part in found for row in part.tolist()]
+
+
+@pytest.mark.parametrize("name", ["foreground", "class"])
+def test_a_share_of_nothing_is_uniform_and_uniform_is_the_order(name: str) -> None:
+    held = few_of_three()
+    plain = sample_indices(seed=key(5, "order"), position=17, count=100, n=40)
+    for rule in ({"name": "uniform"}, {"name": name, "share": 0.0}):
+        assert draws_of(rule, held, seed=5).at(17, 100).tolist() == plain.tolist()
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31), part=st.floats(0.2, 1))
+def test_foreground_comes_as_often_as_its_share_says(seed: int, part: float) -> None:
+    n = 3000
+    rows = draws_of({"name": "foreground", "share": part}, few_of_three(), seed).at(0, n)
+    # Half of all samples have foreground; the draws add theirs.
+    expected = part + (1 - part) / 2
+    slack = 5 * math.sqrt(n * expected * (1 - expected) / 4) + 25
+    assert abs((rows < 20).sum() - n * expected) < slack
+    # Each of them equally often (binomial, six deviations).
+    counts = np.bincount(rows, minlength=40)[:20]
+    assert (abs(counts - n * expected / 20) < 6 * math.sqrt(n * expected / 20)).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31))
+def test_classes_come_equally_often(seed: int) -> None:
+    n, held = 4000, few_of_three()
+    held[18:20, 0] = 0  # no sample holds two
+    rows = draws_of({"name": "class", "share": 1.0}, held, seed).at(0, n)
+    counts = np.bincount(rows, minlength=40)
+    assert counts[20:].sum() == 0
+    assert abs(counts[:18].sum() - n / 2) < 6 * math.sqrt(n / 4)
+    assert abs(counts[18] - n / 4) < 6 * math.sqrt(n * 3 / 16)
+
+
+@pytest.mark.parametrize("name", ["foreground", "class"])
+def test_nothing_to_draw_is_said(name: str) -> None:
+    with pytest.raises(UserError, match="no sample of the training part has any foreground"):
+        draws_of({"name": name}, np.zeros((5, 2), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes in six images of noise: the first in a corner, the second in few images."""
+    folder = tmp_path_factory.mktemp("sampling")
+    plain = noise_store(folder / "plain.h5", 6)
+    sources = []
+    with Store.open(plain) as opened:
+        for index in range(6):
+            fov = opened.fov(index)
+            planes = np.zeros((*fov.shape, 2), np.uint8)
+            planes[40:60, 30:50, 0] = 1
+            planes[90:92, 90:92, 1] = index % 3 == 0
+            planes[:5, :5, 1] = 1  # outside the fov: nobody learns it
+            image = opened.image(index)
+            sources.append(Source(f"s{index}", f"g{index}", image, planes, fov))
+    path = folder / "two.h5"
+    layout = Layout(channels=3, classes=("a", "b"), target="planes")
+    write_store(path, sources, domain="two", importer={"name": "test"}, layout=layout)
+    return path
+
+
+def test_what_samples_hold_is_what_their_targets_show(store: Path) -> None:
+    samples = load_samples(store, PATCHES)
+    batch = samples.gather(np.arange(samples.n))
+    shown = ((batch.target > 0) & (batch.fov > 0)).any(axis=(2, 3))
+    assert samples.table.held is not None
+    assert samples.table.held.tolist() == shown.astype(int).tolist()
+    assert 0 < shown[:, 1].sum() < shown[:, 0].sum() < samples.n
+    # The same in what travels, with and without pixels.
+    for kind in ("samples", "index"):
+        parts = list(tables(store, PATCHES, [4, 5], kind)) + list(
+            tables(store, PATCHES, range(4), kind)
+        )
+        np.testing.assert_array_equal(sample_table(parts)[0].held, samples.table.held)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_micro_batches_do_not_depend_on_who_asks(store: Path, rule: dict[str, Any]) -> None:
+    data = LocalData({"a": store})
+    samples = data.samples("a", PATCHES)
+    rows = np.flatnonzero(np.isin(samples.source, [0, 2, 3]))
+    alone = data.batches(samples, rows, order(rule))
+    seen = []
+    for rank in range(3):
+        others = data.batches(samples, rows, order(rule, workers=3, rank=rank))
+        for index in share(3, 3, rank):
+            assert_same_batch(others.batch(7, index), alone.batch(7, index))
+            seen.append(index)
+    assert seen == [0, 1, 2]
+    # In portions of another size, too: the stream of samples is one.
+    large = data.batches(
+        samples, rows, order(rule, micro_batch_size=12, micro_batches_per_step=1)
+    ).batch(7, 0)
+    parts = [alone.batch(7, index).image for index in range(3)]
+    np.testing.assert_array_equal(large.image, np.concatenate(parts))
+    assert set(np.unique(large.source)) <= {0, 2, 3}

@@ -1,0 +1,46 @@
+"""Ways of drawing samples: refused before the first run where there is nothing to draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vesselflow.config.loading import load_space
+from vesselflow.errors import UserError
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.stores.store import Source, write_store
+from vesselflow.sweeps.planning import Prepared, prepare
+
+SPACE = """
+stores: {a: a.h5}
+data: {train: a, patch: 32}
+split: {folds: 2, val_fraction: 0.5}
+folds: [0]
+model: {name: wnet, filters: [4, 8]}
+train: {epochs: 1, micro_batch_size: 2}
+"""
+
+
+def prepared(folder: Path, text: str) -> Prepared:
+    file = folder / "space.yaml"
+    file.write_text(text)
+    return prepare(load_space(file, registries=REGISTRIES), folder / "results")
+
+
+@pytest.mark.parametrize("name", ["foreground", "class"])
+def test_a_training_part_without_foreground_is_refused(tmp_path: Path, name: str) -> None:
+    ones = np.ones((48, 48), np.uint8)
+    sources = [
+        Source(f"s{i}", f"g{i}", np.full((48, 48, 3), 10 + i, np.uint8), 0 * ones, ones)
+        for i in range(4)
+    ]
+    write_store(tmp_path / "a.h5", sources, domain="a", importer={"name": "test"})
+    prepared(tmp_path, SPACE)
+    with pytest.raises(UserError) as refused:
+        prepared(tmp_path, f"{SPACE}sampling: {{name: {name}}}\n")
+    assert str(refused.value) == (
+        "space.yaml: sampling.name: the training part of fold 0 (store 'a') has no foreground, "
+        f"which {name} draws; allowed: uniform, or folds with foreground to train on"
+    )

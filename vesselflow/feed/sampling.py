@@ -1,0 +1,43 @@
+"""Ways to draw training samples, by name; a way is its arguments here and its draws beside.
+
+``SAMPLING.build({"name": "foreground", "share": 0.5}, table=..., rows=..., seed=...)`` gives the
+draws of one run: see `vesselflow.feed.draws`. This module is light: it imports pydantic alone.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vesselflow.config.registry import Arguments, Registry
+
+
+class UniformArguments(Arguments):
+    """Arguments of `uniform`."""
+
+
+class ForegroundArguments(Arguments):
+    """Arguments of `foreground`.
+
+    Attributes:
+        share: Share of the samples that are drawn from those with foreground.
+    """
+
+    share: float = Field(0.33, ge=0, le=1)
+
+
+class ClassArguments(Arguments):
+    """Arguments of `class`.
+
+    Attributes:
+        share: Share of the samples for which a class is drawn, and then a sample that holds it.
+    """
+
+    share: float = Field(0.5, ge=0, le=1)
+
+
+_HERE = "vesselflow.feed.draws"
+
+SAMPLING = Registry("sampling")
+SAMPLING.add("uniform", target=f"{_HERE}:Uniform", arguments=UniformArguments)
+SAMPLING.add("foreground", target=f"{_HERE}:Foreground", arguments=ForegroundArguments)
+SAMPLING.add("class", target=f"{_HERE}:Classes", arguments=ClassArguments)
