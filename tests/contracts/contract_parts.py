@@ -127,13 +127,18 @@ def model_answer(built: nn.Module, name: str) -> list[float]:
 
 
 def _sampling(name: str, arguments: Mapping[str, Any]) -> list[int]:
-    """The first twelve of ten samples, the last seven of which hold a class, or two."""
+    """The first twelve of ten samples, the last seven of which hold a class, or two.
+
+    Four more, 10 to 13, are cut around keypoints where these are drawn.
+    """
     held = np.zeros((10, 2), np.uint8)
     held[3:, 0] = held[8:, 1] = 1
     nothing = np.zeros((10, 2), np.int32)
     table = SampleTable(SampleLayout((4, 4), 1, 2), nothing[:, 0], nothing, nothing, nothing)
-    table = replace(table, held=held)
-    draws = SAMPLING.build({"name": name, **arguments}, table=table, rows=np.arange(10), seed=7)
+    table, rows = replace(table, held=held), np.arange(10)
+    if name == "keypoint":
+        table, rows = replace(table, centred=np.repeat([-1, 0], [10, 4])), np.arange(14)
+    draws = SAMPLING.build({"name": name, **arguments}, table=table, rows=rows, seed=7)
     return list(draws.at(0, 12).tolist())
 
 

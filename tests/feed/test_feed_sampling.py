@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesselflow.errors import UserError
-from vesselflow.feed.batches import SampleTable, load_samples
-from vesselflow.feed.blocks import sample_table, tables
+from vesselflow.feed.batches import SampleTable, load_samples, resident_bytes
+from vesselflow.feed.blocks import Rows, gather_from_store, sample_table, tables
 from vesselflow.feed.draws import Draws, chosen_positions, uniforms
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.order import key, sample_indices, share
 from vesselflow.feed.sampling import SAMPLING
 from vesselflow.feed.sources import Order
-from vesselflow.feed.view import View
+from vesselflow.feed.view import Around, View
+from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.layout import Layout
 from vesselflow.stores.store import Source, Store, write_store
 
@@ -198,3 +200,91 @@ def test_micro_batches_do_not_depend_on_who_asks(store: Path, rule: dict[str, An
     parts = [alone.batch(7, index).image for index in range(3)]
     np.testing.assert_array_equal(large.image, np.concatenate(parts))
     assert set(np.unique(large.source)) <= {0, 2, 3}
+
+
+AROUND = replace(PATCHES, patch=16, stride=16, divisor=16, around=Around(copies=3, jitter=0.25))
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def dotted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Points of two classes in images of noise, some at the border, one image without."""
+    path = tmp_path_factory.mktemp("dotted") / "dotted.h5"
+    sources = []
+    for index in range(3):
+        random = np.random.default_rng(index)
+        image = random.random((60 + 9 * index, 70, 1)).astype(np.float32)
+        count = (6, 0, 9)[index]
+        places = random.random((count, 2)) * (np.array(image.shape[:2]) - 1)
+        places[:1] = 0.0
+        places[1:2] = np.array(image.shape[:2]) - 1.0
+        points = Keypoints(places, (np.arange(count) % 2).astype(np.int32))
+        fov = np.ones(image.shape[:2], np.uint8)
+        sources.append(Source(f"s{index}", f"g{index}", image, None, fov, keypoints=points))
+    layout = Layout("keypoint", "yx", "float32", 1, ("a", "b"), "", 4)
+    write_store(path, sources, domain="dots", importer={"name": "test"}, layout=layout)
+    return path
+
+
+def test_patches_around_keypoints_hold_them(dotted: Path) -> None:
+    samples = load_samples(dotted, AROUND)
+    table = samples.table
+    assert table.centred is not None
+    assert table.held is not None
+    assert table.points is not None
+    around = np.flatnonzero(table.centred >= 0)
+    # Those of the grid are the ones that there are without, in their order.
+    plain = load_samples(dotted, replace(AROUND, around=None))
+    grid = table.of_grid(np.arange(samples.n))
+    assert_same_batch(samples.gather(grid), plain.gather(np.arange(plain.n)))
+    assert len(around) == 3 * 15
+    assert table.held[around, table.centred[around]].all()
+    for source, count in ((0, 6), (1, 0), (2, 9)):
+        own = around[table.source[around] == source]
+        assert len(own) == 3 * count
+        places = np.repeat(table.points.positions[table.points.of_source(source)], 3, axis=0)
+        middle = table.corner[own] + (SIDE - 1) / 2
+        shape = np.array([60 + 9 * source, 70]) // 16 * 16 + 16
+        free = (table.corner[own] > 0) & (table.corner[own] < shape - SIDE)
+        away = abs(places - middle)
+        assert (away[free] <= 0.25 * SIDE + 0.5).all()
+        assert (away < SIDE / 2 + 0.5).all()  # inside even where the border moved the patch
+    assert len(np.unique(away[free].round(6))) > 10  # jittered
+
+
+def test_patches_around_keypoints_are_the_same_by_every_way(dotted: Path) -> None:
+    samples = load_samples(dotted, AROUND)
+    everything = np.arange(samples.n)
+    parts = [*tables(dotted, AROUND, [2], "index"), *tables(dotted, AROUND, [0, 1], "index")]
+    found, _ = sample_table(parts)
+    for name in ("source", "corner", "held", "centred"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(samples.table, name))
+    with Store.open(dotted) as opened:
+        assert resident_bytes(opened, AROUND) >= sum(block.nbytes for block in samples.blocks)
+        rows = Rows(everything, found.source, found.corner)
+        records = gather_from_store(opened, AROUND, rows)
+    assert_same_batch(found.batch(records, everything), samples.gather(everything))
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31), part=st.floats(0.05, 1))
+def test_keypoints_come_as_often_as_their_share_says(dotted: Path, seed: int, part: float) -> None:
+    samples = LocalData({"a": dotted}).samples("a", AROUND)
+    rows = np.flatnonzero(samples.source != 2)
+    rule = {"name": "keypoint", "share": part, "jitter": 0.25, "copies": 3}
+    draws = order(rule, seed=seed).draws(samples, rows)
+    drawn, n = draws.at(12, 900), 900
+    around = samples.table.centred[drawn] >= 0
+    assert abs(around.sum() - n * part) < 1.1
+    counts = np.unique(drawn[around], return_counts=True)[1]
+    assert counts.max() < n * part / 18 + 7 * math.sqrt(n * part / 18) + 5
+    assert set(samples.source[drawn]) <= {0, 1}
+    # At the other positions the order of the grid's samples, as without.
+    plain = order({"name": "uniform"}, seed=seed).draws(samples, samples.table.of_grid(rows))
+    np.testing.assert_array_equal(drawn[~around], plain.at(12, 900)[~around])
+
+
+def test_no_keypoint_to_cut_around_is_said(dotted: Path) -> None:
+    samples = load_samples(dotted, AROUND)
+    with pytest.raises(UserError, match="no patch around a keypoint"):
+        order({"name": "keypoint"}).draws(samples, np.flatnonzero(samples.source == 1))

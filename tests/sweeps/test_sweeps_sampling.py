@@ -9,8 +9,11 @@ import pytest
 
 from vesselflow.config.loading import load_space
 from vesselflow.errors import UserError
+from vesselflow.feed.local import LocalData
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.store import Source, write_store
+from vesselflow.sweeps.context import Reports
+from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.planning import Prepared, prepare
 
 SPACE = """
@@ -44,3 +47,42 @@ def test_a_training_part_without_foreground_is_refused(tmp_path: Path, name: str
         "space.yaml: sampling.name: the training part of fold 0 (store 'a') has no foreground, "
         f"which {name} draws; allowed: uniform, or folds with foreground to train on"
     )
+
+
+def test_keypoints_are_not_drawn_where_there_are_none(tmp_path: Path) -> None:
+    text = SPACE.replace("a.h5", "'synth:fundus?sources=4&size_px=64'")
+    with pytest.raises(UserError) as refused:
+        prepared(tmp_path, text + "grid: {sampling.name: [uniform, keypoint]}\n")
+    assert str(refused.value) == (
+        "space.yaml: grid.sampling.name: keypoint needs a keypoint store, 'a' is a patch store; "
+        "allowed: uniform, foreground, class"
+    )
+
+
+KEYPOINTS = """
+stores:
+  a: synth:tomogram?sources=4&seed=0&size_px=48&depth_px=32
+data: {train: a, patch: [16, 32, 32]}
+split: {folds: 2, val_fraction: 0.5}
+folds: [0]
+model: {name: unet3d, filters: [4, 8]}
+sampling: {name: keypoint}
+train: {epochs: 2, steps_per_epoch: 2, micro_batch_size: 2}
+"""
+
+
+def test_whole_volumes_are_not_cut_around_keypoints(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        prepared(tmp_path, KEYPOINTS.replace(", patch: [16, 32, 32]", ""))
+    assert str(refused.value) == (
+        "space.yaml: sampling.name: whole images cannot be cut around keypoints; "
+        "allowed: uniform, or a data.patch in px"
+    )
+
+
+def test_a_sweep_that_draws_patches_around_keypoints(tmp_path: Path) -> None:
+    sweep = prepared(tmp_path, KEYPOINTS)
+    data = LocalData({name: facts.path for name, facts in sweep.stores.items()})
+    (job,) = sweep.jobs()
+    result = execute(job, sweep.results, data, reports=Reports())
+    assert (result.state, result.message) == ("finished", "")

@@ -12,7 +12,7 @@ import numpy as np
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.feed.contents import planes_held, points_held
 from vesselflow.feed.layout import SampleLayout, Size
-from vesselflow.feed.points import BatchPoints, Points, points_of, source_points
+from vesselflow.feed.points import BatchPoints, Points, corners_around, points_of, source_points
 from vesselflow.feed.view import (
     Box,
     Frame,
@@ -91,6 +91,8 @@ class SampleTable:
         points: Keypoints of the sources, of a store that has them.
         held: uint8 (n, K): 1 where the sample holds the class, see `contents`; None where nobody
             has looked.
+        centred: int32 (n,): class of the keypoint that the sample was cut around, -1 for samples of
+            the grid; None: all are.
     """
 
     layout: SampleLayout
@@ -100,6 +102,11 @@ class SampleTable:
     scale: np.ndarray
     points: Points | None = None
     held: np.ndarray | None = None
+    centred: np.ndarray | None = None
+
+    def of_grid(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` that are samples of the grid: once through them is an epoch."""
+        return rows if self.centred is None else rows[self.centred[rows] < 0]
 
     def batch(self, records: np.ndarray, indices: np.ndarray) -> Batch:
         """A batch of gathered records (m, nbytes) with what is known of its samples."""
@@ -277,6 +284,7 @@ class SourceSamples:
         scale: float32 (C,).
         points: Of a keypoint store: see `source_points`.
         held: uint8 (k, K): 1 where the sample holds the class.
+        centred: int32 (k,): as in `SampleTable`.
     """
 
     source: int
@@ -286,6 +294,7 @@ class SourceSamples:
     centre: np.ndarray
     scale: np.ndarray
     held: np.ndarray
+    centred: np.ndarray
     points: np.ndarray | None = None
 
 
@@ -314,14 +323,18 @@ def read_source(store: Store, view: View, source: int, at: Frame) -> SourceSampl
     image, _, (fov,) = whole.arrays(record)
     centre, scale = _statistics(image, fov, view)
     corners = patch_positions(view, fov)
+    centred = np.full(len(corners), -1, np.int32)
     layout = layout_of(store, sample_shape(view, [at]))
-    records = cut(whole, record, corners, layout)
     points = source_points(store, source, at) if store.kind == "keypoint" else None
+    if points is not None and view.around is not None:
+        more, classes = corners_around(view, fov, points, source)
+        corners, centred = np.concatenate([corners, more]), np.concatenate([centred, classes])
+    records = cut(whole, record, corners, layout)
     if points is None:
         held = planes_held(layout, records)
     else:
         held = points_held(points, corners, layout.shape, len(store.layout.classes))
-    return SourceSamples(source, corners, layout, records, centre, scale, held, points)
+    return SourceSamples(source, corners, layout, records, centre, scale, held, centred, points)
 
 
 def read_image(store: Store, view: View, source: int) -> WholeImage:
@@ -370,6 +383,7 @@ def load_samples(path: StorePath, view: View) -> ArraySamples:
         scale=np.repeat(np.stack([part.scale for part in parts]), sizes, axis=0),
         points=_points(parts),
         held=np.concatenate([part.held for part in parts]),
+        centred=np.concatenate([part.centred for part in parts]),
     )
     rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
     return ArraySamples([part.records for part in parts], table.source, rows, table)
@@ -392,7 +406,9 @@ def load_images(path: StorePath, view: View) -> ArrayImages:
 
 def resident_bytes(store: Store, view: View) -> int:
     """Bytes that the samples of a store take in memory, at most, from its geometry alone."""
+    copies = 0 if view.around is None else view.around.copies
     return sum(
-        most_patches(view, at) * layout_of(store, sample_shape(view, [at])).nbytes
-        for at in store_frames(store, view)
+        (most_patches(view, at) + copies * sum(source.keypoint_counts))
+        * layout_of(store, sample_shape(view, [at])).nbytes
+        for source, at in zip(store.sources, store_frames(store, view), strict=True)
     )

@@ -146,6 +146,7 @@ def _sample_tables(
                 "centre": _floats(np.repeat(part.centre[None], count, axis=0)),
                 "scale": _floats(np.repeat(part.scale[None], count, axis=0)),
                 "held": _lists(part.held, np.uint8),
+                "centred": part.centred,
             }
             columns["layout"] = _layouts(part.layout, count)
             if part.points is not None:
@@ -267,7 +268,7 @@ def sample_table(tables: Sequence[pa.Table]) -> tuple[SampleTable, np.ndarray]:
     """The rows of all tables in store order, and the order that brings them there."""
     columns = {
         name: np.concatenate([values(table[name], np.int32) for table in tables])
-        for name in ("source", "ordinal")
+        for name in ("source", "ordinal", "centred")
     }
     order = np.lexsort((columns["ordinal"], columns["source"]))
     corner, centre, scale, held = (
@@ -276,8 +277,8 @@ def sample_table(tables: Sequence[pa.Table]) -> tuple[SampleTable, np.ndarray]:
     )
     layout = _layout(tables[0]["layout"])
     points = _points(tables, corner.shape[1])
-    source = columns["source"][order]
-    return SampleTable(layout, source, corner, centre, scale, points, held), order
+    source, centred = columns["source"][order], columns["centred"][order]
+    return SampleTable(layout, source, corner, centre, scale, points, held, centred), order
 
 
 def whole_image(table: pa.Table, row: int) -> WholeImage:

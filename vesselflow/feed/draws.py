@@ -125,6 +125,46 @@ class Classes(Shared):
         return self._members[self._first[chosen] + _places(numbers[:, 1], self._sizes[chosen])]
 
 
+class AroundKeypoints(Shared):
+    """Patches that are cut around keypoints, each equally often.
+
+    Args:
+        table: What is known of the samples.
+        rows: As of `Uniform`; those that are cut around keypoints come by the share alone.
+        seed: Seed of the run.
+        share: In [0, 1].
+        jitter: Of the view, see `Around`.
+        copies: Of the view.
+
+    Raises:
+        UserError: There is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: SampleTable,
+        rows: Indices,
+        seed: int,
+        share: float,
+        jitter: float,
+        copies: int,
+    ) -> None:
+        grid = table.of_grid(rows)
+        super().__init__(table=table, rows=grid, seed=seed, share=share)
+        self._pool = np.setdiff1d(rows, grid)
+        if not len(self._pool):
+            raise UserError(
+                "no patch around a keypoint of the training part has enough field of view",
+                where="sampling.name",
+                allowed="uniform, foreground, or a lower data.min_fov",
+            )
+
+    def draw(self, numbers: Floats) -> Indices:
+        """Each patch around a keypoint equally often."""
+        return self._pool[_places(numbers[:, 0], len(self._pool))]
+
+
 def held_classes(table: SampleTable, rows: Indices) -> NDArray[np.bool_]:
     """(n, K): whether sample `rows[i]` holds class k."""
     if table.held is None:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselflow.feed.layout import Size
-from vesselflow.feed.view import Frame, box_size
+from vesselflow.feed.order import key
+from vesselflow.feed.view import Frame, View, box_size, in_fov
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import Store
@@ -126,6 +127,37 @@ def source_points(store: Store, source: int, at: Frame) -> Floats:
     table[1:, :axes] = (held.positions - low + 0.5) * (inner / native) - 0.5 + np.asarray(at.offset)
     table[1:, axes] = held.classes
     return table
+
+
+def corners_around(
+    view: View, fov: NDArray[np.uint8], points: Floats, source: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Patches around the keypoints of a source, moved so that they lie inside its array.
+
+    How far each is from its keypoint is drawn by (source, keypoint, copy) alone: whoever reads the
+    store cuts the same patches. Those with too little fov are left out, as on the grid.
+
+    Args:
+        view: With `around`, and patches in px.
+        fov: uint8 (*S) at the working resolution, 0 or 1.
+        points: What `source_points` gives of the source.
+        source: Its index.
+
+    Returns:
+        int32 (k, D), lower corners; int32 (k,), class of the keypoint of each.
+    """
+    assert view.around is not None
+    copies, axes = view.around.copies, fov.ndim
+    size = np.array(view.patch_of(axes))
+    places = np.repeat(points[1:, :axes], copies, axis=0)
+    words = np.random.Philox(key=key(source, "around")).random_raw(places.size)
+    share = (words >> np.uint64(11)) * 2.0**-53 * 2 - 1
+    shift = share.reshape(places.shape) * (view.around.jitter * size)
+    corners = np.floor(places - (size - 1) / 2 + shift + 0.5).astype(np.int64)
+    corners = np.clip(corners, 0, np.array(fov.shape) - size)
+    kept = in_fov(view, fov, corners)
+    classes = np.repeat(points[1:, axes], copies)
+    return corners[kept].astype(np.int32), classes[kept].astype(np.int32)
 
 
 def points_of(tables: Sequence[Floats], axes: int) -> Points:

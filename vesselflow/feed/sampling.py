@@ -35,9 +35,25 @@ class ClassArguments(Arguments):
     share: float = Field(0.5, ge=0, le=1)
 
 
+class KeypointArguments(Arguments):
+    """Arguments of `keypoint`.
+
+    Attributes:
+        share: Share of the samples that are cut around keypoints; the others are of the grid.
+        jitter: Largest distance of the keypoint from the middle of its patch along each axis, as a
+            share of the patch's side.
+        copies: Patches that are cut around each keypoint. Each takes its memory.
+    """
+
+    share: float = Field(0.5, ge=0, le=1)
+    jitter: float = Field(0.25, ge=0, le=0.45)
+    copies: int = Field(1, ge=1, le=64)
+
+
 _HERE = "vesselflow.feed.draws"
 
 SAMPLING = Registry("sampling")
 SAMPLING.add("uniform", target=f"{_HERE}:Uniform", arguments=UniformArguments)
 SAMPLING.add("foreground", target=f"{_HERE}:Foreground", arguments=ForegroundArguments)
+SAMPLING.add("keypoint", target=f"{_HERE}:AroundKeypoints", arguments=KeypointArguments)
 SAMPLING.add("class", target=f"{_HERE}:Classes", arguments=ClassArguments)

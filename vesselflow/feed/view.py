@@ -33,6 +33,20 @@ NO_SPACING_HINT = (
 
 
 @dataclass(frozen=True)
+class Around:
+    """Patches around keypoints, besides those of the grid.
+
+    Attributes:
+        copies: Patches around each keypoint.
+        jitter: Largest distance of a keypoint from the middle of its patch along each axis, as a
+            share of the patch's side.
+    """
+
+    copies: int
+    jitter: float
+
+
+@dataclass(frozen=True)
 class View:
     """What of a source the model sees.
 
@@ -52,6 +66,7 @@ class View:
         spacing_um: Size of a working px in micrometres: every source is resampled to it from its
             own spacing.
         scale: Working px per native px, whatever the spacing.
+        around: Patches around keypoints as well; None: those of the grid alone.
 
     Raises:
         UserError: A size that is not positive, a patch that is no multiple of `divisor`, a share
@@ -68,6 +83,7 @@ class View:
     per_channel: bool = True
     spacing_um: Spacing | None = None
     scale: float | None = None
+    around: Around | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be cut."""
@@ -297,19 +313,33 @@ def patch_positions(view: View, fov: np.ndarray) -> np.ndarray:
         return np.zeros((1, fov.ndim), dtype=np.int32)
     size, stride = view.patch_of(fov.ndim), view.stride_of(fov.ndim)
     starts = [_starts(*each) for each in zip(fov.shape, size, stride, strict=True)]
+    grid = np.stack([axis.ravel() for axis in np.meshgrid(*starts, indexing="ij")], axis=1)
+    return grid[in_fov(view, fov, grid)].astype(np.int32)
+
+
+def in_fov(view: View, fov: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Which patches have at least `min_fov` of theirs in the fov.
+
+    Args:
+        view: Patch, least share of fov.
+        fov: uint8 (*S) at the working resolution, 0 or 1.
+        corners: int (k, axes), of patches inside it.
+
+    Returns:
+        bool (k,).
+    """
+    size = view.patch_of(fov.ndim)
     # Sums over all windows from one table of running sums.
     table = fov.astype(np.int64)
     for axis in range(fov.ndim):
         table = np.cumsum(table, axis=axis)
     table = np.pad(table, [(1, 0)] * fov.ndim)
-    corners = np.meshgrid(*starts, indexing="ij")
-    inside = np.zeros(corners[0].shape, dtype=np.int64)
+    inside = np.zeros(len(corners), dtype=np.int64)
     for upper in itertools.product((0, 1), repeat=fov.ndim):
         sign = (-1) ** (fov.ndim - sum(upper))
-        ends = (c + u * n for c, u, n in zip(corners, upper, size, strict=True))
-        inside += sign * table[tuple(ends)]
-    keep = inside >= view.min_fov * math.prod(size)
-    return np.stack([corner[keep] for corner in corners], axis=1).astype(np.int32)
+        inside += sign * table[tuple((corners + np.multiply(upper, size)).T)]
+    kept: np.ndarray = inside >= view.min_fov * math.prod(size)
+    return kept
 
 
 def _starts(side: int, size: int, stride: int) -> np.ndarray:
@@ -352,4 +382,4 @@ def no_samples(view: View, path: str) -> UserError:
 
 def image_view(view: View) -> View:
     """The view of whole images: what patches are cut does not change it."""
-    return replace(view, patch="full", stride=None, min_fov=0.0)
+    return replace(view, patch="full", stride=None, min_fov=0.0, around=None)

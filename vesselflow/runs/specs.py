@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vesselflow.config.experiment import Experiment
 from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.feed.folds import Fold, check_leaks, make_folds
-from vesselflow.feed.view import View
+from vesselflow.feed.view import Around, View
 from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
 from vesselflow.tasks.spec import TaskSpec
@@ -98,7 +98,10 @@ def view_of(experiment: Experiment, store: str | None = None, stride: Sequence[i
         store: Which store; None: the training store.
         stride: Working px of a cell of the output along each axis, or one number for all.
     """
-    data, scheme = experiment.data, experiment.normalise
+    data, scheme, sampling = experiment.data, experiment.normalise, experiment.sampling
+    around = None
+    if sampling["name"] == "keypoint":
+        around = Around(sampling["copies"], sampling["jitter"])
     spacing = data.spacing_um
     return View(
         working_size_px=data.working_size_px,
@@ -111,6 +114,7 @@ def view_of(experiment: Experiment, store: str | None = None, stride: Sequence[i
         per_channel=scheme.per_channel,
         spacing_um=(spacing,) if isinstance(spacing, float) else spacing,
         scale=experiment.scale_of(data.train if store is None else store),
+        around=around,
     )
 
 

@@ -12,6 +12,7 @@ from vesselflow.config.experiment import Experiment
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold
+from vesselflow.feed.sampling import SAMPLING
 from vesselflow.runs.specs import StoreFacts, split_key
 from vesselflow.sweeps.checks import place
 
@@ -34,12 +35,30 @@ def check_sampling(
         experiment = point.experiment
         key = (experiment.sampling["name"], split_key(experiment), space.run_folds(experiment))
         facts = stores[experiment.data.train]
+        _check_keypoints(space, file, experiment, facts)
         if key in seen or not facts.digest:
             continue
         seen.add(key)
         if experiment.sampling["name"] in _BY_CONTENT:
             chosen = [folds[split_key(experiment)][n] for n in space.run_folds(experiment)]
             _check_foreground(space, file, experiment, facts, chosen)
+
+
+def _check_keypoints(space: Space, file: Path, experiment: Experiment, facts: StoreFacts) -> None:
+    if experiment.sampling["name"] != "keypoint":
+        return
+    if facts.layout is not None and facts.layout.kind != "keypoint":
+        raise UserError(
+            f"keypoint needs a keypoint store, '{facts.name}' is a {facts.layout.kind} store",
+            where=place(space, file, "sampling.name"),
+            allowed=", ".join(name for name in SAMPLING.names() if name != "keypoint"),
+        )
+    if experiment.data.patch == "full":
+        raise UserError(
+            "whole images cannot be cut around keypoints",
+            where=place(space, file, "sampling.name"),
+            allowed="uniform, or a data.patch in px",
+        )
 
 
 def _check_foreground(

@@ -161,15 +161,15 @@ class TrainingJob:
         spec, settings = context.spec, context.spec.experiment.train
         samples = context.data.samples(spec.experiment.data.train, context.view)
         rows = self._rows(samples)
-        if not len(rows):
+        ready.samples = len(samples.table.of_grid(rows))
+        if not ready.samples:
             raise UserError(
                 f"fold {spec.fold} has no training sample",
                 where=spec.experiment.data.train,
                 hint="lower data.min_fov or data.patch",
             )
-        ready.samples = len(rows)
         ready.channels = int(samples.gather(rows[:1]).image.shape[1])
-        per_epoch = steps_per_epoch(spec.experiment, len(rows))
+        per_epoch = steps_per_epoch(spec.experiment, ready.samples)
         order = Order(
             seed=spec.seed,
             steps=settings.epochs * per_epoch,
