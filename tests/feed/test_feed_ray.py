@@ -305,7 +305,9 @@ def test_a_dataset_is_one_epoch(
         return true(self, plan)
 
     monkeypatch.setattr(StreamSamples, "stream", noting)
-    draws = uniform(memory.n, 1)
+    # They change at the end of each epoch, and only there.
+    rule = {"name": "hard", "share": 1.0, "power": 2.0}
+    draws = SAMPLING.build(rule, table=memory.table, rows=np.arange(memory.n), seed=1)
     batches = StreamBatches(
         stream, draws, steps=11, steps_per_epoch=4, micro_batch_size=3, micro_batches_per_step=2
     )
@@ -313,6 +315,9 @@ def test_a_dataset_is_one_epoch(
         for index in range(2):
             rows = draws.at((step * 2 + index) * 3, 3)
             assert_same_batch(batches.batch(step, index), memory.gather(rows))
+            draws.learn((step * 2 + index) * 3, rows.astype(np.float64))
+        if step % 4 == 3:
+            draws.end_epoch()
     assert plans == [2 * 2, 4 * 2, 3 * 2]
 
 

@@ -17,6 +17,7 @@ from vesselflow.errors import UserError
 from vesselflow.feed.batches import SampleTable, load_samples, resident_bytes
 from vesselflow.feed.blocks import Rows, gather_from_store, sample_table, tables
 from vesselflow.feed.draws import Draws, chosen_positions, uniforms
+from vesselflow.feed.hard import Hard
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.order import key, sample_indices, share
@@ -152,11 +153,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = []
     with Store.open(plain) as opened:
         for index in range(6):
-            fov = opened.fov(index)
+            fov = opened.fov(index).copy()
+            fov[95:105, 60:80] = 0
             planes = np.zeros((*fov.shape, 2), np.uint8)
             planes[40:60, 30:50, 0] = 1
             planes[90:92, 90:92, 1] = index % 3 == 0
-            planes[:5, :5, 1] = 1  # outside the fov: nobody learns it
+            planes[97:103, 65:75, 1] = 1  # outside the fov: nobody learns it
             image = opened.image(index)
             sources.append(Source(f"s{index}", f"g{index}", image, planes, fov))
     path = folder / "two.h5"
@@ -185,18 +187,19 @@ def test_micro_batches_do_not_depend_on_who_asks(store: Path, rule: dict[str, An
     data = LocalData({"a": store})
     samples = data.samples("a", PATCHES)
     rows = np.flatnonzero(np.isin(samples.source, [0, 2, 3]))
-    alone = data.batches(samples, rows, order(rule))
+    draws = order(rule).draws(samples, rows)
+    alone = data.batches(samples, draws, order(rule))
     seen = []
     for rank in range(3):
-        others = data.batches(samples, rows, order(rule, workers=3, rank=rank))
+        mine = order(rule, workers=3, rank=rank)
+        others = data.batches(samples, mine.draws(samples, rows), mine)
         for index in share(3, 3, rank):
             assert_same_batch(others.batch(7, index), alone.batch(7, index))
             seen.append(index)
     assert seen == [0, 1, 2]
     # In portions of another size, too: the stream of samples is one.
-    large = data.batches(
-        samples, rows, order(rule, micro_batch_size=12, micro_batches_per_step=1)
-    ).batch(7, 0)
+    coarse = order(rule, micro_batch_size=12, micro_batches_per_step=1)
+    large = data.batches(samples, coarse.draws(samples, rows), coarse).batch(7, 0)
     parts = [alone.batch(7, index).image for index in range(3)]
     np.testing.assert_array_equal(large.image, np.concatenate(parts))
     assert set(np.unique(large.source)) <= {0, 2, 3}
@@ -288,3 +291,68 @@ def test_no_keypoint_to_cut_around_is_said(dotted: Path) -> None:
     samples = load_samples(dotted, AROUND)
     with pytest.raises(UserError, match="no patch around a keypoint"):
         order({"name": "keypoint"}).draws(samples, np.flatnonzero(samples.source == 1))
+
+
+def hard_draws(seed: int, *, n: int = 12, power: float = 1.0, part: float = 1.0) -> Hard:
+    rows = np.arange(n) * 3 + 1
+    rule = {"name": "hard", "share": part, "power": power}
+    draws = SAMPLING.build(
+        rule, table=table_of(np.zeros((3 * n, 1), np.uint8)), rows=rows, seed=seed
+    )
+    assert isinstance(draws, Hard)
+    return draws
+
+
+def losses_of(rows: np.ndarray) -> np.ndarray:
+    """The loss of a sample is its place; that of place 2 is never finite."""
+    places = (rows - 1) / 3
+    return np.where(places == 2, np.nan, places)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31), power=st.sampled_from([0.5, 1.0, 2.0]))
+def test_hard_samples_come_as_often_as_their_losses_say(seed: int, power: float) -> None:
+    draws, n = hard_draws(seed, power=power), 6000
+    uniform = draws_of({"name": "uniform"}, np.zeros((12, 1), np.uint8), seed)
+    first = draws.at(0, 60)
+    assert first.tolist() == (uniform.at(0, 60) * 3 + 1).tolist()
+    draws.learn(0, losses_of(first))
+    assert draws.at(0, 60).tolist() == first.tolist()  # not before the epoch ends
+    draws.end_epoch()
+    weights = np.arange(12.0)
+    weights[2] = np.delete(weights, 2).mean()  # nobody knows it
+    expected = n * weights**power / (weights**power).sum()
+    counts = np.bincount((draws.at(60, n) - 1) // 3, minlength=12)
+    assert counts[0] == 0
+    assert (abs(counts - expected) <= 6 * np.sqrt(expected)).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31), stop=st.integers(0, 40), portion=st.integers(1, 7))
+def test_what_was_learnt_is_all_that_hard_draws_depend_on(
+    seed: int, stop: int, portion: int
+) -> None:
+    """Learnt in portions, kept and loaded anywhere, two epochs of 20 give the same third."""
+    whole, parts = hard_draws(seed, part=0.6), hard_draws(seed, part=0.6)
+    for epoch in (0, 20):
+        whole.learn(epoch, losses_of(whole.at(epoch, 20)))
+        whole.end_epoch()
+        for at in range(epoch, epoch + 20, portion):
+            count = min(portion, epoch + 20 - at)
+            if at <= stop < at + count:
+                kept, parts = parts.state(), hard_draws(seed, part=0.6)
+                parts.load(kept)
+            parts.learn(at, losses_of(parts.at(at, count)))
+        parts.end_epoch()
+    assert parts.at(40, 50).tolist() == whole.at(40, 50).tolist()
+    for name, values in whole.state().items():
+        np.testing.assert_array_equal(parts.state()[name], values)
+
+
+@pytest.mark.parametrize("losses", [0.0, -1.0, np.nan, np.inf])
+def test_losses_that_say_nothing_leave_draws_uniform(losses: float) -> None:
+    draws = hard_draws(0)
+    before = draws.at(24, 30).tolist()
+    draws.learn(0, np.full(24, losses))
+    draws.end_epoch()
+    assert draws.at(24, 30).tolist() == before

@@ -130,6 +130,49 @@ def test_a_training_on_volumes_resumes_to_the_same_bits(kind, stop_after):
     assert cases.differences(solo.model, again.model) == []
 
 
+@pytest.fixture(scope="module")
+def hard() -> cases.Trace:
+    return cases.run_tiny(cases.HARD, spoilt=cases.SPOILT)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_hard_samples_are_the_same_on_any_number_of_workers(size, hard, groups_folder: Path):
+    order: dict[tuple[int, int], list[int]] = {}
+    for rank in range(size):
+        path = groups_folder / f"hard-{size}-{rank}.pickle"
+        trace: cases.Trace = pickle.loads(path.read_bytes())
+        assert cases.differences(hard.model, trace.model) == []
+        order |= trace.order
+        if not rank:
+            assert cases.differences(hard.last, trace.last) == []
+    assert order == hard.order
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4, 7])
+def test_hard_samples_are_the_same_after_a_stop_anywhere(stop_after, hard):
+    first = cases.run_tiny(cases.HARD, spoilt=cases.SPOILT, stop_after=stop_after)
+    again = cases.run_tiny(cases.HARD, spoilt=cases.SPOILT, resume=first.checkpoints[stop_after])
+    assert again.order == {key: rows for key, rows in hard.order.items() if key[0] >= stop_after}
+    assert cases.differences(hard.last, again.last) == []
+    assert cases.differences(hard.model, again.model) == []
+
+
+def test_the_first_epoch_is_uniform_and_then_large_losses_come_more_often(hard):
+    plain = cases.run_tiny(
+        cases.tiny_experiment(loss={"name": "dice"}, train=dict(cases.HARD.train)),
+        spoilt=cases.SPOILT,
+    )
+    for (step, index), rows in hard.order.items():
+        if step < 3:
+            assert plain.order[step, index] == rows
+    later = [place for place in hard.order if place[0] >= 3]
+    assert any(plain.order[place] != hard.order[place] for place in later)
+    state = packing.load(hard.checkpoints[3])["memory"]
+    # Each of the ten samples came, with a loss of its own; none is half learnt.
+    assert len(set(state["losses"].tolist())) == 10
+    assert not state["counts"].any()
+
+
 def test_every_sample_comes_once_before_any_comes_twice(solo):
     # 10 training samples (2 .. 11), 8 per step: the first ten drawn are all of them.
     drawn = [i for place in sorted(solo.order) for i in solo.order[place]]

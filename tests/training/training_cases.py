@@ -22,9 +22,11 @@ import vesselflow.training.step as step_module
 from vesselflow.augment.compose import compose
 from vesselflow.config.experiment import Experiment, load_experiment
 from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
+from vesselflow.feed.hard import Hard
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.points import Points
+from vesselflow.feed.sampling import SAMPLING
 from vesselflow.feed.sources import KeyedBatches
 from vesselflow.losses import LOSSES
 from vesselflow.models.needs import axes_of
@@ -208,10 +210,10 @@ def run_tiny(
     task = None
     if experiment.task.name == "keypoints":
         samples, task = tiny_points(), POINTS_TASK
+    draws = SAMPLING.build(experiment.sampling, table=samples.table, rows=np.array(rows), seed=SEED)
     batches = _Batches(
         samples,
-        np.array(rows),
-        seed=SEED,
+        draws,
         micro_batch_size=settings.micro_batch_size,
         micro_batches_per_step=settings.micro_batches_per_step,
     )
@@ -246,6 +248,7 @@ def run_tiny(
             hooks=hooks,
             resume=resume,
             task=task,
+            memory=draws if isinstance(draws, Hard) else None,
         )
     finally:
         loop_module.build_model, step_module.normalise_by = build, normalise_by
@@ -298,7 +301,18 @@ POINTS = tiny_experiment(
 POINTS_TASK = TaskSpec(
     "keypoints", 1, ("a", "b"), 3, (2, 2, 2), sigma_angstrom=((20.0,) * 3,) * 2, rigid=False
 )
-GROUPS = {"images": (SHARED, (2, 3, 4)), "volumes": (VOLUMES, (2, 3)), "points": (POINTS, (3,))}
+#: Hard samples twice as often: three epochs, the losses of two are learnt from.
+HARD = tiny_experiment(
+    sampling={"name": "hard", "share": 0.75, "power": 4.0},
+    loss={"name": "dice"},
+    train={"epochs": 3, "steps_per_epoch": 3, "micro_batches_per_step": 3},
+)
+GROUPS = {
+    "images": (SHARED, (2, 3, 4)),
+    "volumes": (VOLUMES, (2, 3)),
+    "points": (POINTS, (3,)),
+    "hard": (HARD, (2, 3)),
+}
 
 
 def _worker(folder: Path, kind: str, size: int, rank: int) -> None:

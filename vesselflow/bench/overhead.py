@@ -310,6 +310,7 @@ def _stock_worker(config: dict[str, Any]) -> None:
     import numpy as np
     import ray
 
+    from vesselflow.feed.draws import Uniform
     from vesselflow.feed.sources import KeyedBatches, StepClock
     from vesselflow.training.loop import Hooks, train
     from vesselflow.training.process import settle_process
@@ -321,8 +322,7 @@ def _stock_worker(config: dict[str, Any]) -> None:
     clock = StepClock(
         KeyedBatches(
             samples,
-            rows,
-            seed=spec.seed,
+            Uniform(table=None, rows=rows, seed=spec.seed),
             micro_batch_size=settings.micro_batch_size,
             micro_batches_per_step=settings.micro_batches_per_step,
         )

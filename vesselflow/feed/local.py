@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vesselflow.feed.batches import Samples, WholeImages, load_images, load_samples
+from vesselflow.feed.draws import Draws
 from vesselflow.feed.sources import BatchSource, Order
 from vesselflow.feed.view import View
 
@@ -28,9 +27,9 @@ class LocalData:
         """All whole images of a store."""
         return self._get("images", store, view, load_images)
 
-    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
+    def batches(self, samples: Samples, draws: Draws, order: Order) -> BatchSource:
         """Micro-batches gathered out of memory."""
-        return order.gathered(samples, rows)
+        return order.gathered(samples, draws)
 
     def _get(self, kind: str, store: str, view: View, read: Callable[..., Any]) -> Any:
         name = (kind, store, view)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
-
 from vesselflow.feed.batches import Samples, WholeImages
+from vesselflow.feed.draws import Draws
 from vesselflow.feed.ray_resident import Resident
 from vesselflow.feed.ray_stream import StreamBatches, Streamed, StreamSamples
 from vesselflow.feed.sources import BatchSource, Order
@@ -34,13 +33,13 @@ class SlotData:
         """All whole images of a store, at the geometry of a view (its patches do not matter)."""
         return self._open(("images", store, image_view(view)))
 
-    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
+    def batches(self, samples: Samples, draws: Draws, order: Order) -> BatchSource:
         """Micro-batches gathered out of shared memory, or streamed: bit-equal."""
         if not isinstance(samples, StreamSamples):
-            return order.gathered(samples, rows)
+            return order.gathered(samples, draws)
         return StreamBatches(
             samples,
-            order.draws(samples, rows),
+            draws,
             steps=order.steps,
             steps_per_epoch=order.steps_per_epoch,
             micro_batch_size=order.micro_batch_size,

@@ -50,6 +50,18 @@ class KeypointArguments(Arguments):
     copies: int = Field(1, ge=1, le=64)
 
 
+class HardArguments(Arguments):
+    """Arguments of `hard`.
+
+    Attributes:
+        share: Share of the samples that are drawn by their losses, from the second epoch on.
+        power: To which losses are raised to be weights: 0.5 evens them out, 2 sharpens them.
+    """
+
+    share: float = Field(0.5, ge=0, le=1)
+    power: float = Field(1.0, gt=0, le=8)
+
+
 _HERE = "vesselflow.feed.draws"
 
 SAMPLING = Registry("sampling")
@@ -57,3 +69,4 @@ SAMPLING.add("uniform", target=f"{_HERE}:Uniform", arguments=UniformArguments)
 SAMPLING.add("foreground", target=f"{_HERE}:Foreground", arguments=ForegroundArguments)
 SAMPLING.add("keypoint", target=f"{_HERE}:AroundKeypoints", arguments=KeypointArguments)
 SAMPLING.add("class", target=f"{_HERE}:Classes", arguments=ClassArguments)
+SAMPLING.add("hard", target="vesselflow.feed.hard:Hard", arguments=HardArguments)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from vesselflow.feed.batches import Batch, Samples, WholeImages
-from vesselflow.feed.draws import Draws, Uniform
+from vesselflow.feed.draws import Draws
 from vesselflow.feed.sampling import SAMPLING
 from vesselflow.feed.view import View
 
@@ -27,25 +27,20 @@ class KeyedBatches:
 
     Args:
         samples: All samples of the training store.
-        rows: int64 (n,), the samples of the fold's training part, in store order.
-        seed: Seed of the run.
+        draws: Which of them comes where.
         micro_batch_size: Samples of one micro-batch.
         micro_batches_per_step: Micro-batches of one step.
-        draws: Which sample comes where; None: every sample once before any comes twice.
     """
 
     def __init__(
         self,
         samples: Samples,
-        rows: np.ndarray,
+        draws: Draws,
         *,
-        seed: int,
         micro_batch_size: int,
         micro_batches_per_step: int,
-        draws: Draws | None = None,
     ) -> None:
-        self._samples = samples
-        self._draws = draws or Uniform(table=None, rows=rows, seed=seed)
+        self._samples, self._draws = samples, draws
         self._size, self._count = micro_batch_size, micro_batches_per_step
 
     def indices(self, step: int, index: int) -> np.ndarray:
@@ -90,15 +85,13 @@ class Order:
         drawn = SAMPLING.build(self.sampling, table=samples.table, rows=rows, seed=self.seed)
         return cast(Draws, drawn)
 
-    def gathered(self, samples: Samples, rows: np.ndarray) -> BatchSource:
+    def gathered(self, samples: Samples, draws: Draws) -> BatchSource:
         """Micro-batches of samples that can be gathered at random."""
         return KeyedBatches(
             samples,
-            rows,
-            seed=self.seed,
+            draws,
             micro_batch_size=self.micro_batch_size,
             micro_batches_per_step=self.micro_batches_per_step,
-            draws=self.draws(samples, rows),
         )
 
 
@@ -111,8 +104,8 @@ class Data(Protocol):
     def images(self, store: str, view: View) -> WholeImages:
         """All whole images of a store."""
 
-    def batches(self, samples: Samples, rows: np.ndarray, order: Order) -> BatchSource:
-        """The keyed micro-batches drawn from `rows` of what `samples` gave."""
+    def batches(self, samples: Samples, draws: Draws, order: Order) -> BatchSource:
+        """The keyed micro-batches of what `samples` gave."""
 
 
 class StepClock:

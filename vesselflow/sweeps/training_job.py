@@ -13,6 +13,7 @@ import numpy as np
 from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import Interrupted, UserError
 from vesselflow.feed.batches import Samples
+from vesselflow.feed.hard import Hard
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.attempts import Attempt
 from vesselflow.sweeps.context import Context
@@ -128,6 +129,7 @@ class TrainingJob:
             dataset_statistics=context.statistics,
             survival=context.survival,
             task=context.spec.task,
+            memory=ready.memory,
         )
         if outcome.finished:
             summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
@@ -180,7 +182,9 @@ class TrainingJob:
             rank=context.group.rank,
             sampling=spec.experiment.sampling,
         )
-        ready.batches = StepClock(context.data.batches(samples, rows, order))
+        draws = order.draws(samples, rows)
+        ready.memory = draws if isinstance(draws, Hard) else None
+        ready.batches = StepClock(context.data.batches(samples, draws, order))
         _ = context.statistics  # read here, where a rank that cannot is not waited for
 
     def _save(self, step: int) -> Write:
@@ -281,3 +285,4 @@ class _Ready:
     samples: int = 0
     channels: int = 0
     batches: StepClock = field(init=False)
+    memory: Hard | None = None

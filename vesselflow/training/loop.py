@@ -17,6 +17,7 @@ from vesselflow.augment.compose import compose
 from vesselflow.augment.inputs import DatasetStatistics, channels_last
 from vesselflow.config.experiment import Experiment
 from vesselflow.errors import Interrupted, VesselflowError
+from vesselflow.feed.hard import Hard
 from vesselflow.feed.order import key
 from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
@@ -165,6 +166,7 @@ def train(
     survival: Survival = NOTHING_SEEN,
     saver: Callable[[Callable[[int], Write], Callable[[], None]], Saver] = Saver,
     task: TaskSpec | None = None,
+    memory: Hard | None = None,
 ) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
@@ -186,6 +188,7 @@ def train(
         survival: What was seen of failures, for the time between two checkpoints.
         saver: Makes what keeps the state, of `Hooks.save` and `Hooks.waiting`.
         task: What is learnt; None: one mask.
+        memory: The draws of `batches`, where they learn from the losses of the samples.
 
     Raises:
         Diverged: Too many gradients in a row were not finite.
@@ -212,6 +215,7 @@ def train(
         device=device,
         dataset_statistics=dataset_statistics,
         task=task,
+        per_sample=memory is not None,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
     # Of an epoch whose steps are done: its training means, until its curve is written.
@@ -227,6 +231,8 @@ def train(
         step, skipped, in_a_row = state["step"], state["skipped"], state["in_a_row"]
         means = _EpochMeans(state["means"], state["means_counts"])
         pending = state["pending"]
+        if memory is not None:
+            memory.load({name: values.numpy() for name, values in state["memory"].items()})
 
     def save() -> None:
         began = hooks.clock()
@@ -241,6 +247,9 @@ def train(
             "means_counts": means.counts,
             "pending": pending,
         }
+        if memory is not None:
+            learnt = memory.state().items()
+            state["memory"] = {name: torch.from_numpy(values) for name, values in learnt}
         saving.save(step, state)
         due.saved(began)
 
@@ -297,6 +306,8 @@ def train(
                 save=saving.failed or (not writing and group.rank == 0 and due.now(saving.write_s)),
             )
             due.step(hooks.clock() - began, writing or saving.busy)
+            if memory is not None and result.sample_losses is not None:
+                memory.learn(step * len(result.sample_losses), result.sample_losses)
             step += 1
             if result.applied:
                 in_a_row = 0
@@ -319,6 +330,8 @@ def train(
             if ends_epoch:
                 pending = {f"train/{name}": value for name, value in means.means().items()}
                 means = _EpochMeans()
+                if memory is not None:
+                    memory.end_epoch()
             if ends_epoch or result.save or result.stop:
                 # Before the epoch is scored: whoever is stopped while it is repeats no step.
                 if result.stop:

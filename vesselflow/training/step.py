@@ -111,6 +111,7 @@ class StepResult:
         applied: False when the gradient was not finite and the step was skipped.
         stop: Some worker asked to stop after this step.
         save: Some worker asked for a checkpoint after this step.
+        sample_losses: float64 (micro-batches x samples,), in their order; None unless asked for.
     """
 
     losses: dict[str, float]
@@ -118,6 +119,7 @@ class StepResult:
     applied: bool
     stop: bool = False
     save: bool = False
+    sample_losses: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Stepper:
         device: Where the model lives.
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
         task: What is learnt; None: one mask.
+        per_sample: Give the loss of each sample, too.
     """
 
     def __init__(
@@ -168,7 +171,9 @@ class Stepper:
         device: torch.device,
         dataset_statistics: DatasetStatistics | None = None,
         task: TaskSpec | None = None,
+        per_sample: bool = False,
     ) -> None:
+        self._of_samples = experiment.train.micro_batch_size if per_sample else 0
         self._task = build_task(task or TaskSpec())
         self._experiment, self._model, self._loss = experiment, model, loss
         self._optimizer, self._augmenter, self._group = optimizer, augmenter, group
@@ -269,7 +274,8 @@ class Stepper:
         """Nodes and micro-batches of the largest share, and the length of one of each."""
         nodes = max(len(spans) for spans in self._spans)
         micro_batches = max(len(part) for part in self._shares)
-        return nodes, micro_batches, sum(self._sizes), self._statistics.size + len(self._terms)
+        row = self._statistics.size + len(self._terms) + self._of_samples
+        return nodes, micro_batches, sum(self._sizes), row
 
     def _agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """Whether any worker asks to stop, or for a checkpoint; raises if any has failed."""
@@ -300,8 +306,10 @@ class Stepper:
         if applied:
             self._apply(gradient, norm)
         table = np.stack([value.cpu().numpy() for value in values]).astype(np.float64)
-        losses = dict(zip(self._terms, table.mean(axis=0).tolist(), strict=True))
-        return StepResult(losses, norm, applied, stop, save)
+        terms, samples = np.split(table, [len(self._terms)], axis=1)
+        losses = dict(zip(self._terms, terms.mean(axis=0).tolist(), strict=True))
+        single = samples.reshape(-1) if self._of_samples else None
+        return StepResult(losses, norm, applied, stop, save, single)
 
     def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
         self._generator.manual_seed(key(self._seed, "augment", step, index))
@@ -341,7 +349,20 @@ class Stepper:
         objective.backward()
         named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}}
         self._terms = list(named)
-        return torch.stack([value.float().reshape(()) for value in named.values()])
+        values = list(named.values())
+        if self._of_samples:
+            values += self._single(main.detach(), target, fov_out, progress)
+        return torch.stack([value.float().reshape(()) for value in values])
+
+    def _single(self, logits: Tensor, target: Tensor, fov: Tensor, progress: float) -> list[Tensor]:
+        """The loss of each sample as if it were alone, whatever the loss pools."""
+        with torch.no_grad():
+            return [
+                self._loss(*(each[i : i + 1] for each in (logits, target, fov)), progress=progress)[
+                    0
+                ]
+                for i in range(len(logits))
+            ]
 
     def _points(self, batch: Batch) -> tuple[Keypoints | None, Tensor | None]:
         """The keypoints of a batch on the device, and the spacing of its samples."""
