@@ -356,3 +356,13 @@ def test_losses_that_say_nothing_leave_draws_uniform(losses: float) -> None:
     draws.learn(0, np.full(24, losses))
     draws.end_epoch()
     assert draws.at(24, 30).tolist() == before
+
+
+def test_hard_samples_are_those_of_the_last_epoch_alone() -> None:
+    draws = hard_draws(0)
+    for epoch, add in ((0, 100.0), (36, 0.0)):
+        drawn = draws.at(epoch, 36)
+        draws.learn(epoch, (drawn - 1) / 3 + add)
+        draws.end_epoch()
+    places = np.unique((drawn - 1) // 3)
+    np.testing.assert_array_equal(draws.state()["losses"][places], places)
