@@ -311,7 +311,7 @@ GROUPS = {
     "images": (SHARED, (2, 3, 4)),
     "volumes": (VOLUMES, (2, 3)),
     "points": (POINTS, (3,)),
-    "hard": (HARD, (2, 3)),
+    "hard": (HARD, (3,)),
 }
 
 
