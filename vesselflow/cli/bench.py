@@ -17,6 +17,8 @@ class Bench(NamedTuple):
     function: str
     rounds: int
     text: str
+    #: Whether it measures a search space, given beside its name.
+    space: bool = False
 
 
 #: Rounds are such that a bench takes at most about five minutes on two cores.
@@ -81,6 +83,13 @@ BENCHES = {
         3,
         "ms to render a patch's target from keypoints, and its bytes: against dense ones",
     ),
+    "blobs": Bench(
+        "vesselflow.bench.blobs",
+        "blobs",
+        1,
+        "SPACE: scores of its picks, and of a tuned Laplacian of Gaussian on the same volumes",
+        space=True,
+    ),
     "start": Bench(
         "vesselflow.bench.start",
         "start",
@@ -93,6 +102,13 @@ BENCHES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("name", choices=list(BENCHES), help="which bench")
+    parser.add_argument(
+        "space", nargs="?", metavar="SPACE", help="YAML file of a search space (of blobs)"
+    )
+    parser.add_argument("--profile", metavar="NAME", help="one of the space's profiles")
+    parser.add_argument(
+        "--results", metavar="DIR", help="where the space's sweep is (default: results)"
+    )
     defaults = ", ".join(f"{name} {bench.rounds}" for name, bench in BENCHES.items())
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default: {defaults})")
     parser.add_argument(
@@ -118,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     rounds = bench.rounds if args.rounds is None else args.rounds
     if rounds < 1:
         raise UserError(f"{rounds} is not allowed", where="--rounds", allowed="1 or more")
-    given = {}
+    given = _space(args, bench)
     if args.runs is not None:
         if args.name not in ("start", "bucket"):
             raise UserError(
@@ -149,9 +165,38 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _space(args: argparse.Namespace, bench: Bench) -> dict[str, Any]:
+    """The space that a bench measures, and where its sweep is.
+
+    Raises:
+        UserError: It is missing, or the bench takes none.
+    """
+    from vesselflow.errors import UserError
+
+    with_space = ", ".join(name for name, each in BENCHES.items() if each.space)
+    if not bench.space:
+        for name in ("space", "profile", "results"):
+            if getattr(args, name) is not None:
+                where = "SPACE" if name == "space" else f"--{name}"
+                raise UserError("this bench takes none", where=where, allowed=with_space)
+        return {}
+    if args.space is None:
+        raise UserError("a space is missing", where="SPACE", allowed="a YAML file")
+    return {
+        "space": args.space,
+        "profile": args.profile,
+        "results": args.results or "results",
+    }
+
+
 def _print(console: Console, result: dict[str, Any]) -> None:
     from rich.table import Table
 
+    for plain in result.get("tables", ()):
+        shown = Table(*plain["columns"])
+        for line in plain["rows"]:
+            shown.add_row(*line)
+        console.print(shown)
     table = Table("peer", "median", "low to high", "unit")
     for name, row in result["peers"].items():
         table.add_row(
@@ -160,7 +205,8 @@ def _print(console: Console, result: dict[str, Any]) -> None:
             f"{row['low']:.4g} to {row['high']:.4g}",
             row["unit"],
         )
-    console.print(table)
+    if result["peers"]:
+        console.print(table)
     ratios = Table("ratio", "median", "low to high")
     for name, row in result["ratios"].items():
         ratios.add_row(name, f"{row['median']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}")
