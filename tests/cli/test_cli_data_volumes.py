@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vesselflow.cli import data_planes as planes
-from vesselflow.cli.data_inspect import nearest
+from vesselflow.cli.data_distances import nearest
 from vesselflow.cli.main import main
 from vesselflow.stores.store import Keypoints, Layout, Source, Store, write_store
 

@@ -62,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("store", metavar="STORE", help="an HDF5 store")
     action.add_argument("--json", action="store_true", help="print JSON instead of a table")
     action.add_argument("--png", metavar="FILE", help="also write a contact sheet")
+    action.add_argument(
+        "--patch", metavar="SIDES", help="of keypoints: count them in patches of Z,Y,X or Y,X px"
+    )
 
     text = "read all of a store and check it; exit code 1 for faults, 0 for mere suspicions"
     action = actions.add_parser("verify", help=text, description=text)
@@ -230,6 +233,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
     progress = _Progress()
     with Store.open(args.store) as store:
+        patch = _patch(args.patch, store)
         rows = []
         try:
             for source in store.sources:
@@ -238,12 +242,31 @@ def _inspect(args: argparse.Namespace) -> int:
         finally:
             progress.end()
         if args.json:
-            print(json.dumps(summary(store, rows), indent=2))
+            print(json.dumps(summary(store, rows, patch), indent=2))
         else:
-            print_table(store, rows)
+            print_table(store, rows, patch)
         if args.png:
             _picture(store, Path(args.png))
     return 0
+
+
+def _patch(given: str | None, store: Store) -> tuple[int, ...] | None:
+    """Sides of the patches in which keypoints are counted."""
+    from vesselflow.errors import UserError
+    from vesselflow.stores.importers.grouping import numbers_in
+
+    if given is None:
+        return None
+    if store.kind != "keypoint":
+        raise UserError("this store has no keypoints", where="--patch", allowed="keypoint stores")
+    axes = store.layout.dims
+    sides = tuple(int(side) for side in numbers_in(given, int) or ())
+    sides = sides * axes if len(sides) == 1 else sides
+    if len(sides) != axes or min(sides) < 1:
+        raise UserError(
+            f"{given} is not allowed", where="--patch", allowed=f"1 or {axes} whole numbers above 0"
+        )
+    return sides
 
 
 def _picture(store: Store, path: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vesselflow.cli.data_distances import distance_text, nearest, spacing_text, spread
+from vesselflow.cli.data_points import apart, classes_table, per_patch
 from vesselflow.stores.store import SUSPICIONS, suspicions
 
 if TYPE_CHECKING:
-    from vesselflow.stores.store import Keypoints, SourceInfo, Store
+    from vesselflow.stores.store import SourceInfo, Store
 
 
 def counted(sources: int) -> str:
@@ -70,33 +72,16 @@ def _keypoint_values(store: Store, source: SourceInfo, fov: Any) -> dict[str, An
     }
 
 
-def nearest(held: Keypoints, spacing_um: Sequence[float] | None) -> Any:
-    """How far each keypoint is from the nearest other, of any class; in px without spacing.
+def summary(
+    store: Store, rows: list[dict[str, Any]], patch: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """All that `inspect --json` prints.
 
-    Returns:
-        float64 (k,); (0,) of less than two keypoints.
+    Args:
+        store: An open store.
+        rows: Of `measure`.
+        patch: Sides of patches in which keypoints are counted.
     """
-    import numpy as np
-    from scipy.spatial import cKDTree
-
-    if len(held) < 2:
-        return np.zeros(0)
-    places = held.positions * (1.0 if spacing_um is None else np.asarray(spacing_um))
-    return cKDTree(places).query(places, k=2)[0][:, 1]
-
-
-def spread(values: Any) -> dict[str, float] | None:
-    """Least, median and most of numbers; None of no number."""
-    import numpy as np
-
-    if not len(values):
-        return None
-    low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
-    return {"min": float(low), "median": float(middle), "max": float(high)}
-
-
-def summary(store: Store, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """All that `inspect --json` prints."""
     values = {
         "path": str(store.path),
         "bytes": store.path.stat().st_size,
@@ -109,18 +94,32 @@ def summary(store: Store, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "splits": dict(Counter(row["split"] for row in rows)),
     }
     if store.kind == "keypoint":
+        distances = apart(store)
+        held = {} if patch is None else per_patch(store, patch)
         values["keypoints"] = {
             name: {
                 "total": sum(row["keypoints"][name] for row in rows),
                 "per_source": spread([row["keypoints"][name] for row in rows]),
+                "next_of_class": spread(distances[name]),
+                **({"per_patch": held[name]} if name in held else {}),
             }
             for name in store.layout.classes
         }
+        known = all(row["spacing_um"] for row in rows)
+        values["next_of_class_unit"] = "um" if known else "px"
     return {**values, "sources": rows}
 
 
-def print_table(store: Store, rows: list[dict[str, Any]]) -> None:
-    """The table of a store, a row for each source."""
+def print_table(
+    store: Store, rows: list[dict[str, Any]], patch: Sequence[int] | None = None
+) -> None:
+    """The table of a store, a row for each source; of keypoints one with a row for each class.
+
+    Args:
+        store: An open store.
+        rows: Of `measure`.
+        patch: Sides of patches in which keypoints are counted.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -152,6 +151,8 @@ def print_table(store: Store, rows: list[dict[str, Any]]) -> None:
         )
     # Into a pipe or file: wide enough that no row is broken.
     Output(width=None if sys.stdout.isatty() else 160).print(table)
+    if store.kind == "keypoint":
+        classes_table(store, rows, patch)
     for line in _remarks(store, rows):
         print(line)
     kinds = {kind for row in rows for kind in row["suspicions"]}
@@ -203,33 +204,3 @@ def _remarks(store: Store, rows: list[dict[str, Any]]) -> list[str]:
     if outside:
         lines.append(f"{outside} keypoint(s) lie outside the fov")
     return lines
-
-
-def distance_text(
-    found: Mapping[str, float] | None, spacing: Sequence[float] | None, short: bool = True
-) -> str:
-    """Distances in words, in what their field uses; "-" of none.
-
-    Args:
-        found: Of `spread`, in micrometres, or px where there is no spacing.
-        spacing: Of a voxel, micrometres; below 10 nm distances are told in angstrom.
-        short: The least and the median only.
-    """
-    if not found:
-        return "-"
-    small = spacing is not None and max(spacing) < 0.01
-    unit = "px" if spacing is None else "angstrom" if small else "um"
-    least, median, most = (
-        f"{found[name] * (1e4 if small else 1):.4g}" for name in ("min", "median", "max")
-    )
-    text = f"{least} to {most} {unit}, median {median}"
-    return f"from {least}, median {median} {unit}" if short else text
-
-
-def spacing_text(spacing: Sequence[float] | None) -> str:
-    """Of a voxel, in micrometres: one number, x first where they differ, or "-"."""
-    if spacing is None:
-        return "-"
-    if len(set(spacing)) == 1:
-        return f"{spacing[0]:.4g}"
-    return " x ".join(f"{side:.4g}" for side in reversed(spacing))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vesselflow.cli.data_inspect import counted, distance_text, nearest, spacing_text, spread
+from vesselflow.cli.data_distances import distance_text, nearest, spacing_text, spread
+from vesselflow.cli.data_inspect import counted
+from vesselflow.cli.data_points import CLASS_COLOURS, histogram, rendered, target_plane
 from vesselflow.cli.data_sheet import DOUBT_COLOUR, in_grey
 
 if TYPE_CHECKING:
@@ -16,18 +18,14 @@ if TYPE_CHECKING:
 #: At most this many sources, one a row; each plane at most this wide and high.
 PLANES_SOURCES = 12
 PLANE_PX = 420
+#: The same where the target stands beside each plane.
+PAIRED_PX = 300
+#: Standard deviations that a keypoint's circle is wide, and within which of a plane it is shown.
+CIRCLE = 2.0
+#: Height of the histogram of distances.
+HISTOGRAM_PX = 190
 #: Voxels on each side of the plane through the centre that are averaged with it, against noise.
 SLAB = 2
-#: Colours of classes, that colour-blind readers can tell apart (Okabe and Ito, 2008).
-CLASS_COLOURS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 190, 130),
-    (240, 228, 66),
-    (60, 130, 210),
-    (213, 94, 0),
-    (204, 121, 167),
-)
 #: Vessels in an overlay.
 VESSEL_COLOUR = (70.0, 255.0, 130.0)
 _MARGIN, _GAP, _CAPTION = 24, 8, 30
@@ -38,8 +36,10 @@ def planes_sheet(store: Store) -> Image.Image:
 
     Of volumes with masks the three maximum projections, with the mask's over them; of volumes with
     keypoints the three planes through the centre, each the mean of a few, with the keypoints near
-    them as circles of two standard deviations; of images with keypoints the image. Planes have the
-    proportions of the specimen where the spacing is known.
+    them as circles of two standard deviations; of images with keypoints the image. Beside a plane
+    with keypoints stands their target, rendered on the grid that the store declares, and below all
+    of them how far keypoints are from each other. Planes have the proportions of the specimen where
+    the spacing is known.
 
     Args:
         store: An open store.
@@ -54,8 +54,11 @@ def planes_sheet(store: Store) -> Image.Image:
     widths = [sum(plane.width + _GAP for plane in row) for row in rows]
     heights = [max(plane.height for plane in row) for row in rows]
     title, more = 76, len(store.sources) - len(shown)
+    width = max(*widths, 900)
+    below = histogram(store, width, HISTOGRAM_PX) if store.kind == "keypoint" else None
     height = title + sum(side + _CAPTION + _MARGIN for side in heights) + (40 if more else 0)
-    sheet = Image.new("RGB", (max(*widths, 900) + 2 * _MARGIN, height), (250, 250, 248))
+    foot, height = height, height + (below.height + _MARGIN if below else 0)
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, height), (250, 250, 248))
     draw = ImageDraw.Draw(sheet)
     big, small = ImageFont.load_default(24), ImageFont.load_default(14)
     draw.text((_MARGIN, 14), store.domain, fill=(20, 20, 20), font=big)
@@ -79,16 +82,20 @@ def planes_sheet(store: Store) -> Image.Image:
         top += side + _CAPTION + _MARGIN
     if more:
         note = f"{more} more not shown"
-        draw.text((_MARGIN, height - 40), note, fill=(110, 110, 110), font=small)
+        draw.text((_MARGIN, foot - 40), note, fill=(110, 110, 110), font=small)
+    if below is not None:
+        sheet.paste(below, (_MARGIN, foot))
     return sheet
 
 
 def _what(store: Store) -> str:
-    if store.layout.dims == 2:
-        return "keypoints as circles"
     if store.kind == "patch":
         return "maximum along z, y and x, the target over it"
-    return f"planes z, y and x through the centre, means of {2 * SLAB + 1}"
+    target = f"beside it the target, in cells of {store.layout.ds_factor} px"
+    circles = f"keypoints as circles of {CIRCLE:g} sigma, {target}"
+    if store.layout.dims == 2:
+        return circles
+    return f"planes z, y and x through the centre, means of {2 * SLAB + 1}; {circles}"
 
 
 def _caption(store: Store, source: SourceInfo) -> tuple[str, bool]:
@@ -123,7 +130,11 @@ def _row(store: Store, source: SourceInfo) -> list[Image.Image]:
     image = store.image(source.index)[..., 0].astype("float64")
     spacing = source.spacing_um or (1.0,) * len(source.shape)
     axes = range(3) if image.ndim == 3 else (None,)
-    scale = PLANE_PX / max(n * size for n, size in zip(source.shape, spacing, strict=True))
+    points = store.kind == "keypoint"
+    target = rendered(store, source) if points else None
+    scale = (PAIRED_PX if points else PLANE_PX) / max(
+        n * size for n, size in zip(source.shape, spacing, strict=True)
+    )
     planes = []
     for axis in axes:
         kept = [k for k in range(image.ndim) if k != axis]
@@ -135,6 +146,7 @@ def _row(store: Store, source: SourceInfo) -> list[Image.Image]:
         else:
             plane = _slab(image, axis)
             planes.append(_marked(store, source, plane, axis, size, scale, spacing))
+            planes.append(target_plane(target, source, axis, store.layout.ds_factor, size))
     return planes
 
 
@@ -196,13 +208,13 @@ def _marked(
 
 
 def _radius(store: Store, source: SourceInfo, kind: int) -> float:
-    """Two standard deviations of a keypoint's Gaussian, in micrometres or, without spacing, px."""
+    """`CIRCLE` deviations of a keypoint's Gaussian, in micrometres or, without spacing, px."""
     layout = store.layout
     for sigma, unit in (
         (layout.sigma_angstrom, 1e-4 if source.spacing_um else None),
         (layout.ds_sigma, layout.ds_factor * max(source.spacing_um or (1.0,))),
     ):
         if sigma is not None and unit is not None:
-            return 2 * unit * (sigma[kind] if isinstance(sigma, tuple) else sigma)
+            return CIRCLE * unit * (sigma[kind] if isinstance(sigma, tuple) else sigma)
     spacing = source.spacing_um or (1.0,) * len(source.shape)
     return 0.03 * max(n * size for n, size in zip(source.shape, spacing, strict=True))
