@@ -113,6 +113,18 @@ def test_sigma_is_of_the_unit_of_the_voxels() -> None:
     )
 
 
+def test_scores_are_of_scaled_volumes_or_of_their_own_numbers() -> None:
+    image = np.random.default_rng(0).normal(0, 3, size=(30, 30))
+    image -= image.mean()
+    given, radius = volume(image), np.full(2, 4.0)
+    found = tops(response(given, 2.0), bright=True)
+    own = thinned(found, given, Settings(2.0, scaled=False, apart=0.0), radius)
+    plain = tops(response(replace(given, image=image.astype(np.float32)), 2.0), bright=True)
+    np.testing.assert_allclose(own.score[:9], plain.score[:9], rtol=1e-3)
+    scaled = thinned(found, given, Settings(2.0, apart=0.0), radius)
+    np.testing.assert_array_equal(scaled.score, found.score)
+
+
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("blobs") / "blobs.yaml"

@@ -65,10 +65,11 @@ def settings_table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             row["mode"],
             f"{row['border']:g} sigma",
             f"{row['apart']:g} radii",
+            "each volume" if row["scaled"] else "none",
         ]
         for row in settings
     ]
-    heads = ["fold", "class", "sigma", "blobs", "beyond the border", "border", "apart"]
+    heads = ["fold", "class", "sigma", "blobs", "beyond the border", "border", "apart", "scaled by"]
     return {"columns": heads, "rows": lines}
 
 

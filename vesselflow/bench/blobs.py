@@ -106,10 +106,10 @@ def blobs(
 ) -> dict[str, Any]:
     """Score the Laplacian of Gaussian as a sweep's runs are scored, beside its chosen point.
 
-    In each fold sigma, polarity, border and distance are searched for each class by itself on the
+    In each fold sigma, polarity, border, scale and distance are searched for each class on the
     validation volumes, its threshold chosen there by the sweep's own rule, and all of it frozen
     for test and out-of-distribution volumes. Where stores say their spacing, sigma is held in
-    angstrom. Volumes are scaled to mean 0 and standard deviation 1, each by itself.
+    angstrom.
 
     Args:
         space: YAML file of a search space over keypoints.

@@ -39,6 +39,8 @@ class Settings:
         mode: What lies beyond the border, by its name in scipy.ndimage ("reflect" is
             scikit-image's).
         border: Blobs nearer to the border than this many sigmas are left out.
+        scaled: Whether the threshold is meant in standard deviations of each volume, or in its
+            own numbers.
         apart: Of blobs nearer to each other than this many matching radii the strongest stays.
     """
 
@@ -46,6 +48,7 @@ class Settings:
     bright: bool = True
     mode: str = "reflect"
     border: float = 0.0
+    scaled: bool = True
     apart: float = 1.0
 
 
@@ -53,6 +56,7 @@ class Settings:
 CHOICES: Mapping[str, Sequence[Any]] = {
     "mode": ("reflect", "constant"),
     "border": (0.0, 0.5, 1.0),
+    "scaled": (True, False),
     "apart": (0.0, 0.5, 1.0, 1.5),
 }
 
@@ -64,10 +68,12 @@ class Volume:
     Attributes:
         image: float32 (*S), of mean 0 and standard deviation 1 inside the field of view.
         unit: float64 (D,): units of a voxel along each axis; 1 where sigma is meant in voxels.
+        deviation: By what the image was divided.
     """
 
     image: NDArray[np.float32]
     unit: Floats
+    deviation: float = 1.0
 
     @classmethod
     def of(
@@ -82,9 +88,10 @@ class Volume:
         """
         grey = image.astype(np.float64).mean(axis=-1)
         inside = grey[fov > 0]
-        scaled = (grey - inside.mean()) / max(float(inside.std()), 1e-12)
+        deviation = max(float(inside.std()), 1e-12)
+        scaled = (grey - inside.mean()) / deviation
         unit = np.ones(grey.ndim) if spacing is None else np.asarray(spacing, np.float64)
-        return cls(scaled.astype(np.float32), unit)
+        return cls(scaled.astype(np.float32), unit, deviation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +145,7 @@ def tops(responded: NDArray[np.float32], bright: bool) -> Blobs:
 
 
 def thinned(blobs: Blobs, volume: Volume, settings: Settings, radius: Floats) -> Blobs:
-    """Without those near the border, and those near stronger ones.
+    """Without those near the border, and those near stronger ones; scores as they are meant.
 
     Args:
         blobs: Of `tops`.
@@ -150,6 +157,9 @@ def thinned(blobs: Blobs, volume: Volume, settings: Settings, radius: Floats) ->
     high = np.asarray(volume.image.shape) - 1 - margin
     inside = (blobs.voxels >= margin) & (blobs.voxels <= high)
     kept = blobs.kept(np.asarray(inside.all(axis=1)))
+    if not settings.scaled:
+        # The response is linear.
+        kept = replace(kept, score=kept.score * volume.deviation)
     if settings.apart <= 0 or len(kept.score) < 2:
         return kept
     alive = np.ones(len(kept.score), bool)
