@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vesselflow.bench import blob_sources, laplacian
 from vesselflow.bench import blobs as bench
-from vesselflow.bench import laplacian
 from vesselflow.bench.laplacian import Search, Settings, Volume, response, thinned, tops
 from vesselflow.cli import bench as command
 from vesselflow.config.loading import load_space
@@ -125,6 +125,17 @@ def test_scores_are_of_scaled_volumes_or_of_their_own_numbers() -> None:
     np.testing.assert_array_equal(scaled.score, found.score)
 
 
+def test_the_surer_class_by_its_own_threshold_has_the_place() -> None:
+    places = np.array([[5.0, 5.0], [5.0, 6.0], [20.0, 20.0]])
+    picks = Picks(places, np.array([0, 1, 1]), np.array([9.0, 4.0, 3.0]), undefined=0)
+    found = bench.exclusive(picks, np.array([6.0, 2.0]), np.array([[1.0, 1.0], [2.0, 2.0]]))
+    np.testing.assert_array_equal(found.coordinates, places[1:])
+    np.testing.assert_allclose(found.score, [2.0, 1.5])
+    # A class of which no threshold could be chosen takes no place.
+    found = bench.exclusive(picks, np.array([6.0, np.inf]), np.full((2, 2), 2.0))
+    np.testing.assert_array_equal(found.coordinates, places[[0, 2]])
+
+
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("blobs") / "blobs.yaml"
@@ -168,7 +179,7 @@ def test_a_sweep_stands_beside_it(space: Path, monkeypatch: pytest.MonkeyPatch) 
     torch.set_num_threads(1)
     monkeypatch.setattr(laplacian, "CHOICES", {"apart": (0.0, 1.0)})
     # Every keypoint is isolated: the error is that of the tables.
-    monkeypatch.setattr(bench, "ISOLATED", -1.0)
+    monkeypatch.setattr(blob_sources, "ISOLATED", -1.0)
     results = space.parent / "trained"
     sweep = prepare(load_space(space, registries=REGISTRIES), results)
     data = LocalData({name: facts.path for name, facts in sweep.stores.items()})

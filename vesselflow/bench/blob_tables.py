@@ -66,10 +66,21 @@ def settings_table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             f"{row['border']:g} sigma",
             f"{row['apart']:g} radii",
             "each volume" if row["scaled"] else "none",
+            "yes" if row["exclusive"][LOG] else "no",
         ]
         for row in settings
     ]
-    heads = ["fold", "class", "sigma", "blobs", "beyond the border", "border", "apart", "scaled by"]
+    heads = [
+        "fold",
+        "class",
+        "sigma",
+        "blobs",
+        "beyond the border",
+        "border",
+        "apart",
+        "scaled by",
+        "one class a place",
+    ]
     return {"columns": heads, "rows": lines}
 
 

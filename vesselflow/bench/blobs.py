@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from vesselflow.bench.blob_sources import Seen, exclusive, joined, of_blobs
 from vesselflow.bench.blob_tables import (
     EVERY,
     LOG,
@@ -35,7 +35,6 @@ from vesselflow.inference.picks import Picks
 from vesselflow.metrics.detection.best import best_thresholds
 from vesselflow.metrics.detection.scores import fbeta
 from vesselflow.metrics.matches import Matches
-from vesselflow.metrics.matching import match
 from vesselflow.runs.cells import Job
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.registries import REGISTRIES
@@ -48,52 +47,7 @@ from vesselflow.tasks.task import build_task
 from vesselflow.training.group import Solo
 from vesselflow.training.loop import build_model, load_weights
 
-#: A keypoint is isolated where the nearest other one, of any class, is farther than this many
-#: matching radii.
-ISOLATED = 3.0
 _BETAS = {"f1": 1.0, "f4": 4.0}
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """One source, as both peers see it.
-
-    Attributes:
-        whole: Of the feed: truth, field of view, spacing, and what a model sees.
-        volume: What blobs are looked for in.
-        truth: float64 (k, D): keypoints inside the field of view, in voxels.
-        classes: int64 (k,).
-        radii: float64 (C, D): matching radii in voxels along each axis.
-    """
-
-    whole: WholeImage
-    volume: Volume
-    truth: NDArray[np.float64]
-    classes: NDArray[np.int64]
-    radii: NDArray[np.float64]
-
-    def inside(self, places: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which places lie in a voxel of the field of view."""
-        fov = self.whole.fov
-        voxels = np.floor(places + 0.5).astype(np.int64)
-        held = np.clip(voxels, 0, np.asarray(fov.shape) - 1)
-        lit: NDArray[np.bool_] = fov[tuple(held.T)] > 0
-        return lit & (held == voxels).all(axis=1)
-
-    def isolated_errors(self, picks: Picks, thresholds: Sequence[float]) -> NDArray[np.float64]:
-        """Errors in voxels of the picks of isolated keypoints, (n, 2): class and distance."""
-        rows = []
-        for kind, (radius, threshold) in enumerate(zip(self.radii, thresholds, strict=True)):
-            own, true = picks.class_index == kind, self.classes == kind
-            places, truth = picks.coordinates[own], self.truth[true]
-            pairs = match(places / radius, truth / radius, 1.0, picks.score[own])
-            lonely = np.full(len(truth), True)
-            if len(self.truth) > 1 and len(truth):
-                lonely = cKDTree(self.truth / radius).query(truth / radius, k=2)[0][:, 1] > ISOLATED
-            kept = lonely[pairs.truth] & (picks.score[own][pairs.picks] >= threshold)
-            away = places[pairs.picks[kept]] - truth[pairs.truth[kept]]
-            rows.append(np.stack([np.full(len(away), kind), np.linalg.norm(away, axis=1)], axis=1))
-        return np.concatenate(rows)
 
 
 def blobs(
@@ -107,9 +61,9 @@ def blobs(
     """Score the Laplacian of Gaussian as a sweep's runs are scored, beside its chosen point.
 
     In each fold sigma, polarity, border, scale and distance are searched for each class on the
-    validation volumes, its threshold chosen there by the sweep's own rule, and all of it frozen
-    for test and out-of-distribution volumes. Where stores say their spacing, sigma is held in
-    angstrom.
+    validation volumes, and whether one place may hold picks of several classes; the thresholds are
+    chosen there by the sweep's own rule, and all of it is frozen for test and out-of-distribution
+    volumes. Where stores say their spacing, sigma is held in angstrom.
 
     Args:
         space: YAML file of a search space over keypoints.
@@ -219,19 +173,36 @@ class _Fold:
     def laplacian(self) -> list[dict[str, Any]]:
         """Rows of the Laplacian of Gaussian, its places refined and not."""
         chosen = self._searched(self._seen[self._cell.domains[0]])
+        beta = _BETAS[self._cell.protocol.threshold_metric]
+        val = self._cell.domains[0]
         rows: list[dict[str, Any]] = []
         for name in (LOG, WHOLE):
-            thresholds: tuple[float, ...] | None = None
-            for domain in self._cell.domains:
-                self._say(f"fold {self._cell.run.fold}: {name} on {domain.name}, {domain.role}")
-                picks = [self._picks(each, chosen, name == LOG) for each in self._seen[domain]]
-                pooled = self._pooled(domain, picks)
-                if thresholds is None:
-                    # Validation comes first.
-                    beta = _BETAS[self._cell.protocol.threshold_metric]
-                    thresholds = tuple(best_thresholds(pooled, beta).tolist())
-                scores = self._task.scores(pooled, thresholds, METRICS)
-                rows += self._rows(name, domain, scores, picks, thresholds)
+            self._say(f"fold {self._cell.run.fold}: {name}")
+            picks = {
+                domain: [self._picks(each, chosen, name == LOG) for each in seen]
+                for domain, seen in self._seen.items()
+            }
+            limits = best_thresholds(self._pooled(val, picks[val]), beta)
+            # Where classes see each other's particles, the surer one may have the place.
+            apart = {
+                domain: [
+                    exclusive(one, limits, each.radii)
+                    for one, each in zip(found, self._seen[domain], strict=True)
+                ]
+                for domain, found in picks.items()
+            }
+            other = best_thresholds(self._pooled(val, apart[val]), beta)
+            plain, alone = (
+                np.nanmean(fbeta(self._pooled(val, found[val]), level, beta))
+                for found, level in ((picks, limits), (apart, other))
+            )
+            if alone > plain:
+                picks, limits = apart, other
+            for each in self.settings:
+                each.setdefault("exclusive", {})[name] = bool(alone > plain)
+            for domain, found in picks.items():
+                scores = self._task.scores(self._pooled(domain, found), limits.tolist(), METRICS)
+                rows += self._rows(name, domain, scores, found, limits.tolist())
         return rows
 
     def _searched(self, val: Sequence[Seen]) -> list[Settings]:
@@ -282,10 +253,10 @@ class _Fold:
             )
             for kind, each in enumerate(chosen)
         ]
-        return _joined([_of_blobs(seen, each, kind, fine) for kind, each in enumerate(parts)])
+        return joined([of_blobs(seen, each, kind, fine) for kind, each in enumerate(parts)])
 
     def _matched(self, seen: Seen, blobs: Blobs, kind: int) -> Matches:
-        return self._state(seen, _of_blobs(seen, blobs, kind, True))
+        return self._state(seen, of_blobs(seen, blobs, kind, True))
 
     def _state(self, seen: Seen, picks: Picks) -> Matches:
         found = Found(picks, np.zeros((0, 0, 0)))
@@ -381,21 +352,3 @@ class _Fold:
                 }
             )
         return rows
-
-
-def _of_blobs(seen: Seen, blobs: Blobs, kind: int, fine: bool) -> Picks:
-    """Blobs inside the field of view as picks of a class; their scores are responses."""
-    places = blobs.places if fine else blobs.voxels.astype(np.float64)
-    kept = seen.inside(places)
-    return Picks(
-        places[kept], np.full(int(kept.sum()), kind, np.int64), blobs.score[kept], undefined=0
-    )
-
-
-def _joined(parts: Sequence[Picks]) -> Picks:
-    return Picks(
-        np.concatenate([each.coordinates for each in parts]),
-        np.concatenate([each.class_index for each in parts]),
-        np.concatenate([each.score for each in parts]),
-        undefined=0,
-    )
