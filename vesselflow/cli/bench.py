@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -143,7 +144,8 @@ def run(args: argparse.Namespace) -> int:
         if args.runs < 5:
             raise UserError(f"{args.runs} is not allowed", where="--runs", allowed="5 or more")
         given["runs"] = args.runs
-    console = Output(highlight=False)
+    # Into a pipe or file: wide enough that no row of a table is broken.
+    console = Output(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(f"[bold]{args.name}[/bold]: {bench.text}")
     out = Path(args.out or f"results/bench/{args.name}.json")
     # Before minutes are spent on numbers that could not be kept.
