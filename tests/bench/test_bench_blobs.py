@@ -45,7 +45,7 @@ def volume(image: np.ndarray, spacing: list[float] | None = None) -> Volume:
 @given(
     shape=st.sampled_from([(30, 26), (14, 18, 16)]),
     sigma=st.sampled_from([1.0, 1.7, 2.5]),
-    threshold=st.floats(0, 0.5),
+    threshold=st.floats(0.02, 0.5),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=25, deadline=None)
@@ -66,6 +66,14 @@ def test_dark_blobs_are_bright_ones_of_the_negative() -> None:
     dark = tops(response(given, 2.0), bright=False)
     bright = tops(response(negative, 2.0), bright=True)
     np.testing.assert_array_equal(dark.voxels, bright.voxels)
+
+
+def test_faint_peaks_in_darkness_are_no_trouble() -> None:
+    image = np.full((12, 20, 20), -1.0, np.float32)
+    image[6, 6, 6], image[6, 14, 14] = 5.0, -1.0 + 1e-9
+    found = tops(image, bright=True)
+    assert found.voxels.tolist() == [[6, 6, 6]]
+    np.testing.assert_allclose(found.places, [[6, 6, 6]], atol=1e-6)
 
 
 def balls(places: list[tuple[int, ...]], width: float, sign: float = 1) -> Volume:

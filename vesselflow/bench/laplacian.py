@@ -27,6 +27,8 @@ STEP = 2 ** (1 / 3)
 FINE = 2 ** (1 / 9)
 #: Blobs of a volume at most, the strongest ones.
 MOST = 2000
+#: Fainter ones, as a share of the strongest, are none.
+LEAST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,21 @@ def response(volume: Volume, sigma: float, mode: str = "reflect") -> NDArray[np.
 def tops(responded: NDArray[np.float32], bright: bool) -> Blobs:
     """All blobs of a response, the `MOST` strongest ones."""
     heights = np.maximum(responded if bright else -responded, 0).astype(np.float64)
+    # A paraboloid has no top where all around a faint peak is 0.
+    least = max(LEAST * float(heights.max()), float(np.finfo(np.float32).tiny))
     found = find_peaks(
         heights[None],
         ds_factor=1,
-        threshold=float(np.finfo(np.float32).tiny),
+        threshold=least,
         radius_voxels=0,
         refinement="none",
         most=MOST,
     )
     voxels = np.rint(found.coordinates).astype(np.int64)
     nowhere = np.zeros(len(voxels), bool)
-    places = refined(heights, voxels, found.coordinates, nowhere, "paraboloid")
+    places = refined(
+        np.maximum(heights, least / 10), voxels, found.coordinates, nowhere, "paraboloid"
+    )
     return Blobs(places, voxels, found.score)
 
 
