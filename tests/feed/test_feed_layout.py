@@ -17,6 +17,7 @@ layouts = st.builds(
     channels=st.integers(1, 4),
     targets=st.integers(1, 3),
     dtype=st.sampled_from(DTYPES),
+    has_fov=st.booleans(),
 )
 
 
@@ -31,12 +32,16 @@ def test_arrays_are_the_records_memory_and_nothing_overlaps(
     assert arrays.target.shape == (count, layout.targets, *layout.shape)
     assert arrays.fov.shape == (count, 1, *layout.shape)
     assert arrays.image.dtype == layout.dtype
-    for number, array in enumerate(arrays, start=1):
+    held = arrays if layout.has_fov else arrays[:2]
+    for number, array in enumerate(held, start=1):
         array[...] = number
-    for number, array in enumerate(layout.arrays(records), start=1):
+    for number, array in enumerate(layout.arrays(records)[: len(held)], start=1):
         assert (array == number).all()
+    if not layout.has_fov:
+        assert (arrays.fov == 1).all()
+        assert not arrays.fov.flags.writeable
     # What is not an array is padding, less than one number of the image.
-    used = sum(array[0].nbytes for array in arrays) if count else layout.nbytes
+    used = sum(array[0].nbytes for array in held) if count else layout.nbytes
     assert 0 <= layout.nbytes - used < np.dtype(layout.dtype).itemsize
 
 

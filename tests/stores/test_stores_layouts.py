@@ -94,6 +94,32 @@ def test_golden_digests(stores: dict[str, Path], kind: str) -> None:
         assert store.digest == GOLDEN[kind]
 
 
+def test_the_index_says_whether_the_fov_fills_its_box(tmp_path: Path) -> None:
+    path = tmp_path / "v.h5"
+    sources = [replace(volume(), id=f"s{i}") for i in range(3)]
+    shape = sources[0].fov.shape
+    fovs = [np.ones(shape, np.uint8), np.zeros(shape, np.uint8), np.ones(shape, np.uint8)]
+    fovs[1][1:-1, 1:-1, 2:] = 1
+    fovs[2][tuple(side // 2 for side in shape)] = 0
+    given = [replace(source, fov=fov) for source, fov in zip(sources, fovs, strict=True)]
+    write_store(path, given, domain="d", importer={})
+    assert verify(path) == []
+    with Store.open(path) as store:
+        assert [source.fov_full for source in store.sources] == [True, True, False]
+
+
+def test_an_index_that_says_so_of_a_fov_with_a_hole_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fov = np.ones(volume().fov.shape, np.uint8)
+    fov[tuple(side // 2 for side in fov.shape)] = 0
+    monkeypatch.setattr("vesselflow.stores.schema.fills_box", lambda fov: True)
+    write_store(tmp_path / "v.h5", [replace(volume(), fov=fov)], domain="d", importer={})
+    monkeypatch.undo()
+    said = "source 's0': the fov does not fill its box, the index says that it does"
+    assert verify(tmp_path / "v.h5") == [said]
+
+
 def test_the_layout_that_arrays_say() -> None:
     assert layout_of(plain()) == STORES["plain"][1]
     assert layout_of(volume()) == STORES["volume"][1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,19 @@ def test_volumes_have_the_same_bits_on_any_number_of_workers(kind, size, groups_
         path = groups_folder / f"{kind}-{size}-{rank}.pickle"
         trace: cases.Trace = pickle.loads(path.read_bytes())
         assert cases.differences(solo.model, trace.model) == []
+
+
+def test_records_without_a_fov_train_to_the_same_bits(monkeypatch):
+    traces = []
+    for has_fov in (True, False):
+        volumes = partial(cases.tiny_volumes, full=True, has_fov=has_fov)
+        with monkeypatch.context() as patched:
+            patched.setattr(cases, "tiny_volumes", volumes)
+            traces.append(cases.run_tiny(cases.VOLUMES))
+    held, left_out = traces
+    assert held.outcome.step == 6
+    assert cases.differences(held.last, left_out.last) == []
+    assert cases.differences(held.curve, left_out.curve) == []
 
 
 @pytest.mark.parametrize("kind", ["volumes", "points"])

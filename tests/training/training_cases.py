@@ -104,13 +104,19 @@ def tiny_samples() -> ArraySamples:
     return ArraySamples([planes.reshape(SAMPLES, -1)], nowhere, sources, table)
 
 
-def tiny_volumes() -> ArraySamples:
-    """Bright tubes on noise, 8 x 16 x 16, in 16-bit floats, each of a volume of its own."""
+def tiny_volumes(full: bool = False, has_fov: bool = True) -> ArraySamples:
+    """Bright tubes on noise, 8 x 16 x 16, in 16-bit floats, each of a volume of its own.
+
+    Args:
+        full: All voxels lie in the fov.
+        has_fov: Records hold the fov.
+    """
     random = np.random.default_rng(5)
-    layout = SampleLayout((8, 16, 16), channels=1, dtype="float16")
+    layout = SampleLayout((8, 16, 16), channels=1, dtype="float16", has_fov=has_fov)
     records = layout.empty(SAMPLES)
     image, target, fov = layout.arrays(records)
-    fov[:, :, 1:, :, 2:] = 1
+    if has_fov:
+        fov[:, :, 0 if full else 1 :, :, 0 if full else 2 :] = 1
     for number in range(SAMPLES):
         target[number, 0, :, 2 + number : 5 + number] = 255
     image[...] = 0.3 * random.random(image.shape) + target / 500

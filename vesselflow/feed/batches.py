@@ -22,9 +22,8 @@ from vesselflow.feed.view import (
     no_samples,
     patch_positions,
     sample_frames,
-    sample_shape,
 )
-from vesselflow.feed.working import cut, layout_of, native_target, working_source
+from vesselflow.feed.working import cut, native_target, sample_layout, working_source
 from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.statistics import centre_scale
 from vesselflow.stores.store import Store
@@ -43,11 +42,12 @@ class Batch:
     Attributes:
         image: (m, C, *S), in the type of the store.
         target: uint8 (m, K, *S), soft: 0..255 stands for 0..1.
-        fov: uint8 (m, 1, *S), 0 or 1.
+        fov: uint8 (m, 1, *S), 0 or 1; read-only where the layout holds none.
         centre: float32 (m, C), of each sample's source, in units of the [0, 1] image.
         scale: float32 (m, C), likewise.
         source: int32 (m,), index of each sample's source in its store.
         points: Keypoints, of a store that has them; K is 0 then.
+        full_fov: Every voxel lies in the fov: `fov` is 1 everywhere, and need not be copied.
     """
 
     image: np.ndarray
@@ -57,6 +57,7 @@ class Batch:
     scale: np.ndarray
     source: np.ndarray
     points: BatchPoints | None = None
+    full_fov: bool = False
 
 
 class Samples(Protocol):
@@ -123,6 +124,7 @@ class SampleTable:
             scale=self.scale[indices],
             source=self.source[indices],
             points=points,
+            full_fov=not self.layout.has_fov,
         )
 
 
@@ -317,14 +319,23 @@ def _statistics(image: np.ndarray, fov: np.ndarray, view: View) -> tuple[np.ndar
     return centre_scale(np.moveaxis(image, 0, -1), fov, view.method, view.per_channel)
 
 
-def read_source(store: Store, view: View, source: int, at: Frame) -> SourceSamples:
-    """Read one source and cut all its samples, patches row by row."""
+def read_source(
+    store: Store, view: View, source: int, at: Frame, layout: SampleLayout
+) -> SourceSamples:
+    """Read one source and cut all its samples, patches row by row.
+
+    Args:
+        store: The store.
+        view: How its sources are seen.
+        source: Index of the source.
+        at: Its geometry.
+        layout: Of all samples of the store: see `sample_layout`.
+    """
     whole, record = working_source(store, source, at)
     image, _, (fov,) = whole.arrays(record)
     centre, scale = _statistics(image, fov, view)
     corners = patch_positions(view, fov)
     centred = np.full(len(corners), -1, np.int32)
-    layout = layout_of(store, sample_shape(view, [at]))
     points = source_points(store, source, at) if store.kind == "keypoint" else None
     if points is not None and view.around is not None:
         more, classes = corners_around(view, fov, points, source)
@@ -371,12 +382,13 @@ def load_samples(path: StorePath, view: View) -> ArraySamples:
     """
     with Store.open(path) as store:
         frames = store_frames(store, view)
-        parts = [read_source(store, view, i, at) for i, at in enumerate(frames)]
+        layout = sample_layout(store, view, frames)
+        parts = [read_source(store, view, i, at, layout) for i, at in enumerate(frames)]
     sizes = [len(part.corners) for part in parts]
     if not sum(sizes):
         raise no_samples(view, str(path))
     table = SampleTable(
-        layout=next(part.layout for part in parts if len(part.corners)),
+        layout=layout,
         source=np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
         corner=np.concatenate([part.corners for part in parts]),
         centre=np.repeat(np.stack([part.centre for part in parts]), sizes, axis=0),
@@ -407,8 +419,9 @@ def load_images(path: StorePath, view: View) -> ArrayImages:
 def resident_bytes(store: Store, view: View) -> int:
     """Bytes that the samples of a store take in memory, at most, from its geometry alone."""
     copies = 0 if view.around is None else view.around.copies
-    return sum(
-        (most_patches(view, at) + copies * sum(source.keypoint_counts))
-        * layout_of(store, sample_shape(view, [at])).nbytes
-        for source, at in zip(store.sources, store_frames(store, view), strict=True)
+    frames = store_frames(store, view)
+    most = sum(
+        most_patches(view, at) + copies * sum(source.keypoint_counts)
+        for source, at in zip(store.sources, frames, strict=True)
     )
+    return most * sample_layout(store, view, frames).nbytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +22,8 @@ from vesselflow.feed.batches import (
 )
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.points import Points
-from vesselflow.feed.view import View, box_size, sample_shape
-from vesselflow.feed.working import cut, layout_of, native_patch, working_source
+from vesselflow.feed.view import View, box_size
+from vesselflow.feed.working import cut, layout_of, native_patch, sample_layout, working_source
 from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.store import Store
 
@@ -103,7 +103,7 @@ def _floats(values: np.ndarray) -> pa.Array:
 
 def _layouts(layout: SampleLayout, count: int) -> pa.Array:
     """The same layout for every row of a table: it travels with each of its blocks."""
-    text = json.dumps([list(layout.shape), layout.channels, layout.targets, layout.dtype])
+    text = json.dumps(asdict(layout))
     return pa.array([text] * count, type=pa.string()).dictionary_encode()
 
 
@@ -127,8 +127,8 @@ def _points(tables: Sequence[pa.Table], axes: int) -> Points | None:
 
 
 def _layout(column: pa.ChunkedArray) -> SampleLayout:
-    shape, channels, targets, dtype = json.loads(column[0].as_py())
-    return SampleLayout(tuple(shape), channels, targets, dtype)
+    values = json.loads(column[0].as_py())
+    return SampleLayout(**{**values, "shape": tuple(values["shape"])})
 
 
 def _sample_tables(
@@ -136,8 +136,9 @@ def _sample_tables(
 ) -> Iterable[pa.Table]:
     with Store.open(path) as store:
         frames = store_frames(store, view)
+        layout = sample_layout(store, view, frames)
         for source in sources:
-            part = read_source(store, view, source, frames[source])
+            part = read_source(store, view, source, frames[source], layout)
             count = len(part.corners)
             columns: dict[str, Any] = {
                 "source": np.full(count, source, dtype=np.int32),
@@ -209,7 +210,7 @@ def gather_from_store(store: Store, view: View, rows: Rows) -> np.ndarray:
         uint8 (k, nbytes), in the order of `rows`.
     """
     frames = store_frames(store, view)
-    layout = layout_of(store, sample_shape(view, frames))
+    layout = sample_layout(store, view, frames)
     records = layout.empty(len(rows.row))
     order = np.lexsort((*rows.corner.T[::-1], rows.source))
     last = -1

@@ -21,8 +21,8 @@ from ray.data.datasource import ReadTask
 
 from vesselflow.feed.batches import StorePath, store_frames
 from vesselflow.feed.blocks import Kind, Rows, ordered_tables, table_bytes, tables
-from vesselflow.feed.view import View, sample_shape
-from vesselflow.feed.working import layout_of
+from vesselflow.feed.view import View
+from vesselflow.feed.working import sample_layout
 from vesselflow.stores.store import Store
 
 
@@ -88,8 +88,7 @@ class OrderDatasource(Datasource):
         super().__init__()
         self._path, self._view, self._parts = path, view, list(parts)
         with Store.open(path) as store:
-            shape = sample_shape(view, store_frames(store, view))
-            self._row_bytes = layout_of(store, shape).nbytes
+            self._row_bytes = sample_layout(store, view, store_frames(store, view)).nbytes
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all rows."""

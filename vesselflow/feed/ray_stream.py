@@ -15,8 +15,8 @@ from vesselflow.feed.batches import Batch, StoreImages, StorePath, store_frames
 from vesselflow.feed.blocks import Rows, binary_rows, gather_from_store, sample_table
 from vesselflow.feed.draws import Draws
 from vesselflow.feed.order import share
-from vesselflow.feed.view import View, no_samples, sample_shape
-from vesselflow.feed.working import layout_of
+from vesselflow.feed.view import View, no_samples
+from vesselflow.feed.working import sample_layout
 from vesselflow.stores.store import Store
 
 # Ray Data takes a second to import: only what streams does.
@@ -89,7 +89,7 @@ class StreamSamples:
         self._path, self._view = store_path, view
         with Store.open(store_path) as store:
             count = len(store.sources)
-            self._bytes = layout_of(store, sample_shape(view, store_frames(store, view))).nbytes
+            self._bytes = sample_layout(store, view, store_frames(store, view)).nbytes
         chosen = range(count) if sources is None else sources
         if any(not 0 <= source < count for source in chosen):
             raise IndexError(f"sources are 0..{count - 1}, asked for {list(chosen)}")

@@ -7,14 +7,23 @@ does not resample (uint16, float16) go through its float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vesselflow.errors import ShapeError
 from vesselflow.feed.layout import SampleLayout, Size
-from vesselflow.feed.view import Frame, View, no_samples, patch_positions, sample_frames
+from vesselflow.feed.view import (
+    Frame,
+    View,
+    no_samples,
+    patch_positions,
+    sample_frames,
+    sample_shape,
+)
 
 if TYPE_CHECKING:
     from vesselflow.stores.store import Store
@@ -34,6 +43,26 @@ def layout_of(store: Store, shape: Size) -> SampleLayout:
     held = store.layout
     planes = len(held.classes) if held.kind == "patch" else 0
     return SampleLayout(shape, held.channels, planes, held.dtype)
+
+
+def sample_layout(store: Store, view: View, frames: Sequence[Frame]) -> SampleLayout:
+    """The one layout of all samples of a store.
+
+    Records hold no fov where all sources lie in it wholly and none is padded: nothing but ones
+    could be in it. The store's index and the geometry say so, no voxel is read: whoever reads any
+    part of the store comes to the same layout.
+
+    Args:
+        store: The store.
+        view: How its sources are seen.
+        frames: Of all its sources.
+    """
+    layout = layout_of(store, sample_shape(view, frames))
+    full = all(
+        source.fov_full and at.inner == at.shape
+        for source, at in zip(store.sources, frames, strict=True)
+    )
+    return replace(layout, has_fov=not full)
 
 
 def working_source(store: Store, source: int, at: Frame) -> tuple[SampleLayout, NDArray[np.uint8]]:
@@ -154,6 +183,9 @@ def native_patch(
 
     Returns:
         uint8 (nbytes,), the record of that window of `working_source`.
+
+    Raises:
+        ShapeError: The patch reaches out of the source, and its record could not say so.
     """
     record = layout.empty()
     arrays = layout.arrays(record)
@@ -163,6 +195,8 @@ def native_patch(
         min(size, o + inner - c)
         for size, o, inner, c in zip(layout.shape, at.offset, at.inner, corner, strict=True)
     ]
+    if not layout.has_fov and (any(lows) or tuple(highs) != layout.shape):
+        raise ShapeError(f"a patch at {list(corner)} of source {source} needs padding and a fov")
     if any(high <= low for low, high in zip(lows, highs, strict=True)):
         return record
     shift = [b + c - o for b, c, o in zip(at.box[:axes], corner, at.offset, strict=True)]
@@ -173,7 +207,8 @@ def native_patch(
     arrays.image[inside] = np.moveaxis(store.image(source, window), -1, 0)
     if layout.targets:
         arrays.target[inside] = _planes(store, store.target(source, window))
-    arrays.fov[inside] = store.fov(source, window)
+    if layout.has_fov:
+        arrays.fov[inside] = store.fov(source, window)
     return record
 
 
@@ -189,7 +224,7 @@ def cut(
         layout: Of the whole source.
         record: uint8 (nbytes,), the whole source.
         corners: int32 (k, axes).
-        patch: Layout of the patches.
+        patch: Layout of the patches; without a fov where they all lie in it.
 
     Returns:
         uint8 (k, patch.nbytes).
@@ -199,8 +234,10 @@ def cut(
     found = patch.empty(len(corners))
     for one, corner in zip(found, corners.tolist(), strict=True):
         window = (slice(None), *(slice(c, c + n) for c, n in zip(corner, patch.shape, strict=True)))
-        for part, whole in zip(patch.arrays(one), layout.arrays(record), strict=True):
-            part[...] = whole[window]
+        parts, wholes = patch.arrays(one), layout.arrays(record)
+        parts.image[...], parts.target[...] = wholes.image[window], wholes.target[window]
+        if patch.has_fov:
+            parts.fov[...] = wholes.fov[window]
     return found
 
 

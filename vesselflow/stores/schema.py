@@ -109,6 +109,8 @@ class SourceInfo:
         depth: Voxels along z; None of an image.
         keypoint_counts: Of a keypoint store: how many of each class; else ().
         origin: Where voxel 0 lies in what the source was cut from, in voxels, where known.
+        fov_full: Every voxel of the fov's box lies in the fov. False where the index does not say
+            so: in schema 1, and in stores that were written before it did.
     """
 
     index: int
@@ -126,6 +128,7 @@ class SourceInfo:
     depth: int | None = None
     keypoint_counts: tuple[int, ...] = ()
     origin: tuple[float, ...] | None = None
+    fov_full: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -189,6 +192,13 @@ def fov_bounds(fov: NDArray[Any]) -> Box:
         low.append(int(places[0]))
         high.append(int(places[-1]) + 1)
     return (*low, *high)
+
+
+def fills_box(fov: NDArray[Any]) -> bool:
+    """Whether every voxel of the bounding box of a fov, which is not empty, is set."""
+    box = fov_bounds(fov)
+    inside = tuple(map(slice, box[: fov.ndim], box[fov.ndim :]))
+    return bool(fov[inside].all())
 
 
 def id_fault(name: object) -> str:
@@ -302,6 +312,7 @@ def describe(
         depth=depth[0] if depth else None,
         keypoint_counts=() if points is None else points.counts(len(layout.classes)),
         origin=_floats(source.origin),
+        fov_full=fills_box(arrays["fov"]),
     )
     return info, arrays
 

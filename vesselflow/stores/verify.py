@@ -14,6 +14,7 @@ from vesselflow.stores.reader import Store
 from vesselflow.stores.schema import (
     SPLITS,
     SourceInfo,
+    fills_box,
     fov_bounds,
     id_fault,
     numbers_fault,
@@ -107,6 +108,8 @@ def _source_faults(store: Store, source: SourceInfo, tally: Tally) -> list[str]:
     tally.add(source.id, source.shape, found)
     if fov_bounds(arrays["fov"]) != source.fov_box:
         faults.append(f"fov box is {fov_bounds(arrays['fov'])}, the index says {source.fov_box}")
+    if source.fov_full and not fills_box(arrays["fov"]):
+        faults.append("the fov does not fill its box, the index says that it does")
     if points is not None:
         counts = points.counts(len(layout.classes))
         if counts != source.keypoint_counts:

@@ -204,7 +204,7 @@ def _plain(entry: SourceInfo, schema: int) -> dict[str, Any]:
     values = dataclasses.asdict(entry)
     del values["index"]
     if schema == 1:
-        for name in ("depth", "keypoint_counts", "origin"):
+        for name in ("depth", "keypoint_counts", "origin", "fov_full"):
             del values[name]
     return values
 

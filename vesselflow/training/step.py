@@ -314,7 +314,7 @@ class Stepper:
     def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
         self._generator.manual_seed(key(self._seed, "augment", step, index))
         image, target = unit(batch.image, self._device), unit(batch.target, self._device)
-        fov = torch.from_numpy(np.array(batch.fov)).to(self._device).float()
+        fov = self._fov(batch)
         keypoints, spacing = self._points(batch)
         grades = None
         if self._augmenter is not None and self._augmenter.grades and not _whole(batch.image):
@@ -363,6 +363,12 @@ class Stepper:
                 ]
                 for i in range(len(logits))
             ]
+
+    def _fov(self, batch: Batch) -> Tensor:
+        """The fov of a batch on the device, as floats; augmentation may write into it."""
+        if batch.full_fov:
+            return torch.ones(batch.fov.shape, device=self._device)
+        return torch.from_numpy(np.array(batch.fov)).to(self._device).float()
 
     def _points(self, batch: Batch) -> tuple[Keypoints | None, Tensor | None]:
         """The keypoints of a batch on the device, and the spacing of its samples."""
