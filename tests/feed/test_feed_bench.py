@@ -38,6 +38,7 @@ def test_the_bench_compares_ours_with_a_gather_and_three_loaders(ray_cluster: No
     [
         bench.Case("patches", SampleLayout((4, 6), channels=3), batch=2, samples=1, grid=3),
         bench.Case("volumes", SampleLayout((3, 4, 5), 1, dtype="float16"), batch=2, samples=1),
+        bench.Case("bare", SampleLayout((3, 4, 5), 1, 1, "float16", False), batch=2, samples=1),
     ],
     ids=lambda case: case.name,
 )

@@ -57,7 +57,7 @@ class Case:
     @property
     def used(self) -> int:
         """Bytes of a sample's image and target; they come first in its record."""
-        return self.layout.nbytes - self.layout.voxels
+        return self.layout.nbytes - self.layout.voxels * self.layout.has_fov
 
     def arrays(self, records: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and target of what comes first in records: uint8 (m, `used`), as views."""
@@ -70,7 +70,12 @@ class Case:
 
 CASES = (
     Case("patches", SampleLayout((128, 128), channels=3), batch=32, samples=4000, grid=10),
-    Case("volumes", SampleLayout((96, 96, 96), 1, dtype="float16"), batch=2, samples=160),
+    Case(
+        "volumes",
+        SampleLayout((96, 96, 96), 1, dtype="float16", has_fov=False),
+        batch=2,
+        samples=160,
+    ),
 )
 
 
@@ -105,12 +110,12 @@ def feed(
     """Read shuffled batches of patches, and of volumes, peers interleaved; compare their rates.
 
     Patches are uint8, 128 px, 3 channels and a target, 32 to a batch; volumes float16, 96^3, one
-    channel and a target, 2 to a batch. Ours come out of the object store in keyed order and carry
-    the fov too (not counted). The loaders read a file whose chunks are single samples,
-    uncompressed, in the page cache, with workers that are already running: the best case of each.
-    The bare gather copies rows of one numpy array of the same records, in the same order. Every
-    peer reads one epoch per round, in an order that rotates; the first round warms all of them up
-    and is not counted.
+    channel and a target, 2 to a batch. Ours come out of the object store in keyed order; patches
+    carry the fov too (not counted), volumes need none, as it is full. The loaders read a file whose
+    chunks are single samples, uncompressed, in the page cache, with workers that are already
+    running: the best case of each. The bare gather copies rows of one numpy array of the same
+    records, in the same order. Every peer reads one epoch per round, in an order that rotates; the
+    first round warms all of them up and is not counted.
 
     Args:
         rounds: Counted rounds, at least 1.
@@ -158,9 +163,11 @@ def _measured(
         shape = case.layout.shape
         view = View(None, "full" if case.grid == 1 else shape, None, 0.0, shape, scope="none")
         resident = materialise(store, view)
+        opened = resident.open()
+        assert opened.table.layout == case.layout
         n, held = resident.n, f"{resident.nbytes / 1e6:.0f} MB in the object store"
         peers: dict[str, tuple[Epoch, dict[str, Any]]] = {
-            OURS: (partial(_resident_epoch, case, resident.open()), {"order": "keyed", "as": held}),
+            OURS: (partial(_resident_epoch, case, opened), {"order": "keyed", "as": held}),
             BARE: (
                 partial(_bare_epoch, case, _records(file)),
                 {"order": "keyed", "as": "one array, no fov"},
@@ -182,7 +189,7 @@ def _measured(
                     rates[name].append(rate)
         settings = {name: {**told, "samples": n} for name, (_, told) in peers.items()}
         # Workers end, and blocks are let go, before the folder does.
-        del peers, resident
+        del peers, resident, opened
     return rates, settings
 
 
