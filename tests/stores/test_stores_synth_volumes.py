@@ -325,7 +325,7 @@ SMALL: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("kind", sorted(SMALL))
 def test_a_store_is_planned_as_it_is_made(kind: str, tmp_path: Path) -> None:
-    """All but digests, keypoints and the exact box of the fov, which only making it tells."""
+    """All but digests, keypoints and what the fov covers, which only making it tells."""
     given = {"kind": kind, "sources": 2, "domain": "b", "seed": 3, **SMALL[kind]}
     path = tmp_path / "b.h5"
     digest = make_synth(path, **given)  # type: ignore[arg-type]
@@ -339,6 +339,7 @@ def test_a_store_is_planned_as_it_is_made(kind: str, tmp_path: Path) -> None:
                 image_digest="",
                 fov_box=(0, 0, 0, *source.shape),
                 keypoint_counts=(),
+                fov_full=False,
             )
             for source in store.sources
         )
