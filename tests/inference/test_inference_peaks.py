@@ -196,6 +196,17 @@ def test_odd_maps_give_finite_places(refinement: str) -> None:
     assert len(half)
 
 
+@pytest.mark.parametrize("faint", [1e-2, 1e-4, 1e-9])
+def test_a_faint_peak_at_the_border_among_zeros_has_a_place(faint: float) -> None:
+    # Of the cells around it so few weigh anything that their equations have no one solution.
+    heatmap = np.zeros((5, 5))
+    heatmap[2, 2], heatmap[0, 0] = 1.0, faint
+    found = picks_of(heatmap, threshold=1e-30)
+    assert len(found) == 2
+    assert np.abs(found.coordinates[0] - 2).max() < 1e-3
+    assert np.abs(found.coordinates[1]).max() <= 1
+
+
 def test_wrong_arguments_are_refused() -> None:
     for bad in ("median", ""):
         with pytest.raises(UserError, match="paraboloid, moments, none"):

@@ -153,7 +153,12 @@ def _least_squares(design: Floats, logs: Floats, weights: Floats) -> Floats:
     terms = design.shape[1]
     outer = (design[:, :, None] * design[:, None]).reshape(len(design), -1)
     normal = (weights @ outer).reshape(-1, terms, terms)
-    found = np.linalg.solve(normal, ((weights * logs) @ design)[..., None])[..., 0]
+    right = ((weights * logs) @ design)[..., None]
+    try:
+        found = np.linalg.solve(normal, right)[..., 0]
+    except np.linalg.LinAlgError:
+        # Of a faint peak among zeros the cells around weigh nothing: the least of all solutions.
+        found = (np.linalg.pinv(normal, hermitian=True) @ right)[..., 0]
     return np.asarray(found, np.float64)
 
 
