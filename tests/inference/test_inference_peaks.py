@@ -201,7 +201,7 @@ def test_a_faint_peak_at_the_border_among_zeros_has_a_place(faint: float) -> Non
     # Of the cells around it so few weigh anything that their equations have no one solution.
     heatmap = np.zeros((5, 5))
     heatmap[2, 2], heatmap[0, 0] = 1.0, faint
-    found = picks_of(heatmap, threshold=1e-30)
+    found = picks_of(heatmap, threshold=1e-30, refinement="paraboloid")
     assert len(found) == 2
     assert np.abs(found.coordinates[0] - 2).max() < 1e-3
     assert np.abs(found.coordinates[1]).max() <= 1
