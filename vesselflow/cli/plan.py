@@ -9,11 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from vesselflow.config.experiment import Experiment
 from vesselflow.config.paths import url_scheme
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError
 from vesselflow.records.bucket import SCHEMES
 from vesselflow.records.paths import AnyPath, any_path
+from vesselflow.runs.cells import trainings
 from vesselflow.sweeps.capacity import SlotPlan, make_plan
 from vesselflow.sweeps.machine import machine
 from vesselflow.sweeps.planning import SweepPlan
@@ -112,7 +114,9 @@ def print_plan(
     if len(expansion.points) > LISTED:
         console.print(f"  ... and {len(expansion.points) - LISTED} more")
     folds = len(space.run_folds(expansion.points[0].experiment))
-    console.print(f"runs:   {runs} (points x {folds} folds x {seeds} seeds)")
+    trained = trainings(space)
+    shared = f"{len(trained)} trained, scored as " if len(trained) < runs else ""
+    console.print(f"runs:   {shared}{runs} (points x {folds} folds x {seeds} seeds)")
     done = sum(row.complete for row in scored)
     carried = slots.describe() if slots else "as many as the cluster carries"
     if slots is None and plan.finished:
@@ -135,18 +139,20 @@ def print_plan(
         console.print(f"note:   {line}", markup=False, soft_wrap=True)
     if cells:
         console.print(f"done:   {done} of {len(cells)} runs are finished already")
-    _print_cost(console, space, runs, slots)
+    _print_cost(console, space, trained, slots)
     console.print(f"results: {folder}", markup=False, soft_wrap=True)
     if plan.changed:
         console.print(plan.changed, style="yellow", markup=False, soft_wrap=True)
     console.print("nothing was started (--dry-run)")
 
 
-def _print_cost(console: Console, space: Space, runs: int, plan: SlotPlan | None) -> None:
+def _print_cost(
+    console: Console, space: Space, trained: Sequence[Experiment], plan: SlotPlan | None
+) -> None:
     seconds = space.estimate.seconds_per_step
     steps = 0
-    for point, _, _ in space.runs():
-        train = point.experiment.train
+    for experiment in trained:
+        train = experiment.train
         if train.steps_per_epoch is None:
             console.print("cost:   unknown: set train.steps_per_epoch to have it estimated")
             return

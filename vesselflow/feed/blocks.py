@@ -64,7 +64,7 @@ def table_bytes(store: Store, view: View, kind: Kind) -> int:
         return 64 * len(store.sources)
     # Native target and fov, and at most as many bytes again for the working image.
     return sum(
-        layout_of(store, box_size(s.fov_box)).nbytes + s.height * s.width for s in store.sources
+        layout_of(store, box_size(s.fov_box)).nbytes + math.prod(s.shape) for s in store.sources
     )
 
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vesselflow.config.experiment import Experiment
-from vesselflow.config.fingerprint import canonical_json, digest, run_identity
+from vesselflow.config.fingerprint import (
+    canonical_json,
+    digest,
+    experiment_identity,
+    run_identity,
+)
 from vesselflow.config.space import Space
 from vesselflow.feed.folds import Fold
 from vesselflow.runs.domains import Domain
@@ -160,6 +165,28 @@ def make_cells(
                 )
             )
     return cells
+
+
+def trainings(space: Space) -> list[Experiment]:
+    """The experiment of each training that a space needs; points that only score otherwise share.
+
+    By what the space says, so that it is known before any store is made.
+    """
+    known: dict[str, str] = {}
+    found: dict[tuple[str, int, int], Experiment] = {}
+    for point, fold, seed in space.runs():
+        experiment = point.experiment
+        if point.name not in known:
+            known[point.name] = canonical_json(
+                [
+                    experiment_identity(experiment, REGISTRIES),
+                    experiment.task.model_dump(mode="json"),
+                    experiment.scale_of(experiment.data.train),
+                    split_key(experiment),
+                ]
+            )
+        found.setdefault((known[point.name], fold, seed), experiment)
+    return list(found.values())
 
 
 def _seen_key(experiment: Experiment) -> str:
