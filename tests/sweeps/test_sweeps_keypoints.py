@@ -7,19 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sweep_cases
+from sweep_cases import done
 
-from vesselflow.config.loading import load_space
 from vesselflow.errors import UserError
 from vesselflow.evaluation.long_tables import write_tables
-from vesselflow.feed.local import LocalData
 from vesselflow.metrics.detection import DETECTION
-from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.layout import Layout
 from vesselflow.stores.store import Source, write_store
-from vesselflow.sweeps.context import Reports
-from vesselflow.sweeps.execution import execute
-from vesselflow.sweeps.planning import Prepared, prepare
+from vesselflow.sweeps.planning import Prepared
 
 SPACE = """
 stores:
@@ -49,17 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(results: Path, text: str = SPACE) -> Prepared:
-    file = results.parent / "keypoints.yaml"
-    file.write_text(text)
-    return prepare(load_space(file, registries=REGISTRIES), results)
-
-
-def done(sweep: Prepared) -> None:
-    data = LocalData({name: facts.path for name, facts in sweep.stores.items()})
-    for job in sweep.jobs():
-        result = execute(job, sweep.results, data, reports=Reports())
-        assert (result.state, result.message) == ("finished", "")
-    sweep.rescore()
+    return sweep_cases.prepared(results, text, "keypoints")
 
 
 def test_keypoints_are_trained_scored_and_shown(results: Path, tmp_path: Path) -> None:

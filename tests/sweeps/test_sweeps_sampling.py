@@ -6,15 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sweep_cases import done, prepared
 
-from vesselflow.config.loading import load_space
 from vesselflow.errors import UserError
-from vesselflow.feed.local import LocalData
-from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.store import Source, write_store
-from vesselflow.sweeps.context import Reports
-from vesselflow.sweeps.execution import execute
-from vesselflow.sweeps.planning import Prepared, prepare
 
 SPACE = """
 stores: {a: a.h5}
@@ -26,12 +21,6 @@ train: {epochs: 1, micro_batch_size: 2}
 """
 
 
-def prepared(folder: Path, text: str) -> Prepared:
-    file = folder / "space.yaml"
-    file.write_text(text)
-    return prepare(load_space(file, registries=REGISTRIES), folder / "results")
-
-
 @pytest.mark.parametrize("name", ["foreground", "class"])
 def test_a_training_part_without_foreground_is_refused(tmp_path: Path, name: str) -> None:
     ones = np.ones((48, 48), np.uint8)
@@ -40,9 +29,9 @@ def test_a_training_part_without_foreground_is_refused(tmp_path: Path, name: str
         for i in range(4)
     ]
     write_store(tmp_path / "a.h5", sources, domain="a", importer={"name": "test"})
-    prepared(tmp_path, SPACE)
+    prepared(tmp_path / "results", SPACE)
     with pytest.raises(UserError) as refused:
-        prepared(tmp_path, f"{SPACE}sampling: {{name: {name}}}\n")
+        prepared(tmp_path / "results", f"{SPACE}sampling: {{name: {name}}}\n")
     assert str(refused.value) == (
         "space.yaml: sampling.name: the training part of fold 0 (store 'a') has no foreground, "
         f"which {name} draws; allowed: uniform, or folds with foreground to train on"
@@ -52,7 +41,7 @@ def test_a_training_part_without_foreground_is_refused(tmp_path: Path, name: str
 def test_keypoints_are_not_drawn_where_there_are_none(tmp_path: Path) -> None:
     text = SPACE.replace("a.h5", "'synth:fundus?sources=4&size_px=64'")
     with pytest.raises(UserError) as refused:
-        prepared(tmp_path, text + "grid: {sampling.name: [uniform, keypoint]}\n")
+        prepared(tmp_path / "results", text + "grid: {sampling.name: [uniform, keypoint]}\n")
     assert str(refused.value) == (
         "space.yaml: grid.sampling.name: keypoint needs a keypoint store, 'a' is a patch store; "
         "allowed: uniform, foreground, class, hard"
@@ -73,7 +62,7 @@ train: {epochs: 2, steps_per_epoch: 2, micro_batch_size: 2}
 
 def test_whole_volumes_are_not_cut_around_keypoints(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
-        prepared(tmp_path, KEYPOINTS.replace(", patch: [16, 32, 32]", ""))
+        prepared(tmp_path / "results", KEYPOINTS.replace(", patch: [16, 32, 32]", ""))
     assert str(refused.value) == (
         "space.yaml: sampling.name: whole images cannot be cut around keypoints; "
         "allowed: uniform, or a data.patch in px"
@@ -81,8 +70,6 @@ def test_whole_volumes_are_not_cut_around_keypoints(tmp_path: Path) -> None:
 
 
 def test_a_sweep_that_draws_patches_around_keypoints(tmp_path: Path) -> None:
-    sweep = prepared(tmp_path, KEYPOINTS)
-    data = LocalData({name: facts.path for name, facts in sweep.stores.items()})
-    (job,) = sweep.jobs()
-    result = execute(job, sweep.results, data, reports=Reports())
-    assert (result.state, result.message) == ("finished", "")
+    sweep = prepared(tmp_path / "results", KEYPOINTS)
+    done(sweep)
+    assert sweep.missing() == []
