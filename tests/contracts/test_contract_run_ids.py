@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from vesselflow.config.experiment import load_experiment
-from vesselflow.config.fingerprint import digest, run_id
+from vesselflow.config.fingerprint import digest, run_id, run_identity
 from vesselflow.config.loading import load_space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.runs.registries import REGISTRIES
-from vesselflow.stores.synth import synth_digest_key
+from vesselflow.runs.resolved import task_of
+from vesselflow.runs.specs import StoreFacts
+from vesselflow.stores.synth import planned_layout, synth_digest_key
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 
@@ -27,8 +29,15 @@ FACTS: dict[str, Any] = {
     "registries": REGISTRIES,
 }
 
-#: (file, profile) -> number of points, name of the first point's run, digest of all names in order.
+#: (file, profile) -> number of runs with different names, name of the first point's run, digest of
+#: all names in order.
 SHIPPED = {
+    ("keypoints_loss_beta.yaml", None): (6, "68b7c1a5e6cbae91b07f", "8dd2b09f512b87e115ce"),
+    ("keypoints_loss_beta.yaml", "full"): (12, "1d3e2784847ec9476ef6", "acbc1c67d788b5f74f1e"),
+    ("keypoints_sampling.yaml", None): (5, "c3d108852863a6dbd526", "1d691b42cfec8783320a"),
+    ("keypoints_sampling.yaml", "full"): (13, "a8300a0025023e0fe71a", "d70835cff0b524d4554d"),
+    ("keypoints_sigma.yaml", None): (6, "2f3ec1b0141f49af72ad", "06e789e14f45aa1606f5"),
+    ("keypoints_sigma.yaml", "full"): (15, "1237f8a7fe2dce5ba9d4", "42a2cf56b6e4ee7347b1"),
     ("loss_beta.yaml", None): (6, "47314de93c5bacd048bf", "1a0843215b821209a5a3"),
     ("loss_beta.yaml", "chase"): (3, "00a165609a3cd60cfb24", "6c1944abee6537829727"),
     ("loss_beta.yaml", "full"): (22, "3388a025dc38dd59787a", "304980267a600cb1ac7d"),
@@ -128,8 +137,15 @@ def test_the_runs_of_profiles_as_they_were_keep_their_names(profile: str, size: 
 
 def _names(file: str, profile: str | None, overrides: tuple[str, ...] = ()) -> tuple[int, str, str]:
     space = load_space(SPACES / file, profile=profile, overrides=overrides, registries=REGISTRIES)
-    names = [run_id(point.experiment, **FACTS) for point in space.expand().points]
-    return len(names), names[0], digest(names)
+    names = []
+    for point in space.expand().points:
+        train = point.experiment.data.train
+        declared = space.stores[train].synth
+        layout = None if declared is None else planned_layout(declared.arguments)
+        facts = StoreFacts(train, Path(), "", (), layout=layout)
+        task = task_of(point.experiment, facts).identity
+        names.append(digest(run_identity(point.experiment, **FACTS, task=task)))
+    return len(set(names)), names[0], digest(names)
 
 
 def test_every_shipped_space_is_here() -> None:
