@@ -147,6 +147,12 @@ def test_floats_are_graded_on_a_scale_of_their_own() -> None:
     assert inside.std(dim=1).tolist() == pytest.approx([0.1, 0.1], rel=1e-2)
     assert unit[1, 1, 1:].unique().tolist() == [0.5]
     torch.testing.assert_close(grades.back(unit), image, rtol=1e-5, atol=1e-3)
+    # What lies far out is not cut off: the scale is wider there.
+    sparse = torch.zeros(1, 1, 8, 12, 12)
+    sparse[0, 0, 4, 5, 6] = 90.0
+    wide = Grades.of(sparse, torch.ones_like(sparse)).to_unit(sparse)
+    assert 0 <= float(wide.min()) <= float(wide.max()) <= 1
+    assert float(wide.max()) == pytest.approx(1.0)
     # Whatever the range: the same noise is of the same strength.
     spec = {"gaussian_noise": {"p": 1.0, "std": 0.05}}
     moved = []

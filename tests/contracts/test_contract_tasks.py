@@ -199,3 +199,13 @@ def test_a_picture_is_of_native_size(task: Task[Any], protocol: Protocol) -> Non
         assert array.shape == whole.fov.shape
     assert 0 <= seen.probability.min() <= seen.probability.max() <= 1
     assert seen.target.any()
+    # A class that is predicted is seen, whatever the others do.
+    one_alone = (-100.0, *[math.inf] * (len(task.spec.classes) - 1))
+    for limits in (one_alone, one_alone[::-1]):
+        assert task.picture(
+            predicted(task, protocol, whole), whole, limits, protocol
+        ).prediction.any()
+    nothing = (math.inf,) * len(task.spec.classes)
+    assert not task.picture(
+        predicted(task, protocol, whole), whole, nothing, protocol
+    ).prediction.any()

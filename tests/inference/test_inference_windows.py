@@ -83,3 +83,17 @@ def test_saturated_logits_stay_finite_and_in_order() -> None:
     found = blended(Pointwise(), image, (4, 4), 0.5)
     assert torch.isfinite(found).all()
     assert (found.flatten().diff() >= -1e-3).all()
+
+
+@pytest.mark.parametrize("stride", [(4,), (2, 4)])
+def test_windows_of_a_coarse_output_are_whole_cells(stride: tuple[int, ...]) -> None:
+    # Overlaps and sides for which even steps would begin inside a cell.
+    image = torch.randn(1, 1, 36, 52, generator=torch.Generator().manual_seed(2))
+    steps = stride * 2 if len(stride) == 1 else stride
+
+    def means(part: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(part, steps)
+
+    for overlap in (0.0, 0.3, 0.5):
+        found = blended(means, image, (16, 20), overlap, stride)
+        torch.testing.assert_close(found, means(image), atol=1e-5, rtol=1e-5)

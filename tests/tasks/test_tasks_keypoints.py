@@ -134,6 +134,15 @@ def test_thresholds_are_frozen_class_by_class() -> None:
     assert found.value(POOLED, "recall") == 0.5
 
 
+def test_a_point_lies_in_the_voxel_whose_centre_is_nearest() -> None:
+    for edge, held in ((20, 2), (21, 1)):
+        # The shells lie at y = 30.5 and 38.6, which is voxel 39: a border at 31 leaves both in.
+        fov = np.zeros(SHAPE, np.uint8)
+        fov[:, edge + 11 : 40] = 1
+        found = scored(Knows(), whole(fov=fov), thresholds=(0.0, 0.0))
+        assert found.value("v", "picks/shell") + found.value("v", "missed/shell") == held
+
+
 def test_half_is_a_threshold_too() -> None:
     found = scored(Knows(), whole(), replace(PROTOCOL, threshold="half"))
     assert found.thresholds == (0.0, 0.0)

@@ -187,6 +187,17 @@ def test_the_first_epoch_is_uniform_and_then_large_losses_come_more_often(hard):
     assert not state["counts"].any()
 
 
+def test_floats_come_back_from_the_scale_on_which_they_are_augmented():
+    # Noise of no strength changes nothing but the last bits.
+    plain, graded = (
+        cases.run_tiny(cases.POINTS.model_copy(update={"augment": augment}))
+        for augment in ({}, {"gaussian_noise": {"p": 1.0, "std": 0.0}})
+    )
+    assert cases.differences(plain.last, graded.last) != []
+    for one, other in zip(plain.curve, graded.curve, strict=True):
+        assert other[2] == pytest.approx(one[2], rel=1e-2)
+
+
 def test_every_sample_comes_once_before_any_comes_twice(solo):
     # 10 training samples (2 .. 11), 8 per step: the first ten drawn are all of them.
     drawn = [i for place in sorted(solo.order) for i in solo.order[place]]

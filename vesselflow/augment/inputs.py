@@ -11,8 +11,8 @@ from torch import Tensor
 from vesselflow.augment.normalise import normalise, patch_statistics
 from vesselflow.config.experiment import Normalise
 
-#: Standard deviation of float images on the scale on which their values are augmented: five of
-#: them either way fill it.
+#: Largest standard deviation of float images on the scale on which their values are augmented:
+#: five of them either way fill it.
 DEVIATION = 0.1
 #: Centre and scale (C,) over the sources of the training part.
 DatasetStatistics = tuple[np.ndarray, np.ndarray]
@@ -32,7 +32,8 @@ class Grades:
 
     Floats have no largest value, so that what is said in units of the [0, 1] image (noise,
     brightness, contrast, clamps) is meant on a scale on which each channel of each sample has the
-    mean 1/2 and the standard deviation `DEVIATION` inside its fov.
+    mean 1/2 inside its fov, and the standard deviation `DEVIATION`, or less where values lie
+    farther out than would then fit into [0, 1]: no clamp cuts off what is there.
 
     Attributes:
         centre: float32 (N, C, 1, ...), mean of each channel.
@@ -52,7 +53,10 @@ class Grades:
         """
         centre, scale = patch_statistics(image, fov)
         shape = (*image.shape[:2], *[1] * (image.ndim - 2))
-        return cls(centre.reshape(shape), scale.reshape(shape) / DEVIATION)
+        centre = centre.reshape(shape)
+        away = torch.where((fov > 0) & torch.isfinite(image), (image - centre).abs(), 0.0)
+        farthest = away.flatten(2).amax(dim=2).reshape(shape)
+        return cls(centre, torch.maximum(scale.reshape(shape) / DEVIATION, 2 * farthest))
 
     def to_unit(self, image: Tensor) -> Tensor:
         """The image on that scale."""
