@@ -31,7 +31,7 @@ sweep: $(READY)
 QUICK := $(BIN)/python -m pytest -n 2 -m "not ray and not bench and not long and not rig"
 RAY   := $(BIN)/python -m pytest -m "ray and not bench and not long and not rig"
 # What computes numbers that a CPU could change: rooms, and files of rooms of which most compute none.
-NUMBERS := augment contracts feed inference losses metrics models optimizers stores targets \
+NUMBERS := augment contracts feed inference losses metrics models optimizers stores targets tasks \
   $(addprefix training/test_training_,$(addsuffix .py,loop packing reduction runs)) \
   $(addprefix evaluation/test_evaluation_,$(addsuffix .py,evaluated kept metrics scoring tables))
 
