@@ -27,7 +27,7 @@ class Augmenter:
     @property
     def grades(self) -> bool:
         """Whether any part changes values, and does not only move them."""
-        return any(not hasattr(part, "move") for _, part in self.parts)
+        return any(not isinstance(part, Mover) for _, part in self.parts)
 
     def __call__(
         self, image: Tensor, target: Tensor, fov: Tensor, *, generator: torch.Generator

@@ -14,6 +14,7 @@ from vesselflow.feed.batches import WholeImage
 from vesselflow.inference.peaks import one_class_each
 from vesselflow.inference.picks import Picks
 from vesselflow.metrics.matching import match
+from vesselflow.tasks.keypoints import inside_fov
 
 #: A keypoint is isolated where the nearest other one, of any class, is farther than this many
 #: matching radii.
@@ -40,11 +41,7 @@ class Seen:
 
     def inside(self, places: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which places lie in a voxel of the field of view."""
-        fov = self.whole.fov
-        voxels = np.floor(places + 0.5).astype(np.int64)
-        held = np.clip(voxels, 0, np.asarray(fov.shape) - 1)
-        lit: NDArray[np.bool_] = fov[tuple(held.T)] > 0
-        return lit & (held == voxels).all(axis=1)
+        return inside_fov(places, self.whole.fov)
 
     def isolated_errors(self, picks: Picks, thresholds: Sequence[float]) -> NDArray[np.float64]:
         """Errors in voxels of the picks of isolated keypoints, (n, 2): class and distance."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,11 @@ from vesselflow.bench.blob_tables import (
 from vesselflow.bench.laplacian import Blobs, Search, Settings, Volume, response, thinned, tops
 from vesselflow.config.loading import load_space
 from vesselflow.errors import UserError
-from vesselflow.evaluation.evaluated import POOLED
 from vesselflow.evaluation.long_tables import Scored, selected_point
 from vesselflow.feed.batches import WholeImage
 from vesselflow.feed.local import LocalData
 from vesselflow.inference.picks import Picks
-from vesselflow.metrics.detection.best import best_thresholds
+from vesselflow.metrics.detection.best import BETAS, best_thresholds
 from vesselflow.metrics.detection.scores import fbeta
 from vesselflow.metrics.matches import Matches
 from vesselflow.runs.cells import Job
@@ -40,14 +39,11 @@ from vesselflow.runs.domains import Domain
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.stores.store import Store
 from vesselflow.sweeps.context import Context, Reports
-from vesselflow.sweeps.planning import SweepPlan, check_space, look_up_runs, plan_sweep
-from vesselflow.sweeps.stores_made import open_stores
-from vesselflow.tasks.keypoints import Found, PickKeypoints
+from vesselflow.sweeps.planning import SweepPlan, plan_sweep, with_stores
+from vesselflow.tasks.keypoints import Found, PickKeypoints, radii_in_voxels, truth_of
 from vesselflow.tasks.task import build_task
 from vesselflow.training.group import Solo
-from vesselflow.training.loop import build_model, load_weights
-
-_BETAS = {"f1": 1.0, "f4": 4.0}
+from vesselflow.training.loop import trained_model
 
 
 def blobs(
@@ -118,11 +114,7 @@ def _planned(
 ) -> SweepPlan:
     say("looking at the space")
     plan = plan_sweep(load_space(space, profile=profile, registries=REGISTRIES), results)
-    if not plan.whole:
-        plan.stores = open_stores(plan.space, plan.file, plan.results, say)
-        plan.folds = check_space(plan.space, plan.file, plan.stores)
-        plan.cells, plan.scored = look_up_runs(plan.space, plan.folds, plan.stores, plan.lookup)
-    return plan
+    return with_stores(plan, say)
 
 
 class _Fold:
@@ -152,28 +144,16 @@ class _Fold:
             return [self._one(images[index], store.image(index)) for index in domain.sources]
 
     def _one(self, whole: WholeImage, image: NDArray[Any]) -> Seen:
-        assert whole.keypoints is not None
-        assert self._cell.protocol.radius is not None
-        unit, radii = self._cell.protocol.radius
-        spacing = None if whole.spacing_um is None else np.asarray(whole.spacing_um) * 1e4
-        volume = Volume.of(image, whole.fov, None if spacing is None else spacing.tolist())
-        per_voxel = np.ones(whole.fov.ndim) if unit == "voxels" or spacing is None else spacing
-        seen = Seen(
-            whole,
-            volume,
-            whole.keypoints.positions,
-            whole.keypoints.classes.astype(np.int64),
-            np.asarray(radii)[:, None] / per_voxel,
-        )
-        kept = seen.inside(seen.truth)
-        return replace(seen, truth=seen.truth[kept], classes=seen.classes[kept])
+        volume = Volume.of(image, whole.fov, whole.spacing_angstrom)
+        radii = radii_in_voxels(whole, self._cell.protocol)
+        return Seen(whole, volume, *truth_of(whole), radii)
 
     # -- the Laplacian of Gaussian -------------------------------------------------------------
 
     def laplacian(self) -> list[dict[str, Any]]:
         """Rows of the Laplacian of Gaussian, its places refined and not."""
         chosen = self._searched(self._seen[self._cell.domains[0]])
-        beta = _BETAS[self._cell.protocol.threshold_metric]
+        beta = BETAS[self._cell.protocol.threshold_metric]
         val = self._cell.domains[0]
         rows: list[dict[str, Any]] = []
         for name in (LOG, WHOLE):
@@ -218,7 +198,7 @@ class _Fold:
         def responses_of(sigma: float, mode: str) -> list[NDArray[np.float32]]:
             return [response(volume, sigma, mode) for volume in volumes]
 
-        beta = _BETAS[self._cell.protocol.threshold_metric]
+        beta = BETAS[self._cell.protocol.threshold_metric]
         found = []
         for kind, name in enumerate(self._task.spec.classes):
 
@@ -272,15 +252,14 @@ class _Fold:
         """Rows of a run: scores out of its tables, isolated keypoints out of its weights."""
         assert row.epoch is not None
         context = self._context_of(row)
-        limits = self._thresholds(row)
+        limits = row.evaluated[row.epoch, row.cell.domains[0]].thresholds
         weights = context.record.weights_path(row.epoch).is_file()
         model = None
         if weights:
             channels = int(self._seen[row.cell.domains[0]][0].whole.image.shape[0])
             run = row.cell.run
-            model = build_model(run.experiment, channels, run.seed, run.task)
-            model.load_state_dict(load_weights(context.record.read_weights(row.epoch)))
-            model.eval()
+            payload = context.record.read_weights(row.epoch)
+            model = trained_model(run.experiment, channels, run.seed, run.task, payload)
         rows: list[dict[str, Any]] = []
         for domain in row.cell.domains:
             self._say(f"{row.cell.run.label}: {domain.name}, {domain.role}")
@@ -301,14 +280,6 @@ class _Fold:
             scores = evaluated.pooled
             rows += self._rows(OURS, domain, scores, picks, limits, seed=row.cell.run.seed)
         return rows
-
-    def _thresholds(self, row: Scored) -> tuple[float, ...]:
-        """Frozen on validation, one for each class."""
-        assert row.epoch is not None
-        scores = row.evaluated[row.epoch, row.cell.domains[0]]
-        classes = self._task.spec.classes
-        names = [f"threshold/{name}" for name in classes] if len(classes) > 1 else ["threshold"]
-        return tuple(scores.value(POOLED, name) for name in names)
 
     def _rows(
         self,

@@ -34,6 +34,19 @@ def spread(values: Any) -> dict[str, float] | None:
     return {"min": float(low), "median": float(middle), "max": float(high)}
 
 
+def unit_of(spacing: Sequence[float] | None) -> tuple[str, float]:
+    """The unit in which distances are told, and by what micrometres (or px) are multiplied for it.
+
+    Args:
+        spacing: Of a voxel, micrometres; below 10 nm distances are told in angstrom. None: px.
+    """
+    from vesselflow.stores.schema import ANGSTROM_PER_UM
+
+    if spacing is None:
+        return "px", 1.0
+    return ("angstrom", ANGSTROM_PER_UM) if max(spacing) < 0.01 else ("um", 1.0)
+
+
 def distance_text(
     found: Mapping[str, float] | None, spacing: Sequence[float] | None, short: bool = True
 ) -> str:
@@ -41,16 +54,13 @@ def distance_text(
 
     Args:
         found: Of `spread`, in micrometres, or px where there is no spacing.
-        spacing: Of a voxel, micrometres; below 10 nm distances are told in angstrom.
+        spacing: As of `unit_of`.
         short: The least and the median only.
     """
     if not found:
         return "-"
-    small = spacing is not None and max(spacing) < 0.01
-    unit = "px" if spacing is None else "angstrom" if small else "um"
-    least, median, most = (
-        f"{found[name] * (1e4 if small else 1):.4g}" for name in ("min", "median", "max")
-    )
+    unit, scale = unit_of(spacing)
+    least, median, most = (f"{found[name] * scale:.4g}" for name in ("min", "median", "max"))
     text = f"{least} to {most} {unit}, median {median}"
     return f"from {least}, median {median} {unit}" if short else text
 

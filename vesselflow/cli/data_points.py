@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vesselflow.cli.data_distances import distance_text, nearest, spread
+from vesselflow.cli.data_distances import distance_text, nearest, spread, unit_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -156,7 +156,7 @@ def rendered(store: Store, source: SourceInfo) -> Any:
     # What holds whatever the grid comes first, as in training.
     angstrom = layout.sigma_angstrom if source.spacing_um else None
     if angstrom is not None:
-        spacing = torch.tensor(source.spacing_um, dtype=torch.float64) * 1e4
+        spacing = torch.tensor(source.spacing_angstrom, dtype=torch.float64)
     cells = (layout.ds_sigma or SIGMA_CELLS) if angstrom is None else None
     sigma = Sigma.of(
         axes=layout.dims,
@@ -223,10 +223,7 @@ def histogram(store: Store, width: int, height: int) -> Image.Image | None:
     together = np.concatenate(list(distances.values()))
     if not len(together):
         return None
-    spacing = _spacing(store)
-    small = spacing is not None and max(spacing) < 0.01
-    unit = "px" if spacing is None else "angstrom" if small else "um"
-    scale = 1e4 if small else 1.0
+    unit, scale = unit_of(_spacing(store))
     edges = np.linspace(0, together.max() * scale * (1 + 1e-9) or 1.0, BARS + 1)
     counts = [np.histogram(each * scale, edges)[0] for each in distances.values()]
     picture = Image.new("RGB", (width, height), (250, 250, 248))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -55,6 +55,11 @@ class Scores(Protocol):
     @property
     def threshold(self) -> float:
         """The threshold as a probability in [0, 1], for people."""
+        ...
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The logit from which each class is predicted."""
         ...
 
     @property
@@ -153,10 +158,8 @@ class Evaluated:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """The logit from which each class is predicted; see `threshold_logit`."""
-        pooled = ((metric, value) for source, metric, value in self.rows if source == POOLED)
-        found = tuple(value for metric, value in pooled if metric.startswith(OF_CLASSES))
-        return found or (self.threshold_logit,)
+        """As of `Scores`."""
+        return thresholds_of(self.pooled, self.threshold_logit)
 
     def joined(self, other: Evaluated) -> Evaluated:
         """With the rows of another one too, whose metrics are missing here."""
@@ -170,6 +173,12 @@ def ordered(rows: Iterable[tuple[str, str, T]]) -> tuple[tuple[str, str, T], ...
     sources = {source: place for place, source in enumerate(dict.fromkeys(r[0] for r in given))}
     # Stable: those of classes follow in the order in which they are given.
     return tuple(sorted(given, key=lambda row: (sources[row[0]], metrics[base_of(row[1])])))
+
+
+def thresholds_of(pooled: Mapping[str, float], threshold_logit: float) -> tuple[float, ...]:
+    """The thresholds of several classes, which stand among the pooled scores, or the only one."""
+    found = tuple(value for metric, value in pooled.items() if metric.startswith(OF_CLASSES))
+    return found or (threshold_logit,)
 
 
 def sigmoid(logit: float) -> float:

@@ -17,7 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from vesselflow.errors import VesselflowError
-from vesselflow.evaluation.evaluated import POOLED, Columns, ordered, read_scores, sigmoid
+from vesselflow.evaluation.evaluated import (
+    POOLED,
+    Columns,
+    ordered,
+    read_scores,
+    sigmoid,
+    thresholds_of,
+)
 from vesselflow.metrics import ALL_METRICS
 from vesselflow.metrics.registry import base_of
 from vesselflow.records.bucket import BucketTrouble
@@ -105,6 +112,11 @@ class Kept:
     def threshold(self) -> float:
         """As of `Evaluated`."""
         return sigmoid(self.threshold_logit)
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """As of `Scores`."""
+        return thresholds_of(self.pooled, self.threshold_logit)
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """As of `Evaluated`."""

@@ -13,7 +13,7 @@ from vesselflow.augment.inputs import DatasetStatistics
 from vesselflow.config.experiment import Experiment
 from vesselflow.evaluation.evaluated import POOLED, Evaluated
 from vesselflow.feed.batches import WholeImage, WholeImages
-from vesselflow.feed.view import box_size
+from vesselflow.feed.view import box_size, slices
 from vesselflow.feed.working import resized
 from vesselflow.records.atomic import write_bytes
 from vesselflow.records.paths import AnyPath, names_in
@@ -75,7 +75,7 @@ def write_previews(
         if old.startswith((f"{stem}_best_", f"{stem}_worst_")) and old.endswith(".npz"):
             (folder / old).unlink(missing_ok=True)
     written = []
-    judge = build_task(task or TaskSpec())
+    judge = build_task(task)
     for name, (source_id, value) in extremes(evaluated, objective).items():
         whole = images[by_id[source_id]]
         predicted = judge.predict(
@@ -132,15 +132,13 @@ def write_previews(
 
 def native_image(whole: WholeImage) -> np.ndarray:
     """The image as the model saw it, brought back to native size; uint8 (*S, 3)."""
-    inner = tuple(slice(o, o + n) for o, n in zip(whole.offset, whole.inner, strict=True))
-    seen = _shown(whole.image[(slice(None), *inner)])
+    seen = _shown(whole.image[(slice(None), *slices(whole.offset, whole.inner))])
     if seen.shape[0] != 3:
         seen = np.repeat(seen[:1], 3, axis=0)
     size = box_size(whole.box)
-    box = tuple(slice(low, low + n) for low, n in zip(whole.box, size, strict=False))
     canvas = np.zeros((*whole.fov.shape, 3), np.uint8)
     planes = [resized(plane, size, Image.Resampling.BILINEAR) for plane in seen]
-    canvas[box] = np.stack(planes, axis=-1)
+    canvas[slices(whole.box, size)] = np.stack(planes, axis=-1)
     return canvas
 
 

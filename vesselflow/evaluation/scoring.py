@@ -49,7 +49,7 @@ def evaluate(
     Returns:
         Per image and pooled (all images together) scores.
     """
-    judge = build_task(task or TaskSpec())
+    judge = build_task(task)
     names = protocol.metrics.names() if metrics is None else metrics
     rows: list[tuple[str, str, float]] = []
     waiting: list[tuple[str, Any]] = []

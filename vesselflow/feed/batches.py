@@ -12,7 +12,7 @@ import numpy as np
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.feed.contents import planes_held, points_held
 from vesselflow.feed.layout import SampleLayout, Size
-from vesselflow.feed.points import BatchPoints, Points, corners_around, points_of, source_points
+from vesselflow.feed.points import BatchPoints, Points, corners_around, source_points
 from vesselflow.feed.view import (
     Box,
     Frame,
@@ -25,6 +25,7 @@ from vesselflow.feed.view import (
 )
 from vesselflow.feed.working import cut, native_target, sample_layout, working_source
 from vesselflow.stores.keypoints import Keypoints
+from vesselflow.stores.schema import in_angstrom
 from vesselflow.stores.statistics import centre_scale
 from vesselflow.stores.store import Store
 
@@ -227,6 +228,11 @@ class WholeImage:
     keypoints: Keypoints | None = None
     spacing_um: tuple[float, ...] | None = None
 
+    @property
+    def spacing_angstrom(self) -> tuple[float, ...] | None:
+        """Of a native voxel along each axis in angstrom, where known."""
+        return in_angstrom(self.spacing_um)
+
 
 class WholeImages(Protocol):
     """The sources of a store, whole, in store order."""
@@ -403,7 +409,7 @@ def load_samples(path: StorePath, view: View) -> ArraySamples:
 
 def _points(parts: Sequence[SourceSamples]) -> Points | None:
     given = [part.points for part in parts if part.points is not None]
-    return points_of(given, given[0].shape[1] - 1) if given else None
+    return Points.of(dict(enumerate(given)), given[0].shape[1] - 1) if given else None
 
 
 def load_images(path: StorePath, view: View) -> ArrayImages:

@@ -101,16 +101,10 @@ def _floats(values: np.ndarray) -> pa.Array:
     return _lists(values, np.float32)
 
 
-def _layouts(layout: SampleLayout, count: int) -> pa.Array:
-    """The same layout for every row of a table: it travels with each of its blocks."""
-    text = json.dumps(asdict(layout))
-    return pa.array([text] * count, type=pa.string()).dictionary_encode()
-
-
-def _same(value: bytes, count: int) -> pa.Array:
-    """The same bytes for every row of a table, once in memory."""
+def _same(value: str | bytes, count: int) -> pa.Array:
+    """The same value for every row of a table, once in memory: it travels with its blocks."""
     places = pa.array(np.zeros(count, np.int32))
-    return pa.DictionaryArray.from_arrays(places, pa.array([value], pa.binary()))
+    return pa.DictionaryArray.from_arrays(places, pa.array([value]))
 
 
 def _points(tables: Sequence[pa.Table], axes: int) -> Points | None:
@@ -149,7 +143,7 @@ def _sample_tables(
                 "held": _lists(part.held, np.uint8),
                 "centred": part.centred,
             }
-            columns["layout"] = _layouts(part.layout, count)
+            columns["layout"] = _same(json.dumps(asdict(part.layout)), count)
             if part.points is not None:
                 columns["points"] = _same(part.points.tobytes(), count)
             if records:

@@ -7,7 +7,7 @@ share of 0 it is `Uniform`, bit for bit.
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselflow.errors import UserError
-from vesselflow.feed.order import key, sample_indices
+from vesselflow.feed.order import key, sample_indices, unit_numbers
 
 if TYPE_CHECKING:
     from vesselflow.feed.batches import SampleTable
@@ -53,7 +53,7 @@ class Uniform:
         return self.rows[order]
 
 
-class Shared:
+class Shared(ABC):
     """Draws that put samples of their own, with replacement, at a share of the positions.
 
     The positions are spread evenly, so that of any `m` samples in a row at least
@@ -78,12 +78,23 @@ class Shared:
             found[own] = self.draw(uniforms(self._seed, position, count)[own])
         return found
 
+    @abstractmethod
     def draw(self, numbers: Floats) -> Indices:
         """Samples by random numbers (k, 2) in [0, 1), a row for each."""
-        raise NotImplementedError
 
 
-class Foreground(Shared):
+class Pooled(Shared):
+    """Draws out of some of the samples, each of them equally often."""
+
+    #: int64 (k,), at least one: which samples.
+    pool: Indices
+
+    def draw(self, numbers: Floats) -> Indices:
+        """One of the pool by the first number."""
+        return self.pool[_places(numbers[:, 0], len(self.pool))]
+
+
+class Foreground(Pooled):
     """Samples with foreground: a class inside, somewhere in the field of view.
 
     Raises:
@@ -92,13 +103,9 @@ class Foreground(Shared):
 
     def __init__(self, *, table: SampleTable, rows: Indices, seed: int, share: float) -> None:
         super().__init__(table=table, rows=rows, seed=seed, share=share)
-        self._pool = rows[held_classes(table, rows).any(axis=1)]
-        if not len(self._pool):
+        self.pool = rows[held_classes(table, rows).any(axis=1)]
+        if not len(self.pool):
             raise _nothing()
-
-    def draw(self, numbers: Floats) -> Indices:
-        """Each sample with foreground equally often."""
-        return self._pool[_places(numbers[:, 0], len(self._pool))]
 
 
 class Classes(Shared):
@@ -125,7 +132,7 @@ class Classes(Shared):
         return self._members[self._first[chosen] + _places(numbers[:, 1], self._sizes[chosen])]
 
 
-class AroundKeypoints(Shared):
+class AroundKeypoints(Pooled):
     """Patches that are cut around keypoints, each equally often.
 
     Args:
@@ -152,17 +159,13 @@ class AroundKeypoints(Shared):
     ) -> None:
         grid = table.of_grid(rows)
         super().__init__(table=table, rows=grid, seed=seed, share=share)
-        self._pool = np.setdiff1d(rows, grid)
-        if not len(self._pool):
+        self.pool = np.setdiff1d(rows, grid)
+        if not len(self.pool):
             raise UserError(
                 "no patch around a keypoint of the training part has enough field of view",
                 where="sampling.name",
                 allowed="uniform, foreground, or a lower data.min_fov",
             )
-
-    def draw(self, numbers: Floats) -> Indices:
-        """Each patch around a keypoint equally often."""
-        return self._pool[_places(numbers[:, 0], len(self._pool))]
 
 
 def held_classes(table: SampleTable, rows: Indices) -> NDArray[np.bool_]:
@@ -192,9 +195,7 @@ def uniforms(seed: int, position: int, count: int) -> Floats:
 
 @lru_cache(maxsize=8)
 def _uniforms(seed: int, block: int) -> Floats:
-    # Raw words, which numpy promises never to change: see `order`.
-    words = np.random.Philox(key=key(seed, "draws", block)).random_raw(2 * _BLOCK)
-    numbers = np.asarray((words >> np.uint64(11)) * math.ldexp(1.0, -53)).reshape(_BLOCK, 2)
+    numbers = unit_numbers(key(seed, "draws", block), 2 * _BLOCK).reshape(_BLOCK, 2)
     numbers.setflags(write=False)
     return numbers
 

@@ -46,6 +46,12 @@ def _cycle(seed: int, cycle: int, n: int) -> np.ndarray:
     return order
 
 
+def unit_numbers(seed: int, count: int) -> np.ndarray:
+    """float64 (count,) in [0, 1), out of raw words, which numpy promises never to change."""
+    words = np.random.Philox(key=seed).random_raw(count)
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53)
+
+
 def sample_indices(*, seed: int, position: int, count: int, n: int) -> np.ndarray:
     """Part of an endless stream of keyed permutations of ``0 .. n-1``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesselflow.feed.layout import Size
-from vesselflow.feed.order import key
+from vesselflow.feed.order import key, unit_numbers
 from vesselflow.feed.view import Frame, View, box_size, in_fov
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def source_points(store: Store, source: int, at: Frame) -> Floats:
     axes = len(inner)
     table = np.zeros((1 + len(held), axes + 1))
     table[0] = np.nan
-    if info.spacing_um is not None:
-        table[0, :axes] = np.asarray(info.spacing_um) * 1e4 * native / inner
+    if info.spacing_angstrom is not None:
+        table[0, :axes] = at.working(info.spacing_angstrom)
     low = np.asarray(at.box[:axes], np.float64)
     table[1:, :axes] = (held.positions - low + 0.5) * (inner / native) - 0.5 + np.asarray(at.offset)
     table[1:, axes] = held.classes
@@ -150,16 +150,10 @@ def corners_around(
     copies, axes = view.around.copies, fov.ndim
     size = np.array(view.patch_of(axes))
     places = np.repeat(points[1:, :axes], copies, axis=0)
-    words = np.random.Philox(key=key(source, "around")).random_raw(places.size)
-    share = (words >> np.uint64(11)) * 2.0**-53 * 2 - 1
+    share = unit_numbers(key(source, "around"), places.size) * 2 - 1
     shift = share.reshape(places.shape) * (view.around.jitter * size)
     corners = np.floor(places - (size - 1) / 2 + shift + 0.5).astype(np.int64)
     corners = np.clip(corners, 0, np.array(fov.shape) - size)
     kept = in_fov(view, fov, corners)
     classes = np.repeat(points[1:, axes], copies)
     return corners[kept].astype(np.int32), classes[kept].astype(np.int32)
-
-
-def points_of(tables: Sequence[Floats], axes: int) -> Points:
-    """`Points.of` of all sources, in their order."""
-    return Points.of(dict(enumerate(tables)), axes)

@@ -186,12 +186,27 @@ class Frame:
     @property
     def inside(self) -> tuple[slice, ...]:
         """The resized box as slices of the working array."""
-        return tuple(slice(o, o + n) for o, n in zip(self.offset, self.inner, strict=True))
+        return slices(self.offset, self.inner)
+
+    def working(self, spacing: Spacing) -> Spacing:
+        """The size of a working px along each axis, by that of a native px in any unit."""
+        sizes = zip(spacing, box_size(self.box), self.inner, strict=True)
+        return tuple(own * native / inner for own, native, inner in sizes)
 
     def padded_to(self, shape: Size) -> Frame:
         """The same box, centred in a larger array."""
         offset = ((whole - part) // 2 for whole, part in zip(shape, self.inner, strict=True))
         return Frame(self.box, self.inner, tuple(offset), shape)
+
+
+def slices(lower: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """Slices of a size from a lower corner on; of a `Box`, of which the lows come first, as well.
+
+    Args:
+        lower: The corner; what stands behind its first numbers is not looked at.
+        size: Along each axis.
+    """
+    return tuple(slice(low, low + side) for low, side in zip(lower, size, strict=False))
 
 
 def box_size(box: Box) -> Size:

@@ -23,6 +23,7 @@ from vesselflow.feed.view import (
     patch_positions,
     sample_frames,
     sample_shape,
+    slices,
 )
 
 if TYPE_CHECKING:
@@ -233,11 +234,11 @@ def cut(
         return np.repeat(record[None], len(corners), axis=0)
     found = patch.empty(len(corners))
     for one, corner in zip(found, corners.tolist(), strict=True):
-        window = (slice(None), *(slice(c, c + n) for c, n in zip(corner, patch.shape, strict=True)))
+        place = (slice(None), *slices(corner, patch.shape))
         parts, wholes = patch.arrays(one), layout.arrays(record)
-        parts.image[...], parts.target[...] = wholes.image[window], wholes.target[window]
+        parts.image[...], parts.target[...] = wholes.image[place], wholes.target[place]
         if patch.has_fov:
-            parts.fov[...] = wholes.fov[window]
+            parts.fov[...] = wholes.fov[place]
     return found
 
 

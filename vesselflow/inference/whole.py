@@ -14,7 +14,7 @@ from vesselflow.augment.inputs import DatasetStatistics, channels_last, normalis
 from vesselflow.config.experiment import Experiment
 from vesselflow.errors import ShapeError
 from vesselflow.feed.batches import WholeImage
-from vesselflow.feed.view import box_size, per_axis
+from vesselflow.feed.view import box_size, per_axis, slices
 from vesselflow.inference.windows import blended
 
 #: Logits are held to this range where probabilities are averaged: beyond it the smaller of the
@@ -127,10 +127,8 @@ def box_of_working(values: Tensor, whole: WholeImage) -> Tensor:
         whole: The image that it belongs to.
     """
     size = box_size(whole.box)
-    inner = tuple(slice(o, o + n) for o, n in zip(whole.offset, whole.inner, strict=True))
     native = torch.zeros(whole.fov.shape, dtype=values.dtype)
-    box = tuple(slice(low, low + n) for low, n in zip(whole.box, size, strict=False))
-    native[box] = _resized(values[inner], size)
+    native[slices(whole.box, size)] = _resized(values[slices(whole.offset, whole.inner)], size)
     return native
 
 
@@ -167,8 +165,7 @@ def to_native(logits: Tensor, whole: WholeImage) -> np.ndarray:
         raise ShapeError(
             f"maps of {tuple(logits.shape)} do not hold {whole.inner} at {whole.offset}"
         )
-    parts = [slice(first, end) for first, end in zip(whole.offset, ends, strict=True)]
-    inside = logits[(slice(None), *parts)]
+    inside = logits[(slice(None), *slices(whole.offset, whole.inner))]
     size = box_size(whole.box)
     if len(inside) > 1 or size != whole.inner:
         exact = inside.double().clamp(-_LARGEST, _LARGEST)
@@ -177,9 +174,7 @@ def to_native(logits: Tensor, whole: WholeImage) -> np.ndarray:
         )
         inside = (vessel.log() - background.log())[None]
     native = np.full(whole.fov.shape, -np.inf, dtype=np.float32)
-    lower = whole.box[: len(size)]
-    box = tuple(slice(low, low + side) for low, side in zip(lower, size, strict=True))
-    native[box] = inside[0].numpy()
+    native[slices(whole.box, size)] = inside[0].numpy()
     return native
 
 

@@ -102,7 +102,7 @@ def _needed(jobs: Sequence[Job]) -> list[Needed]:
     """Every (kind, store, view) that runs need, once."""
     needed: dict[Needed, None] = {}
     for job in jobs:
-        experiment, stride = job.run.experiment, job.run.task.ds_factor
+        experiment, stride = job.run.experiment, job.run.task.stride
         needed["samples", experiment.data.train, view_of(experiment, stride=stride)] = None
         for domain in (job.validation, *(each.domain for each in job.evaluations)):
             view = image_view(domain_view(experiment, domain, stride))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vesselflow.config.experiment import Experiment
 from vesselflow.errors import UserError
+from vesselflow.feed.view import per_axis
 from vesselflow.tasks import TASKS
 from vesselflow.tasks.registry import TaskPart
 from vesselflow.tasks.spec import TaskSpec, Widths
@@ -61,18 +62,17 @@ def task_of(experiment: Experiment, facts: StoreFacts) -> TaskSpec:
             where="task.sigma_angstrom",
             allowed="one of task.ds_sigma and task.sigma_angstrom",
         )
-    declared: Any = None
     if cells is None and angstrom is None:
         # In angstrom first: it holds whatever the grid.
-        angstrom, declared = _declared(layout.sigma_angstrom), layout.ds_sigma
+        angstrom = _declared(layout.sigma_angstrom)
         if angstrom is None:
-            cells = _in_cells(declared, layout, factor)
+            cells = _in_cells(layout, factor)
     return TaskSpec(
         name=part.name,
         version=part.version,
         classes=classes,
         axes=axes,
-        ds_factor=_each(factor, axes, "task.ds_factor"),
+        ds_factor=per_axis(factor, axes, "task.ds_factor"),
         ds_sigma=_widths(cells, classes, axes, "task.ds_sigma"),
         sigma_angstrom=_widths(angstrom, classes, axes, "task.sigma_angstrom"),
         combine=given.combine,
@@ -126,8 +126,9 @@ def _declared(sigma: Any) -> Any:
     return list(sigma) if isinstance(sigma, tuple) else sigma
 
 
-def _in_cells(declared: Any, layout: Layout, factor: Any) -> Any:
-    """What the store declares in its own cells, in those that are asked for."""
+def _in_cells(layout: Layout, factor: Any) -> Any:
+    """The width that the store declares in its own cells, in those that are asked for."""
+    declared = layout.ds_sigma
     if declared is None:
         return SIGMA_CELLS
     if not isinstance(factor, int) or factor == layout.ds_factor:
@@ -138,24 +139,12 @@ def _in_cells(declared: Any, layout: Layout, factor: Any) -> Any:
     return scaled if isinstance(declared, tuple) else scaled[0]
 
 
-def _each(value: Any, axes: int, where: str) -> tuple[int, ...]:
-    numbers = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(numbers) != axes:
-        raise UserError(
-            f"{list(numbers)} has {len(numbers)} numbers, the images have {axes} axes",
-            where=where,
-            allowed=f"one number, or {axes}",
-        )
-    return numbers
-
-
 def _widths(given: Any, classes: tuple[str, ...], axes: int, where: str) -> Widths | None:
     """A row per class; lists are of the classes where the store declares them, else of the axes."""
     if given is None:
         return None
     if isinstance(given, tuple):
-        _each(given, axes, where)
-        return (tuple(map(float, given)),) * len(classes)
+        return (tuple(map(float, per_axis(given, axes, where))),) * len(classes)
     return tuple((width,) * axes for width in _per_class(given, classes, where))
 
 

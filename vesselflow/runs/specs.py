@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -90,13 +90,15 @@ class RunSpec:
         return self.experiment.score.at(self.experiment.train.epochs)
 
 
-def view_of(experiment: Experiment, store: str | None = None, stride: Sequence[int] = (1,)) -> View:
+def view_of(
+    experiment: Experiment, store: str | None = None, stride: int | tuple[int, ...] = 1
+) -> View:
     """How sources of a store become samples and whole images.
 
     Args:
         experiment: The run's.
         store: Which store; None: the training store.
-        stride: Working px of a cell of the output along each axis, or one number for all.
+        stride: Of the model's output, see `TaskSpec.stride`.
     """
     data, scheme, sampling = experiment.data, experiment.normalise, experiment.sampling
     around = None
@@ -108,7 +110,7 @@ def view_of(experiment: Experiment, store: str | None = None, stride: Sequence[i
         patch=data.patch,
         stride=data.stride,
         min_fov=data.min_fov,
-        divisor=divisor_of(experiment.model, 1 if set(stride) == {1} else tuple(stride)),
+        divisor=divisor_of(experiment.model, stride),
         scope=scheme.scope,
         method=scheme.method,
         per_channel=scheme.per_channel,
@@ -118,7 +120,7 @@ def view_of(experiment: Experiment, store: str | None = None, stride: Sequence[i
     )
 
 
-def domain_view(experiment: Experiment, domain: Domain, stride: Sequence[int] = (1,)) -> View:
+def domain_view(experiment: Experiment, domain: Domain, stride: int | tuple[int, ...] = 1) -> View:
     """How a domain is seen; nothing is looked at that the domain's name does not hold."""
     return replace(view_of(experiment, stride=stride), scale=domain.scale)
 

@@ -52,6 +52,15 @@ Box = tuple[Any, ...]
 #: Micrometres a voxel: one number for each axis.
 Spacing = tuple[Any, ...]
 Bytes = NDArray[np.uint8]
+
+ANGSTROM_PER_UM = 1e4
+
+
+def in_angstrom(spacing_um: Spacing | None) -> Spacing | None:
+    """A size along each axis in angstrom instead of micrometres; None of none."""
+    return None if spacing_um is None else tuple(ANGSTROM_PER_UM * um for um in spacing_um)
+
+
 #: Bytes of a patch store, None of a keypoint store; who has such a source knows which.
 Target = Any
 
@@ -129,6 +138,11 @@ class SourceInfo:
     keypoint_counts: tuple[int, ...] = ()
     origin: tuple[float, ...] | None = None
     fov_full: bool = False
+
+    @property
+    def spacing_angstrom(self) -> Spacing | None:
+        """Size of a voxel along each axis in angstrom, where known."""
+        return in_angstrom(self.spacing_um)
 
     @property
     def shape(self) -> tuple[int, ...]:

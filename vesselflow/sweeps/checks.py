@@ -22,7 +22,6 @@ from vesselflow.feed.layout import Size
 from vesselflow.feed.view import (
     Frame,
     View,
-    box_size,
     check_spacing,
     frame,
     image_frame,
@@ -166,8 +165,7 @@ def _check_turns(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
         if source.spacing_um is None:
             continue
         at = frame(source.fov_box, view, source.spacing_um)
-        sizes = zip(source.spacing_um, box_size(at.box), at.inner, strict=True)
-        voxel = [um * native / inner for um, native, inner in sizes]
+        voxel = at.working(source.spacing_um)
         if max(voxel) > MOST_UNEQUAL * min(voxel):
             told_um = " x ".join(f"{um:.3g}" for um in voxel)
             raise UserError(
@@ -194,7 +192,7 @@ def seen_as(
 ) -> View:
     """How a store is seen, the training store by default; see `view_of`."""
     task = task_of(experiment, stores[experiment.data.train])
-    return view_of(experiment, store, task.ds_factor)
+    return view_of(experiment, store, task.stride)
 
 
 def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:

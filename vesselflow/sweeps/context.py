@@ -129,12 +129,12 @@ class Context:
     @functools.cached_property
     def view(self) -> View:
         """How the run sees the store that it trains on."""
-        return view_of(self.spec.experiment, stride=self.spec.task.ds_factor)
+        return view_of(self.spec.experiment, stride=self.spec.task.stride)
 
     def images(self, domain: Domain) -> WholeImages:
         """All images of a domain's store, as the domain is seen."""
         return self.data.images(
-            domain.store, domain_view(self.spec.experiment, domain, self.spec.task.ds_factor)
+            domain.store, domain_view(self.spec.experiment, domain, self.spec.task.stride)
         )
 
     @functools.cached_property

@@ -6,7 +6,7 @@ Imports neither torch nor ray: a sweep that has nothing left to do ends here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from vesselflow.config.experiment import Experiment
@@ -168,6 +168,25 @@ def plan_sweep(
     return plan
 
 
+def with_stores(plan: SweepPlan, notify: Callable[[str], None] = lambda text: None) -> SweepPlan:
+    """The plan with every store made, so that every run has its name; nothing else is written.
+
+    Args:
+        plan: The plan, which stays as it is.
+        notify: Gets a line for whatever takes long.
+
+    Raises:
+        UserError: A store or a split is not as it must be.
+    """
+    if plan.whole:
+        return plan
+    stores = open_stores(plan.space, plan.file, plan.results, notify)
+    # Of a store that was made just now, more is known than before.
+    folds = check_space(plan.space, plan.file, stores)
+    cells, scored = look_up_runs(plan.space, folds, stores, plan.lookup)
+    return replace(plan, stores=stores, folds=folds, cells=cells, scored=scored)
+
+
 def make_ready(
     plan: SweepPlan,
     *,
@@ -184,21 +203,13 @@ def make_ready(
     Raises:
         UserError: A store or a split is not as it must be, or the folder cannot be written.
     """
-    space, file, results = plan.space, plan.file, plan.results
-    stores, folds, cells, scored = plan.stores, plan.folds, plan.cells, plan.scored
-    if not plan.whole:
-        stores = open_stores(space, file, results, notify)
-        # Of a store that was made just now, more is known than before.
-        folds = check_space(space, file, stores)
-        cells, scored = look_up_runs(space, folds, stores, plan.lookup)
+    plan = with_stores(plan, notify)
     with writing(plan.folder):
         plan.folder.mkdir(parents=True, exist_ok=True)
-    write_head(space, file, plan.profile, plan.folder, stores, command)
-    write_splits(plan.folder / "splits", plan.expansion, folds, stores)
+    write_head(plan.space, plan.file, plan.profile, plan.folder, plan.stores, command)
+    write_splits(plan.folder / "splits", plan.expansion, plan.folds, plan.stores)
     plan.lookup.keep()
-    known = {field.name: getattr(plan, field.name) for field in fields(plan)}
-    found = {"stores": stores, "folds": folds, "cells": cells, "scored": scored}
-    return Prepared(**{**known, **found})
+    return Prepared(**{field.name: getattr(plan, field.name) for field in fields(plan)})
 
 
 def prepare(

@@ -33,14 +33,14 @@ def check_sampling(
     seen = set()
     for point in space.expand().points:
         experiment = point.experiment
-        key = (experiment.sampling["name"], split_key(experiment), space.run_folds(experiment))
-        facts = stores[experiment.data.train]
+        name, facts = experiment.sampling["name"], stores[experiment.data.train]
         _check_keypoints(space, file, experiment, facts)
-        if key in seen or not facts.digest:
+        if name not in _BY_CONTENT or not facts.digest:
             continue
-        seen.add(key)
-        if experiment.sampling["name"] in _BY_CONTENT:
-            chosen = [folds[split_key(experiment)][n] for n in space.run_folds(experiment)]
+        split, numbers = split_key(experiment), space.run_folds(experiment)
+        if (name, split, numbers) not in seen:
+            seen.add((name, split, numbers))
+            chosen = [folds[split][number] for number in numbers]
             _check_foreground(space, file, experiment, facts, chosen)
 
 

@@ -25,7 +25,7 @@ from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
 from vesselflow.tasks.task import build_task
-from vesselflow.training.loop import build_model, load_weights
+from vesselflow.training.loop import load_weights, trained_model
 
 
 class ScoringJob:
@@ -190,9 +190,10 @@ class ScoringJob:
             return self._loaded[1]
         run = self.context.spec
         images = self.context.images(self.context.job.validation)
-        model = build_model(run.experiment, int(images[0].image.shape[0]), run.seed, run.task)
-        model.load_state_dict(load_weights(self.context.record.read_weights(epoch)))
-        self._loaded = (epoch, model.to(self.context.device).eval())
+        channels = int(images[0].image.shape[0])
+        payload = self.context.record.read_weights(epoch)
+        model = trained_model(run.experiment, channels, run.seed, run.task, payload)
+        self._loaded = (epoch, model.to(self.context.device))
         return self._loaded[1]
 
     def _previews(self, scores: dict[Evaluation, Evaluated]) -> None:

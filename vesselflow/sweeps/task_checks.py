@@ -10,7 +10,7 @@ from vesselflow.config.fingerprint import canonical_json
 from vesselflow.config.space import Space
 from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold
-from vesselflow.feed.view import NO_SPACING_HINT, box_size, frame, per_axis, told
+from vesselflow.feed.view import NO_SPACING_HINT, frame, per_axis, told
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.resolved import task_of, task_part
@@ -69,13 +69,18 @@ def check_keypoints(
     folds: Mapping[str, Sequence[Fold]],
 ) -> None:
     """Refuse folds whose training part has no keypoint at all."""
+    seen = set()
     for point in space.expand().points:
         experiment = point.experiment
         facts = stores[experiment.data.train]
         if facts.layout is None or facts.layout.kind != "keypoint" or not facts.digest:
             continue
-        for number in space.run_folds(experiment):
-            fold = folds[split_key(experiment)][number]
+        split, numbers = split_key(experiment), space.run_folds(experiment)
+        if (split, numbers) in seen:
+            continue
+        seen.add((split, numbers))
+        for number in numbers:
+            fold = folds[split][number]
             counts = (facts.sources[facts.index[name]].keypoint_counts for name in fold.train)
             if not sum(map(sum, counts)):
                 raise UserError(
@@ -109,7 +114,7 @@ def _check_stores(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> N
 
 
 def _check_cells(experiment: Experiment, task: TaskSpec) -> None:
-    if experiment.data.patch == "full" or set(task.ds_factor) == {1}:
+    if experiment.data.patch == "full" or task.stride == 1:
         return
     sides = per_axis(experiment.data.patch, task.axes, "data.patch")
     if any(side % part for side, part in zip(sides, task.ds_factor, strict=True)):
@@ -138,8 +143,8 @@ def _check_widths(experiment: Experiment, task: TaskSpec, stores: Mapping[str, S
     for source in facts.sources if facts.digest else ():
         spacing = _spacing(source, facts.name, "task.sigma_angstrom")
         at = frame(source.fov_box, view, source.spacing_um)
-        axes = zip(spacing, box_size(at.box), at.inner, task.ds_factor, strict=True)
-        cells = [1e4 * um * size / inner * factor for um, size, inner, factor in axes]
+        sizes = zip(at.working(spacing), task.ds_factor, strict=True)
+        cells = [size * factor for size, factor in sizes]
         for row, name in zip(task.sigma_angstrom, task.classes, strict=True):
             for sigma, cell in zip(row, cells, strict=True):
                 if sigma < LEAST_CELLS * cell * (1 - 1e-6):
@@ -159,6 +164,7 @@ def _check_radius(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> N
 
 
 def _spacing(source: SourceInfo, store: str, key: str) -> tuple[float, ...]:
+    """Angstrom per native voxel along each axis."""
     if source.spacing_um is None:
         raise UserError(
             f"the source '{source.id}' of the store '{store}' has no spacing",
@@ -166,4 +172,5 @@ def _spacing(source: SourceInfo, store: str, key: str) -> tuple[float, ...]:
             allowed="stores whose sources all have one, or a number in voxels or cells instead",
             hint=NO_SPACING_HINT,
         )
-    return tuple(source.spacing_um)
+    assert source.spacing_angstrom is not None
+    return source.spacing_angstrom

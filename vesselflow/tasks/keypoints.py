@@ -16,7 +16,7 @@ from vesselflow.inference.peaks import find_peaks, one_class_each
 from vesselflow.inference.picks import Picks, table_of
 from vesselflow.inference.whole import predict_working
 from vesselflow.metrics.detection import DETECTION
-from vesselflow.metrics.detection.best import best_thresholds
+from vesselflow.metrics.detection.best import BETAS, best_thresholds
 from vesselflow.metrics.detection.scores import score
 from vesselflow.metrics.matches import Matches
 from vesselflow.metrics.registry import OF_CLASS
@@ -42,8 +42,6 @@ MOST_PICKS = 10_000
 #: Gaussians farther from a patch than this many standard deviations are not rendered: they would
 #: add less than 1e-14 to any cell.
 REACH = 8.0
-#: Metric -> its beta, of those that may choose a threshold.
-_BETAS = {"f1": 1.0, "f4": 4.0}
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class PickKeypoints:
             combine="sum" if self.spec.combine == "sum" else "max",
             truncate=self.spec.truncate,
         )
-        return heatmaps, _coarse(fov, self.spec.ds_factor)
+        return heatmaps, _coarse(fov, self.spec.stride)
 
     def prepared(
         self, keypoints: Keypoints, shape: Sequence[int], spacing: Tensor | None
@@ -156,7 +154,7 @@ class PickKeypoints:
             found = one_class_each(found, max(radii), scale)
         low = np.asarray(whole.box[: len(inner)], np.float64)
         places = low + (found.coordinates - np.asarray(whole.offset) + 0.5) * shrunk - 0.5
-        kept = _inside(places, whole.fov)
+        kept = inside_fov(places, whole.fov)
         # Where the probability is 1 in float64, the logit is that of its nearest neighbour.
         sure = np.clip(found.score, None, 1 - 2**-53)
         picks = Picks(
@@ -170,8 +168,7 @@ class PickKeypoints:
     def state(self, prediction: Found, whole: WholeImage, judging: Judging) -> Matches:
         """Picks matched to the keypoints inside the fov."""
         unit, radii = _radius(judging)
-        places, classes = _truth(whole)
-        spacing = _spacing_angstrom(whole)
+        places, classes = truth_of(whole)
         return Matches.of(
             prediction.picks.coordinates,
             prediction.picks.class_index,
@@ -181,7 +178,7 @@ class PickKeypoints:
             classes=len(self.spec.classes),
             radius_voxels=radii if unit == "voxels" else None,
             radius_angstrom=radii if unit == "angstrom" else None,
-            spacing_angstrom=spacing,
+            spacing_angstrom=whole.spacing_angstrom,
             undefined=prediction.picks.undefined,
         )
 
@@ -193,7 +190,7 @@ class PickKeypoints:
         """Where F-beta is highest ("best"), each class by itself, or the logit 0 ("half")."""
         if judging.threshold == "half":
             return (0.0,) * len(self.spec.classes)
-        found = best_thresholds(pooled, _BETAS[judging.threshold_metric])
+        found = best_thresholds(pooled, BETAS[judging.threshold_metric])
         return tuple(found.tolist())
 
     def scores(
@@ -235,12 +232,10 @@ class PickKeypoints:
 
         from vesselflow.inference.whole import box_of_working
 
-        unit, radii = _radius(judging)
-        per_voxel = _unit_spacing(whole, unit)
+        radii = radii_in_voxels(whole, judging)
 
         def shown(places: NDArray[np.float64], classes: NDArray[Any]) -> NDArray[np.bool_]:
-            sizes = np.asarray(radii)[classes][:, None] / per_voxel
-            return balls(places, sizes, whole.fov.shape)
+            return balls(places, radii[classes], whole.fov.shape)
 
         picks = prediction.picks
         sure = picks.score >= np.asarray(thresholds)[picks.class_index]
@@ -252,7 +247,7 @@ class PickKeypoints:
         return Shown(
             box_of_working(working, whole).numpy(),
             shown(picks.coordinates[sure], picks.class_index[sure]),
-            shown(*_truth(whole)),
+            shown(*truth_of(whole)),
         )
 
 
@@ -282,14 +277,14 @@ def _near(keypoints: Keypoints, grid: Any, sigma: Sigma, spacing: Tensor | None)
     )
 
 
-def _coarse(fov: Tensor, factor: Sequence[int]) -> Tensor:
+def _coarse(fov: Tensor, stride: int | tuple[int, ...]) -> Tensor:
     """Cells of which at least half lie inside the field of view: (N, 1, *cells), 0 or 1."""
     from torch.nn import functional
 
-    if set(factor) == {1}:
+    if stride == 1:
         return fov
     pool = functional.avg_pool2d if fov.ndim == 4 else functional.avg_pool3d
-    size: Any = tuple(factor)
+    size: Any = stride
     return (pool(fov, size) >= 0.5).float()
 
 
@@ -307,14 +302,15 @@ def _radius(judging: Judging) -> tuple[str, tuple[float, ...]]:
     return judging.radius
 
 
-def _spacing_angstrom(whole: WholeImage) -> tuple[float, ...] | None:
-    """Angstrom per native voxel along each axis."""
-    return None if whole.spacing_um is None else tuple(1e4 * um for um in whole.spacing_um)
+def radii_in_voxels(whole: WholeImage, judging: Judging) -> NDArray[np.float64]:
+    """How far a pick may lie from its keypoint, float64 (C, D): native voxels along each axis."""
+    unit, radii = _radius(judging)
+    return np.asarray(np.asarray(radii)[:, None] / _unit_spacing(whole, unit))
 
 
 def _unit_spacing(whole: WholeImage, unit: str) -> NDArray[np.float64]:
     """How long a native voxel is along each axis, in the unit of the radius."""
-    spacing = _spacing_angstrom(whole)
+    spacing = whole.spacing_angstrom
     if unit == "voxels":
         return np.ones(whole.fov.ndim)
     if spacing is None:
@@ -322,15 +318,15 @@ def _unit_spacing(whole: WholeImage, unit: str) -> NDArray[np.float64]:
     return np.asarray(spacing)
 
 
-def _truth(whole: WholeImage) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def truth_of(whole: WholeImage) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Keypoints inside the fov: places (k, D) in native voxels, classes (k,)."""
     if whole.keypoints is None:
         raise ShapeError(f"'{whole.source_id}' is of a store without keypoints")
-    kept = _inside(whole.keypoints.positions, whole.fov)
+    kept = inside_fov(whole.keypoints.positions, whole.fov)
     return whole.keypoints.positions[kept], whole.keypoints.classes[kept].astype(np.int64)
 
 
-def _inside(places: NDArray[np.float64], fov: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def inside_fov(places: NDArray[np.float64], fov: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which points lie in a voxel of the field of view."""
     voxels = np.floor(places + 0.5).astype(np.int64)
     inside = np.all((voxels >= 0) & (voxels < fov.shape), axis=1)

@@ -40,6 +40,11 @@ class TaskSpec:
     rigid: bool = True
 
     @property
+    def stride(self) -> int | tuple[int, ...]:
+        """Of the model's output in working px: `ds_factor`, or 1 for any number of axes."""
+        return 1 if set(self.ds_factor) == {1} else self.ds_factor
+
+    @property
     def identity(self) -> dict[str, Any] | None:
         """What is hashed of it; None for what the store's digest says already."""
         if self.name == "segment":

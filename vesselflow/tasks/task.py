@@ -152,8 +152,9 @@ class Picture(Protocol):
     target: NDArray[np.bool_]
 
 
-def build_task(spec: TaskSpec) -> Task[Any]:
-    """The task of a spec."""
+def build_task(spec: TaskSpec | None) -> Task[Any]:
+    """The task of a spec; None: masks of one class."""
+    spec = spec or TaskSpec()
     module, _, name = TASKS.task(spec.name).target.partition(":")
     task: Task[Any] = getattr(importlib.import_module(module), name)(spec)
     return task

@@ -129,7 +129,7 @@ def build_model(
         experiment.model,
         in_channels=channels,
         classes=len(task.classes),
-        stride=task.ds_factor if set(task.ds_factor) != {1} else 1,
+        stride=task.stride,
     )
     if experiment.train.channels_last:
         model = model.to(memory_format=channels_last(axes_of(experiment.model)))
@@ -149,6 +149,15 @@ def load_weights(payload: bytes) -> dict[str, torch.Tensor]:
         io.BytesIO(payload), map_location="cpu", weights_only=True
     )
     return weights
+
+
+def trained_model(
+    experiment: Experiment, channels: int, seed: int, task: TaskSpec | None, payload: bytes
+) -> nn.Module:
+    """The model of `build_model` with weights that `dump_weights` wrote, in evaluation mode."""
+    model = build_model(experiment, channels, seed, task)
+    model.load_state_dict(load_weights(payload))
+    return model.eval()
 
 
 def train(

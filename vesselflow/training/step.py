@@ -174,7 +174,7 @@ class Stepper:
         per_sample: bool = False,
     ) -> None:
         self._of_samples = experiment.train.micro_batch_size if per_sample else 0
-        self._task = build_task(task or TaskSpec())
+        self._task = build_task(task)
         self._experiment, self._model, self._loss = experiment, model, loss
         self._optimizer, self._augmenter, self._group = optimizer, augmenter, group
         self._seed, self._device, self._dataset = seed, device, dataset_statistics
@@ -316,18 +316,19 @@ class Stepper:
         image, target = unit(batch.image, self._device), unit(batch.target, self._device)
         fov = self._fov(batch)
         keypoints, spacing = self._points(batch)
-        grades = None
-        if self._augmenter is not None and self._augmenter.grades and not _whole(batch.image):
-            grades = Grades.of(image, fov)
-            image = grades.to_unit(image)
-        if self._augmenter is not None and keypoints is not None:
-            image, target, fov, keypoints = self._augmenter.moved(
-                image, target, fov, keypoints, generator=self._generator
-            )
-        elif self._augmenter is not None:
-            image, target, fov = self._augmenter(image, target, fov, generator=self._generator)
-        if grades is not None:
-            image = grades.back(image)
+        if self._augmenter is not None:
+            grades = None
+            if self._augmenter.grades and not _whole(batch.image):
+                grades = Grades.of(image, fov)
+                image = grades.to_unit(image)
+            if keypoints is None:
+                image, target, fov = self._augmenter(image, target, fov, generator=self._generator)
+            else:
+                image, target, fov, keypoints = self._augmenter.moved(
+                    image, target, fov, keypoints, generator=self._generator
+                )
+            if grades is not None:
+                image = grades.back(image)
         target, fov_out = self._task.supervise(target, fov, keypoints, spacing)
         image = normalise_by(
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset

@@ -8,6 +8,9 @@ import numpy as np
 
 from vesselflow.metrics.matches import Floats, Matches
 
+#: Metric -> its beta, of those by which thresholds are chosen.
+BETAS = {"f1": 1.0, "f4": 4.0}
+
 
 def best_thresholds(matches: Matches, beta: float = 1.0) -> Floats:
     """The score at which F-beta is highest, for each class; for validation data only.
