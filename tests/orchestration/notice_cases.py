@@ -6,8 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from vesselflow.records.runs import RunRecord
 
@@ -63,3 +67,36 @@ def trained(results: Path) -> dict[str, list[int]]:
         costs = RunRecord(results, folder.name).costs()
         found[folder.name] = [int(cost["steps"]) for cost in costs]
     return found
+
+
+@contextlib.contextmanager
+def slow_slots(raylet: int) -> Iterator[None]:
+    """The slots of a node's raylet get next to no time: what they train is not over too soon.
+
+    They are stopped and let go in turns, so that they can still tell that they are there.
+    """
+    slots = [
+        process
+        for process in psutil.Process(raylet).children(recursive=True)
+        if "SlotWorker" in " ".join(process.cmdline())
+    ]
+    assert slots, "no slot is on that node"
+    over = threading.Event()
+
+    def hinder() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while not over.is_set():
+                for slot in slots:
+                    slot.suspend()
+                over.wait(1.0)
+                for slot in slots:
+                    slot.resume()
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=hinder)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
