@@ -62,6 +62,7 @@ OTHER = {
     "score.refinement": "moments",
     "score.exclusive": True,
     "task.name": "keypoints",
+    "task.activation": "softmax",
     "task.ds_factor": 8,
     "task.ds_sigma": 2.0,
     "task.sigma_angstrom": 40.0,

@@ -18,6 +18,7 @@ from vesselflow.config.yaml_files import load_yaml
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.runs.resolved import task_of
 from vesselflow.runs.specs import StoreFacts
+from vesselflow.stores.layout import Layout
 from vesselflow.stores.synth import planned_layout, synth_digest_key
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
@@ -161,6 +162,17 @@ def test_every_shipped_space_is_here() -> None:
 def test_a_run_keeps_its_name(section: str, values: dict[str, Any], name: str) -> None:
     assert _name(section, values) == name
     assert (name == DEFAULT) == (values in ({}, {"name": "combined"}, {"name": "wnet"}))
+
+
+def test_a_run_of_exclusive_classes_keeps_its_name() -> None:
+    experiment = load_experiment({"data": {"train": "a"}}, registries=REGISTRIES)
+    for layout, name in (
+        (Layout(classes=("artery", "vein"), target="planes"), DEFAULT),
+        (Layout(classes=("artery", "vein"), target="labels"), "64e959716a637e28ccdc"),
+        (Layout(classes=("vein",), target="labels"), DEFAULT),
+    ):
+        task = task_of(experiment, StoreFacts("a", Path(), "", (), layout=layout)).identity
+        assert digest(run_identity(experiment, **FACTS, task=task)) == name
 
 
 def test_a_synthetic_store_keeps_its_name() -> None:

@@ -78,6 +78,11 @@ class Task(Section):
     name: Annotated[str | None, Named("task")] = Field(
         None, description="What is learnt; null takes what the training store is made for"
     )
+    activation: Literal["sigmoid", "softmax"] | None = Field(
+        None,
+        description="Of masks of several classes: a sigmoid for each, or one softmax over classes "
+        "and background; null takes softmax where the training store's classes exclude each other",
+    )
     ds_factor: Annotated[int, Field(ge=1, le=64)] | Sides | None = Field(
         None,
         description="Of keypoints: working px of a cell of the heat-map, one number or one for "
@@ -254,8 +259,9 @@ class Score(Section):
     radius_angstrom: Radius = Field(None, description="The same in angstrom, in its place")
     exclusive: bool = Field(
         False,
-        description="Of keypoints: picks of different classes keep the radius too, so that one "
-        "place holds one class, the surest; of no meaning for one class",
+        description="One place holds one class, the surest: picks of different classes keep the "
+        "radius too, of masks that exclude each other a voxel is of one class at most; of no "
+        "meaning for one class",
     )
     refinement: Literal["paraboloid", "moments", "none"] = Field(
         "paraboloid", description="Of keypoints: how a pick's place is found below a cell"

@@ -47,6 +47,7 @@ RESULT_NEUTRAL = {
     "split.seed": "the digest of the fold's lists is hashed in its place",
     "split.file": "the digest of the fold's lists is hashed in its place",
     "task.name": "the task stands in the run's identity",
+    "task.activation": "the task stands in the run's identity",
     "task.ds_factor": "the task stands in the run's identity",
     "task.ds_sigma": "the task stands in the run's identity",
     "task.sigma_angstrom": "the task stands in the run's identity",

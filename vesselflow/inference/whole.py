@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from vesselflow.augment.inputs import DatasetStatistics, channels_last, normalise_by, unit
@@ -23,7 +23,7 @@ _LARGEST = 700.0
 
 
 def predict_whole(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     whole: WholeImage,
     experiment: Experiment,
     *,
@@ -41,7 +41,7 @@ def predict_whole(
     see `to_native` for how its logit is kept exact.
 
     Args:
-        model: In evaluation mode.
+        model: Gives the logits (1, C, *S / stride) of an image; in evaluation mode.
         whole: The image.
         experiment: How images are prepared.
         tta: Test-time augmentation: "none", or "flips" along every set of axes.
@@ -72,7 +72,7 @@ def predict_whole(
 
 
 def predict_working(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     whole: WholeImage,
     experiment: Experiment,
     *,

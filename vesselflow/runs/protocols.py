@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vesselflow.config.experiment import Experiment, Score
 from vesselflow.config.fingerprint import canonical_json, digest
+from vesselflow.errors import UserError
 from vesselflow.metrics.registry import Metrics
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.runs.resolved import metric_of, radius_of
@@ -42,7 +43,8 @@ class Protocol:
         classes: Names of its classes.
         radius: Of keypoints: ("voxels" or "angstrom", one number per class), see `radius_of`.
         refinement: Of keypoints: how a pick's place is found below a cell.
-        exclusive: Of keypoints: whether picks of different classes keep the radius too.
+        exclusive: Whether one place holds one class at most: picks of different classes keep the
+            radius too; of masks, a voxel is of the surest class or of none.
     """
 
     threshold: str
@@ -71,7 +73,8 @@ class Protocol:
             layout: Of its training store, which says what the space leaves open.
 
         Raises:
-            UserError: The threshold's metric is of another task, or no radius is known.
+            UserError: The threshold's metric is of another task, no radius is known, or one place
+                is to hold one class where classes may overlap.
         """
         score, task = experiment.score, task or TaskSpec()
         part = TASKS.task(task.name)
@@ -85,7 +88,7 @@ class Protocol:
             task.classes,
         )
         if part.kind != "keypoint":
-            return found
+            return replace(found, exclusive=_one_class(score, task, layout))
         radius = radius_of(experiment, task, layout)
         return replace(found, radius=radius, refinement=score.refinement, exclusive=score.exclusive)
 
@@ -115,8 +118,8 @@ class Protocol:
             # Picks have their own code behind them.
             identity |= {"scorer": PICK_SCORER, "task": self.task, "classes": self.classes}
             identity |= {"radius": self.radius, "refinement": self.refinement}
-            if self.exclusive:
-                identity["exclusive"] = True
+        if self.exclusive:
+            identity["exclusive"] = True
         return identity
 
     @property
@@ -130,6 +133,19 @@ class Protocol:
     def name(self) -> str:
         """Eight hex digits over its identity."""
         return digest(self.identity(), 8)
+
+
+def _one_class(score: Score, task: TaskSpec, layout: Layout | None) -> bool:
+    """Whether a voxel is of one class at most; said of one class alone it means nothing."""
+    if not score.exclusive or len(task.classes) == 1:
+        return False
+    if layout is not None and layout.target != "labels":
+        raise UserError(
+            f"the classes {', '.join(task.classes)} may overlap",
+            where="score.exclusive",
+            allowed="false, or a store whose classes exclude each other",
+        )
+    return True
 
 
 @functools.lru_cache(maxsize=64)

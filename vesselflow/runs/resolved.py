@@ -53,7 +53,22 @@ def task_of(experiment: Experiment, facts: StoreFacts) -> TaskSpec:
         return TaskSpec(name=part.name, version=part.version)
     axes, classes = layout.dims, layout.classes
     if part.kind != "keypoint":
-        return TaskSpec(part.name, part.version, classes, axes, (1,) * axes)
+        return TaskSpec(
+            part.name,
+            part.version,
+            classes,
+            axes,
+            (1,) * axes,
+            activation=_activation(given.activation, layout, facts.name),
+        )
+    if given.activation == "softmax":
+        raise UserError(
+            "softmax is for masks whose classes exclude each other: heat-maps of near keypoints "
+            "overlap",
+            where="task.activation",
+            allowed="sigmoid",
+            hint="score.exclusive lets one place hold one class",
+        )
     factor: Any = layout.ds_factor if given.ds_factor is None else given.ds_factor
     cells, angstrom = given.ds_sigma, given.sigma_angstrom
     if cells is not None and angstrom is not None:
@@ -79,6 +94,21 @@ def task_of(experiment: Experiment, facts: StoreFacts) -> TaskSpec:
         truncate=given.truncate,
         rigid=given.rigid,
     )
+
+
+def _activation(given: str | None, layout: Layout, store: str) -> str:
+    """That of a patch store; of one class both are the same, and it is called by one name."""
+    if len(layout.classes) == 1:
+        return "sigmoid"
+    exclusive = layout.target == "labels"
+    if given == "softmax" and not exclusive:
+        raise UserError(
+            f"the classes of the store '{store}' may overlap, and softmax lets them exclude each "
+            "other",
+            where="task.activation",
+            allowed="sigmoid",
+        )
+    return given or ("softmax" if exclusive else "sigmoid")
 
 
 def metric_of(named: str | None, part: TaskPart, *, where: str) -> str:

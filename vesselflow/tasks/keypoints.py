@@ -91,6 +91,10 @@ class PickKeypoints:
         )
         return heatmaps, _coarse(fov, self.spec.stride)
 
+    def activated(self, logits: Tensor) -> Tensor:
+        """See `vesselflow.tasks.task.Task`: as they are."""
+        return logits
+
     def prepared(
         self, keypoints: Keypoints, shape: Sequence[int], spacing: Tensor | None
     ) -> Keypoints:

@@ -12,6 +12,7 @@ from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics.histogram import Histogram, score
 from vesselflow.metrics.registry import OF_CLASS
 from vesselflow.metrics.thresholds import THRESHOLDS
+from vesselflow.tasks.activation import one_against_rest
 from vesselflow.tasks.pictures import Shown
 from vesselflow.tasks.spec import TaskSpec
 
@@ -29,9 +30,10 @@ Histograms = tuple[Histogram, ...]
 
 
 class Segment:
-    """Masks of one class or more, each with a sigmoid and a threshold of its own.
+    """Masks of one class or more, each with a threshold of its own.
 
-    Classes that exclude each other are learnt like classes that may overlap.
+    Classes that may overlap have a sigmoid each. Those that exclude each other share a softmax with
+    the background, told as the logits of each class against all else.
 
     Args:
         spec: The settings.
@@ -45,6 +47,10 @@ class Segment:
     ) -> tuple[Tensor, Tensor]:
         """See `vesselflow.tasks.task.Task`: the masks as they are."""
         return target, fov
+
+    def activated(self, logits: Tensor) -> Tensor:
+        """See `vesselflow.tasks.task.Task`: as they are, or against all else."""
+        return one_against_rest(logits) if self.spec.activation == "softmax" else logits
 
     def prepared(
         self, keypoints: Keypoints, shape: Sequence[int], spacing: Tensor | None
@@ -64,7 +70,7 @@ class Segment:
     ) -> NDArray[np.float32]:
         """Logits (C, *S) in native px."""
         logits = predict_whole(
-            model,
+            lambda image: self.activated(model(image)),
             whole,
             experiment,
             tta=judging.tta,
@@ -79,9 +85,10 @@ class Segment:
         self, prediction: NDArray[np.float32], whole: WholeImage, judging: Judging
     ) -> Histograms:
         """Voxels inside the fov, counted by their logit, for each class."""
+        seen = surest(prediction) if judging.exclusive else prediction
         return tuple(
             Histogram.of(logits, target, whole.fov)
-            for logits, target in zip(prediction, _planes(whole), strict=True)
+            for logits, target in zip(seen, _planes(whole), strict=True)
         )
 
     def pooled(self, states: Iterable[Histograms]) -> Histograms:
@@ -131,13 +138,26 @@ class Segment:
         """All classes in one picture."""
         import torch
 
+        seen = surest(prediction) if judging.exclusive else prediction
         probability = torch.sigmoid(torch.from_numpy(prediction)).numpy()
         limits = np.asarray(thresholds).reshape(-1, *[1] * whole.fov.ndim)
         return Shown(
             np.asarray(np.nan_to_num(probability).max(axis=0)),
-            np.asarray((prediction >= limits).any(axis=0)),
+            np.asarray((seen >= limits).any(axis=0)),
             np.asarray((_planes(whole) > 0).any(axis=0)),
         )
+
+
+def surest(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (C, *S) of which each voxel keeps that of its surest class; the others are -inf.
+
+    So no voxel is predicted as two classes, unless their thresholds are -inf, from which on every
+    voxel is predicted. Of equals the first is kept, and NaN stays where it is.
+    """
+    unknown = np.isnan(logits)
+    best = np.where(unknown, -np.inf, logits).argmax(axis=0)
+    number = np.arange(len(logits)).reshape(-1, *[1] * best.ndim)
+    return np.where((number == best) | unknown, logits, np.float32(-np.inf))
 
 
 def mean_over_classes(values: NDArray[np.float64]) -> float:

@@ -12,7 +12,7 @@ Widths = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a run learns; plain data, hashed into its name where it is no segmentation of one mask.
+    """What a run learns; plain data, hashed into its name unless it is a mask for each class.
 
     Attributes:
         name: Of the registered task.
@@ -26,6 +26,8 @@ class TaskSpec:
         truncate: Of keypoints: standard deviations beyond which a Gaussian is 0; None for never.
         rigid: Of keypoints: augmentation moves the Gaussians and leaves their shape; else it is
             transformed as the image is.
+        activation: How logits become probabilities: "sigmoid", that of each class by itself, or
+            "softmax" over classes and background, of several masks that exclude each other.
     """
 
     name: str = "segment"
@@ -38,6 +40,7 @@ class TaskSpec:
     combine: str = "max"
     truncate: float | None = None
     rigid: bool = True
+    activation: str = "sigmoid"
 
     @property
     def stride(self) -> int | tuple[int, ...]:
@@ -47,6 +50,11 @@ class TaskSpec:
     @property
     def identity(self) -> dict[str, Any] | None:
         """What is hashed of it; None for what the store's digest says already."""
-        if self.name == "segment":
+        values = dataclasses.asdict(self)
+        if self.name != "segment":
+            # Keypoints always have a sigmoid for each class.
+            del values["activation"]
+            return values
+        if self.activation == "sigmoid":
             return None
-        return dataclasses.asdict(self)
+        return {key: values[key] for key in ("name", "version", "activation")}

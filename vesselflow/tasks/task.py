@@ -55,7 +55,7 @@ class Judging(Protocol):
 
     @property
     def exclusive(self) -> bool:
-        """Of keypoints: whether picks of different classes keep the radius too."""
+        """Whether one place holds one class at most, the surest."""
 
 
 class Task(Protocol[State]):
@@ -83,6 +83,13 @@ class Task(Protocol[State]):
 
         Returns:
             Target (N, C, *S / ds_factor) in [0, 1], and fov (N, 1, *S / ds_factor), 0 or 1.
+        """
+
+    def activated(self, logits: Tensor) -> Tensor:
+        """What the model gives, as logits of which each class has its own: sigmoid(them) = p.
+
+        Args:
+            logits: float (N, C, *S / ds_factor), of any floating type.
         """
 
     def prepared(

@@ -341,7 +341,8 @@ class Stepper:
             self._device.type, torch.bfloat16, enabled=self._experiment.train.amp == "bf16"
         ):
             outputs = self._model(image)
-        main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        each = outputs if isinstance(outputs, tuple) else (outputs,)
+        main, *auxiliary = map(self._task.activated, each)
         total, terms = self._loss(main, target, fov_out, progress=progress)
         objective = total
         for logits in auxiliary:
