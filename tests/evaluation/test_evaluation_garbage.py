@@ -30,6 +30,10 @@ def _run(results: AnyPath, name: str, *, finish: bool = True) -> RunRecord:
         attempt.write_rows(epoch, [{"epoch": epoch, "step": epoch}])
         attempt.checkpoints.save(epoch, b"state" * 10)
         record.keep_weights(epoch, b"weights" * epoch)
+        picks = record.listings_folder / "0badcafe"
+        picks.mkdir(parents=True, exist_ok=True)
+        for domain in ("val_a", "ood_b_epoch3"):
+            write_bytes(picks / f"{domain}_epoch{epoch}.csv", b"source,z_voxel\n")
     if finish:
         record.finish(attempt, {"steps": 3})
     return record
@@ -87,6 +91,20 @@ def test_weights_of_epochs_that_no_table_chose(results: AnyPath) -> None:
         "c": [w(1), w(2)],
     }
     assert _by_run(results, "all", "weights") == {}
+
+
+def test_picks_go_with_the_weights_of_their_epoch(results: AnyPath) -> None:
+    for keep in ("chosen", "winners", "all"):
+        weights = _by_run(results, keep, "weights")
+        gone = {run: {int(path[8:-3]) for path in paths} for run, paths in weights.items()}
+        assert _by_run(results, keep, "picks") == {
+            run: sorted(
+                f"picks/0badcafe/{domain}_epoch{epoch}.csv"
+                for domain in ("val_a", "ood_b_epoch3")
+                for epoch in epochs
+            )
+            for run, epochs in gone.items()
+        }
 
 
 def test_checkpoints_go_of_finished_runs_alone(results: AnyPath) -> None:

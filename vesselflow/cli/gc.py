@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 
-_EPILOG = """Kept is what tables, reports and a resumed sweep need; of the weights of finished runs:
+_EPILOG = """Kept is what tables, reports and a resumed sweep need.
+Of the weights and picks of finished runs:
   --keep chosen   (default) those of the epoch that validation chose, of each run
   --keep winners  those of the winning point's runs alone
   --keep all      those of every scored epoch

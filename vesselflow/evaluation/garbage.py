@@ -1,8 +1,8 @@
 """What a results folder holds and no answer needs: found first, removed only then.
 
-Tables need no weights, and a finished run no checkpoint. What is kept of the weights decides what
-another score costs later: an epoch that is gone has to be trained again before it can be scored on
-another domain, or by another metric.
+Tables need no weights and no picks, and a finished run no checkpoint. What is kept of the weights
+decides what another score costs later: an epoch that is gone has to be trained again before it can
+be scored on another domain, or by another metric.
 """
 
 from __future__ import annotations
@@ -32,11 +32,16 @@ from vesselflow.records.paths import (
 )
 from vesselflow.records.runs import RunRecord
 
-#: Which weights are kept: of every epoch, of each run's chosen one, of the winners' chosen ones.
+#: Which weights and picks are kept: of every epoch, of each run's chosen one, of the winners'
+#: chosen ones.
 Keep: TypeAlias = Literal["all", "chosen", "winners"]
 #: Seconds for which a driver of another machine is watched: it beats every five.
 WATCH_S = 12.0
-_WEIGHTS = re.compile(r"weights/(\d+)\.pt")
+#: What there is of every scored epoch -> its files, by the number of the epoch.
+_OF_EPOCHS = {
+    "weights": re.compile(r"weights/(\d+)\.pt"),
+    "picks": re.compile(r"picks/.+_epoch(\d+)\.[^/.]+"),
+}
 _CHECKPOINT = re.compile(r"attempts/\d+/checkpoints/[^/]+")
 
 
@@ -93,11 +98,12 @@ def check_idle(results: AnyPath, notify: Callable[[str], None] = lambda text: No
 def find_waste(results: AnyPath, keep: Keep = "chosen", *, orphans: bool = False) -> list[Waste]:
     """Everything that no answer in a results folder needs; nothing is removed.
 
-    Runs that are not finished are left alone, and so are the weights of runs that no table knows.
+    Runs that are not finished are left alone, and so are weights and picks of runs that no table
+    knows.
 
     Args:
         results: The results folder.
-        keep: Which weights are kept of runs that the tables know.
+        keep: Which weights and picks are kept of runs that the tables know.
         orphans: Whether finished runs that are in no sweep's table go too, whole.
     """
     known = _chosen(results)
@@ -196,16 +202,17 @@ def _of_run(
         yield from (("runs that no table knows", path) for path in files)
         return
     for path in files:
-        weights = _WEIGHTS.fullmatch(path)
         if _CHECKPOINT.fullmatch(path):
             yield "checkpoints of finished runs", path
         elif ".damaged-" in path:
             yield "damaged files set aside", path
-        elif weights and known is not None and keep != "all" and known.chosen is not None:
+        elif known is not None and keep != "all" and known.chosen is not None:
             kept = known.chosen if keep == "chosen" else known.won
-            if int(weights[1]) not in kept:
-                what = "epochs that were not chosen" if keep == "chosen" else "all but the winners"
-                yield f"weights of {what}", path
+            what = "epochs that were not chosen" if keep == "chosen" else "all but the winners"
+            for name, pattern in _OF_EPOCHS.items():
+                found = pattern.fullmatch(path)
+                if found and int(found[1]) not in kept:
+                    yield f"{name} of {what}", path
 
 
 def _finished(results: AnyPath, runs: list[str]) -> list[str]:
