@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vesselflow.targets.keypoints import Keypoints
+from vesselflow.targets.keypoints import Keypoints, exact_device
 
 #: Mirror images of keypoints count up to here beyond the frame, as a share of its size: Gaussians
 #: that reach into it from farther are wider than what a patch is made for.
@@ -47,6 +47,9 @@ def move_reflected(
     if not chosen or not len(keypoints):
         return keypoints
     device = keypoints.coordinates.device
+    if (where := exact_device(device)) != device:
+        here = keypoints.to(where)
+        return move_reflected(here, size, chosen, shown, samples, move).to(device)
     sizes = torch.tensor(size, dtype=torch.float64, device=device)
     tiles = torch.zeros(samples, 2, len(size), dtype=torch.float64)
     tiles[list(chosen)] = torch.floor((shown + 0.5) / sizes.cpu())

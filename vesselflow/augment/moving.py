@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vesselflow.targets.keypoints import Keypoints
+from vesselflow.targets.keypoints import Keypoints, exact_device
 
 
 def moved(keypoints: Keypoints, chosen: Sequence[int], matrices: Tensor, samples: int) -> Keypoints:
@@ -33,17 +33,18 @@ def moved(keypoints: Keypoints, chosen: Sequence[int], matrices: Tensor, samples
     device = keypoints.coordinates.device
     rows = torch.full((samples,), -1)
     rows[list(chosen)] = torch.arange(len(chosen))
-    row = rows.to(device)[keypoints.sample]
-    gone = keypoints.transformed(matrices.to(device)[row.clamp(min=0)])
-    return among(row >= 0, gone, keypoints)
+    where = exact_device(device)
+    row = rows.to(where)[keypoints.sample.to(where)]
+    gone = keypoints.transformed(matrices.to(where)[row.clamp(min=0)])
+    return among((row >= 0).to(device), gone, keypoints)
 
 
 def among(chosen: Tensor, one: Keypoints, other: Keypoints) -> Keypoints:
     """Keypoints of `one` where `chosen` (bool (K,)), and of `other` elsewhere."""
-    coordinates = torch.where(chosen[:, None], one.coordinates, other.coordinates)
+    coordinates = torch.where(chosen.view(-1, 1), one.coordinates, other.coordinates)
     if one.covariance is None or other.covariance is None:
         return replace(other, coordinates=coordinates)
-    covariance = torch.where(chosen[:, None, None], one.covariance, other.covariance)
+    covariance = torch.where(chosen.view(-1, 1, 1), one.covariance, other.covariance)
     return replace(other, coordinates=coordinates, covariance=covariance)
 
 

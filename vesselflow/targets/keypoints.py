@@ -10,6 +10,14 @@ from torch import Tensor
 
 from vesselflow.errors import ShapeError
 
+#: Types of devices that have no float64.
+NARROW = ("mps",)
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where float64 is computed for a device: on it, or on the CPU where it has none."""
+    return torch.device("cpu") if device.type in NARROW else device
+
 
 @dataclass(frozen=True)
 class Keypoints:
@@ -107,7 +115,8 @@ def transform_keypoints(
             was to where it is.
 
     Returns:
-        Coordinates and covariance (None for None) in their own types, computed in float64.
+        Coordinates and covariance (None for None) in their own types, computed in float64 (see
+        `exact_device`).
 
     Raises:
         ShapeError: The shapes do not fit each other.
@@ -120,12 +129,19 @@ def transform_keypoints(
         )
     if covariance is not None and covariance.shape != (count, axes, axes):
         raise ShapeError(f"covariance is ({count}, {axes}, {axes}), not {tuple(covariance.shape)}")
-    exact = matrix.to(coordinates.device, torch.float64)
-    linear, shift = exact[..., :axes], exact[..., axes]
-    moved = (linear @ coordinates.double()[..., None])[..., 0] + shift
+    where = exact_device(coordinates.device)
+
+    def exact(given: Tensor) -> Tensor:
+        return given.to(where).double()
+
+    def back(found: Tensor, like: Tensor) -> Tensor:
+        return found.to(like.dtype).to(like.device)
+
+    whole = exact(matrix)
+    linear, shift = whole[..., :axes], whole[..., axes]
+    moved = (linear @ exact(coordinates)[..., None])[..., 0] + shift
     if covariance is None:
-        return moved.to(coordinates.dtype), None
-    spread = linear @ covariance.double() @ linear.mT
+        return back(moved, coordinates), None
+    spread = linear @ exact(covariance) @ linear.mT
     # Rounding may leave the two halves a last bit apart.
-    spread = (spread + spread.mT) / 2
-    return moved.to(coordinates.dtype), spread.to(covariance.dtype)
+    return back(moved, coordinates), back((spread + spread.mT) / 2, covariance)

@@ -89,7 +89,7 @@ class PickKeypoints:
             combine="sum" if self.spec.combine == "sum" else "max",
             truncate=self.spec.truncate,
         )
-        return heatmaps, _coarse(fov, self.spec.stride)
+        return heatmaps.to(fov.device), _coarse(fov, self.spec.stride)
 
     def activated(self, logits: Tensor) -> Tensor:
         """See `vesselflow.tasks.task.Task`: as they are."""

@@ -21,7 +21,7 @@ from vesselflow.augment.inputs import (
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
-from vesselflow.targets.keypoints import Keypoints
+from vesselflow.targets.keypoints import Keypoints, exact_device
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.tasks.task import build_task
 from vesselflow.training.group import Group, together
@@ -373,16 +373,21 @@ class Stepper:
         return torch.from_numpy(np.array(batch.fov)).to(self._device).float()
 
     def _points(self, batch: Batch) -> tuple[Keypoints | None, Tensor | None]:
-        """The keypoints of a batch on the device, and the spacing of its samples."""
+        """The keypoints of a batch, and the spacing of its samples; float64, on the device or near.
+
+        Where the device has no float64 they stay on the CPU: there are few, and what is made of
+        them follows the fov.
+        """
         points = batch.points
         if points is None:
             return None, None
-        spacing = torch.from_numpy(points.spacing_angstrom).to(self._device)
+        device = exact_device(self._device)
+        spacing = torch.from_numpy(points.spacing_angstrom).to(device)
         keypoints = Keypoints(
             torch.from_numpy(points.positions),
             torch.from_numpy(points.sample),
             torch.from_numpy(points.classes),
-        ).to(self._device)
+        ).to(device)
         return self._task.prepared(keypoints, batch.image.shape[2:], spacing), spacing
 
     def _take_gradient(self) -> Tensor:
