@@ -11,6 +11,7 @@ from PIL import Image
 
 from vesselflow.cli import data_planes as planes
 from vesselflow.cli.data_distances import nearest
+from vesselflow.cli.data_points import apart
 from vesselflow.cli.main import main
 from vesselflow.stores.store import Keypoints, Layout, Source, Store, write_store
 
@@ -142,7 +143,7 @@ def test_pictures(
             assert (green > 40).sum() > 1000
     monkeypatch.setattr(planes, "PLANES_SOURCES", 1)
     with Store.open(tomograms) as store:
-        one = planes.planes_sheet(store)
+        one = planes.planes_sheet(store, apart(store))
     with Image.open(tmp_path / "t.png") as two:
         assert one.height < two.height
 

@@ -17,6 +17,7 @@ from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.synth import SYNTH_KINDS, describe
 
 if TYPE_CHECKING:
+    from vesselflow.cli.data_points import Distances
     from vesselflow.stores.store import Store
 
 #: Progress is shown once a command has taken this long.
@@ -229,6 +230,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
     from vesselflow.cli.data_inspect import measure, print_table, summary
+    from vesselflow.cli.data_points import apart
     from vesselflow.stores.store import Store
 
     progress = _Progress()
@@ -241,12 +243,13 @@ def _inspect(args: argparse.Namespace) -> int:
                 progress(len(rows), len(store), source.id)
         finally:
             progress.end()
+        distances = apart(store)
         if args.json:
-            print(json.dumps(summary(store, rows, patch), indent=2))
+            print(json.dumps(summary(store, rows, distances, patch), indent=2))
         else:
-            print_table(store, rows, patch)
+            print_table(store, rows, distances, patch)
         if args.png:
-            _picture(store, Path(args.png))
+            _picture(store, distances, Path(args.png))
     return 0
 
 
@@ -269,11 +272,11 @@ def _patch(given: str | None, store: Store) -> tuple[int, ...] | None:
     return sides
 
 
-def _picture(store: Store, path: Path) -> None:
+def _picture(store: Store, distances: Distances, path: Path) -> None:
     from vesselflow.cli.data_planes import planes_sheet
     from vesselflow.cli.data_sheet import contact_sheet, save_png
 
     flat = store.kind == "patch" and store.layout.dims == 2
-    sheet = contact_sheet(store) if flat else planes_sheet(store)
+    sheet = contact_sheet(store) if flat else planes_sheet(store, distances)
     save_png(sheet, path)
     print(f"{path}: contact sheet, {sheet.width} x {sheet.height} px", file=sys.stderr)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vesselflow.cli.data_distances import distance_text, nearest, spacing_text, spread
-from vesselflow.cli.data_points import apart, classes_table, per_patch
+from vesselflow.cli.data_points import Distances, classes_table, per_patch
 from vesselflow.stores.store import SUSPICIONS, suspicions
 
 if TYPE_CHECKING:
@@ -73,13 +73,17 @@ def _keypoint_values(store: Store, source: SourceInfo, fov: Any) -> dict[str, An
 
 
 def summary(
-    store: Store, rows: list[dict[str, Any]], patch: Sequence[int] | None = None
+    store: Store,
+    rows: list[dict[str, Any]],
+    distances: Distances,
+    patch: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """All that `inspect --json` prints.
 
     Args:
         store: An open store.
         rows: Of `measure`.
+        distances: Of `apart`.
         patch: Sides of patches in which keypoints are counted.
     """
     values = {
@@ -94,7 +98,6 @@ def summary(
         "splits": dict(Counter(row["split"] for row in rows)),
     }
     if store.kind == "keypoint":
-        distances = apart(store)
         held = {} if patch is None else per_patch(store, patch)
         values["keypoints"] = {
             name: {
@@ -111,13 +114,17 @@ def summary(
 
 
 def print_table(
-    store: Store, rows: list[dict[str, Any]], patch: Sequence[int] | None = None
+    store: Store,
+    rows: list[dict[str, Any]],
+    distances: Distances,
+    patch: Sequence[int] | None = None,
 ) -> None:
     """The table of a store, a row for each source; of keypoints one with a row for each class.
 
     Args:
         store: An open store.
         rows: Of `measure`.
+        distances: Of `apart`.
         patch: Sides of patches in which keypoints are counted.
     """
     from rich import box
@@ -152,7 +159,7 @@ def print_table(
     # Into a pipe or file: wide enough that no row is broken.
     Output(width=None if sys.stdout.isatty() else 160).print(table)
     if store.kind == "keypoint":
-        classes_table(store, rows, patch)
+        classes_table(store, rows, distances, patch)
     for line in _remarks(store, rows):
         print(line)
     kinds = {kind for row in rows for kind in row["suspicions"]}

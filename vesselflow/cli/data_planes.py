@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from vesselflow.cli.data_distances import distance_text, nearest, spacing_text, spread
 from vesselflow.cli.data_inspect import counted
-from vesselflow.cli.data_points import CLASS_COLOURS, histogram, rendered, target_plane
+from vesselflow.cli.data_points import (
+    CLASS_COLOURS,
+    Distances,
+    histogram,
+    rendered,
+    target_plane,
+)
 from vesselflow.cli.data_sheet import DOUBT_COLOUR, in_grey
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ VESSEL_COLOUR = (70.0, 255.0, 130.0)
 _MARGIN, _GAP, _CAPTION = 24, 8, 30
 
 
-def planes_sheet(store: Store) -> Image.Image:
+def planes_sheet(store: Store, distances: Distances) -> Image.Image:
     """A picture of a store of volumes or keypoints, one source a row.
 
     Of volumes with masks the three maximum projections, with the mask's over them; of volumes with
@@ -43,6 +49,7 @@ def planes_sheet(store: Store) -> Image.Image:
 
     Args:
         store: An open store.
+        distances: Of `apart`.
 
     Returns:
         RGB image; the first `PLANES_SOURCES` sources, and a note about the rest.
@@ -55,7 +62,7 @@ def planes_sheet(store: Store) -> Image.Image:
     heights = [max(plane.height for plane in row) for row in rows]
     title, more = 76, len(store.sources) - len(shown)
     width = max(*widths, 900)
-    below = histogram(store, width, HISTOGRAM_PX) if store.kind == "keypoint" else None
+    below = histogram(store, distances, width, HISTOGRAM_PX)
     height = title + sum(side + _CAPTION + _MARGIN for side in heights) + (40 if more else 0)
     foot, height = height, height + (below.height + _MARGIN if below else 0)
     sheet = Image.new("RGB", (width + 2 * _MARGIN, height), (250, 250, 248))

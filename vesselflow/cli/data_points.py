@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vesselflow.cli.data_distances import distance_text, nearest, spread, unit_of
@@ -22,6 +22,8 @@ CLASS_COLOURS = (
     (213, 94, 0),
     (204, 121, 167),
 )
+#: Class -> how far its keypoints are from the next of their class; of none without keypoints.
+Distances = Mapping[str, Any]
 #: Bars of the histogram of distances.
 BARS = 24
 
@@ -34,14 +36,17 @@ def of_class(held: Keypoints, kind: int) -> Keypoints:
     return Keypoints(held.positions[own], held.classes[own])
 
 
-def apart(store: Store) -> dict[str, Any]:
-    """Class -> how far its keypoints are from the next of their class, over all sources.
+def apart(store: Store) -> Distances:
+    """How far keypoints are from the next of their class, over all sources; reads all of them.
 
     Returns:
-        float64 (k,) each: micrometres, or px where any source has no spacing.
+        float64 (k,) of each class: micrometres, or px where any source has no spacing. Of a store
+        without keypoints nothing.
     """
     import numpy as np
 
+    if store.kind != "keypoint":
+        return {}
     known = all(source.spacing_um for source in store.sources)
     found: dict[str, list[Any]] = {name: [] for name in store.layout.classes}
     for source in store.sources:
@@ -92,7 +97,10 @@ def per_patch(store: Store, patch: Sequence[int]) -> dict[str, dict[str, float]]
 
 
 def classes_table(
-    store: Store, rows: Sequence[dict[str, Any]], patch: Sequence[int] | None
+    store: Store,
+    rows: Sequence[dict[str, Any]],
+    distances: Distances,
+    patch: Sequence[int] | None,
 ) -> None:
     """Print a row for each class: how many, in a source and a patch, and how near each other."""
     import sys
@@ -103,7 +111,6 @@ def classes_table(
 
     from vesselflow.cli.output import Output
 
-    distances = apart(store)
     held = None if patch is None else per_patch(store, patch)
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("class")
@@ -141,23 +148,20 @@ def rendered(store: Store, source: SourceInfo) -> Any:
     """The target of a whole source on the grid that the store declares.
 
     Returns:
-        float32 (C, *cells). Where the store declares no width, of one cell, as is trained with.
+        float32 (C, *cells), of the width that is trained with where a space names none.
     """
     import torch
 
-    from vesselflow.runs.resolved import SIGMA_CELLS
+    from vesselflow.runs.resolved import declared_width
     from vesselflow.targets.grid import Grid
     from vesselflow.targets.keypoints import Keypoints
     from vesselflow.targets.rendering import render_heatmaps
     from vesselflow.targets.sigma import Sigma
 
     layout, held = store.layout, store.keypoints(source.index)
-    spacing = None
-    # What holds whatever the grid comes first, as in training.
-    angstrom = layout.sigma_angstrom if source.spacing_um else None
-    if angstrom is not None:
-        spacing = torch.tensor(source.spacing_angstrom, dtype=torch.float64)
-    cells = (layout.ds_sigma or SIGMA_CELLS) if angstrom is None else None
+    spaced = source.spacing_um is not None
+    spacing = torch.tensor(source.spacing_angstrom, dtype=torch.float64) if spaced else None
+    cells, angstrom = declared_width(layout, layout.ds_factor, spaced=spaced)
     sigma = Sigma.of(
         axes=layout.dims,
         classes=len(layout.classes),
@@ -179,7 +183,7 @@ def rendered(store: Store, source: SourceInfo) -> Any:
 
 
 def _by_class(width: Any) -> Any:
-    return dict(enumerate(width)) if isinstance(width, tuple) else width
+    return dict(enumerate(width)) if isinstance(width, list) else width
 
 
 def target_plane(
@@ -214,13 +218,12 @@ def target_plane(
     return Image.fromarray(np.rint(mixed[np.ix_(*places)]).astype(np.uint8))
 
 
-def histogram(store: Store, width: int, height: int) -> Image.Image | None:
+def histogram(store: Store, distances: Distances, width: int, height: int) -> Image.Image | None:
     """How far keypoints are from the next of their class; None where no class has two."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    distances = apart(store)
-    together = np.concatenate(list(distances.values()))
+    together = np.concatenate([np.zeros(0), *distances.values()])
     if not len(together):
         return None
     unit, scale = unit_of(_spacing(store))

@@ -78,10 +78,7 @@ def task_of(experiment: Experiment, facts: StoreFacts) -> TaskSpec:
             allowed="one of task.ds_sigma and task.sigma_angstrom",
         )
     if cells is None and angstrom is None:
-        # In angstrom first: it holds whatever the grid.
-        angstrom = _declared(layout.sigma_angstrom)
-        if angstrom is None:
-            cells = _in_cells(layout, factor)
+        cells, angstrom = declared_width(layout, factor)
     return TaskSpec(
         name=part.name,
         version=part.version,
@@ -150,6 +147,22 @@ def radius_of(
         where="score.radius_voxels",
         allowed="a number, or one for each class by its name",
     )
+
+
+def declared_width(layout: Layout, factor: Any, *, spaced: bool = True) -> tuple[Any, Any]:
+    """The width that a store declares for its keypoints, (in cells, in angstrom), one of them None.
+
+    In angstrom first, because that holds whatever the grid; where the store declares none, one
+    cell. A number for all classes, or a list of one for each.
+
+    Args:
+        layout: Of the store.
+        factor: Voxels of a cell, one number or one for each axis.
+        spaced: Whether the spacing is known, without which nothing is told in angstrom.
+    """
+    if spaced and layout.sigma_angstrom is not None:
+        return None, _declared(layout.sigma_angstrom)
+    return _in_cells(layout, factor), None
 
 
 def _declared(sigma: Any) -> Any:
