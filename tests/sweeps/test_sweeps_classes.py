@@ -93,9 +93,9 @@ def test_exclusive_classes_are_learnt_and_scored(results: Path, tmp_path: Path) 
     pooled = images[(images.source_id == "*") & (images.role == "test")]
     for metric in ("dice", "dice/artery", "dice/vein"):
         found = pooled[pooled.metric == metric].value
-        # Half an image of arteries and veins at most, and each point by a model of its own.
+        # All pixels together have less than 1/2; found were .82 to .96.
         assert len(found) == 4
-        assert found.min() > 0.8
+        assert found.min() > 0.7
 
 
 def test_what_the_store_says_is_what_may_be_said(results: Path) -> None:
