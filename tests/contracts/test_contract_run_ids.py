@@ -33,8 +33,8 @@ FACTS: dict[str, Any] = {
 #: (file, profile) -> number of runs with different names, name of the first point's run, digest of
 #: all names in order.
 SHIPPED = {
-    ("keypoints_loss_beta.yaml", None): (6, "68b7c1a5e6cbae91b07f", "8dd2b09f512b87e115ce"),
-    ("keypoints_loss_beta.yaml", "full"): (12, "1d3e2784847ec9476ef6", "acbc1c67d788b5f74f1e"),
+    ("keypoints_loss_beta.yaml", None): (4, "fbf9a5d9aa2af6476139", "9deda6d3b2a5d754bfe5"),
+    ("keypoints_loss_beta.yaml", "full"): (12, "fcaf477d1bc7811acc22", "407987a5701f3e2fe5f1"),
     ("keypoints_sampling.yaml", None): (5, "c3d108852863a6dbd526", "1d691b42cfec8783320a"),
     ("keypoints_sampling.yaml", "full"): (13, "a8300a0025023e0fe71a", "d70835cff0b524d4554d"),
     ("keypoints_sigma.yaml", None): (6, "2f3ec1b0141f49af72ad", "06e789e14f45aa1606f5"),
