@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vesselflow.cli import data as command
 from vesselflow.cli import data_sheet as sheets
+from vesselflow.cli import progress as progress_module
 from vesselflow.cli.main import main
 from vesselflow.stores.store import Source, Store, write_store
 
@@ -262,9 +262,9 @@ def progress_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool
 ) -> str:
     now = [0.0]
-    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(command.sys.stderr, "isatty", lambda: terminal)
-    progress = command._Progress()
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.sys.stderr, "isatty", lambda: terminal)
+    progress = progress_module.Progress()
     for done, at in enumerate((0.5, 1.9, 2.5, 2.6, 13.0), start=1):
         now[0] = at
         progress(done, 9, f"s{done}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vesselflow.stores.sharding import shard_store
 from vesselflow.stores.store import Keypoints, Layout, Source, write_store
 
 
@@ -111,3 +112,12 @@ def make_kind(path: Path, kind: str) -> str:
     return write_store(
         path, sources_of(kind), domain=kind, importer=importer, layout=STORES[kind][1]
     )
+
+
+def make_sharded(index: Path, kind: str) -> str:
+    """The same store in two files of one or two sources; the files lie beside the index."""
+    whole = index.with_name(f"{kind}-whole.h5")
+    make_kind(whole, kind)
+    made = shard_store(whole, index, sources_per_file=1 if kind == "drawn" else 2)
+    whole.unlink()
+    return made.digest

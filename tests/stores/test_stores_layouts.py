@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_kinds import STORES, labels, make_kind, plain, planes, points, sources_of, volume
+from store_kinds import (
+    STORES,
+    labels,
+    make_kind,
+    make_sharded,
+    plain,
+    planes,
+    points,
+    sources_of,
+    volume,
+)
 
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.stores.store import (
@@ -26,6 +36,7 @@ from vesselflow.stores.store import (
 )
 
 KINDS = sorted(STORES)
+FORMS = ("file", "sharded")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +44,21 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("kinds")
     for kind in KINDS:
         make_kind(folder / f"{kind}.h5", kind)
+        make_sharded(folder / f"{kind}.shards.json", kind)
     return {kind: folder / f"{kind}.h5" for kind in KINDS}
 
 
+def path_of(stores: dict[str, Path], kind: str, form: str) -> Path:
+    return stores[kind] if form == "file" else stores[kind].with_suffix(".shards.json")
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_round_trip(stores: dict[str, Path], kind: str) -> None:
+def test_round_trip(stores: dict[str, Path], kind: str, form: str) -> None:
     layout = STORES[kind][1]
-    assert verify(stores[kind]) == []
-    with Store.open(stores[kind]) as store:
+    path = path_of(stores, kind, form)
+    assert verify(path) == []
+    with Store.open(path) as store:
         assert (store.layout, store.kind, store.domain) == (layout, layout.kind, kind)
         for index, source in enumerate(sources_of(kind)):
             info = store.sources[index]
@@ -88,9 +106,10 @@ GOLDEN = {
 }
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_golden_digests(stores: dict[str, Path], kind: str) -> None:
-    with Store.open(stores[kind]) as store:
+def test_golden_digests(stores: dict[str, Path], kind: str, form: str) -> None:
+    with Store.open(path_of(stores, kind, form)) as store:
         assert store.digest == GOLDEN[kind]
 
 

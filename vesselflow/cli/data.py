@@ -1,17 +1,17 @@
-"""`vesselflow data`: import, inspect, verify and synthesise stores."""
+"""`vesselflow data`: import, inspect, verify, synthesise and cut up stores."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
-import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vesselflow.cli import data_shards
+from vesselflow.cli.progress import Progress
 from vesselflow.errors import UserError
 from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.synth import SYNTH_KINDS, describe
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from vesselflow.cli.data_points import Distances
     from vesselflow.stores.store import Store
 
-#: Progress is shown once a command has taken this long.
-QUIET_S = 2.0
-
 EPILOG = """examples:
   vesselflow data import chase CHASE_DB1/ data/chase.h5
   vesselflow data import folder DRIVE/training data/drive.h5 --masks 1st_manual \\
@@ -30,11 +27,12 @@ EPILOG = """examples:
   vesselflow data import volume tomograms/ data/t.h5 --keypoints picks.star --spacing-angstrom 10
   vesselflow data synth data/a.h5 --kind fundus --sources 24 --seed 0 --domain a
   vesselflow data synth data/t.h5 --kind tomogram --sources 8 --domain b
-  vesselflow data inspect data/chase.h5 --png chase.png"""
+  vesselflow data inspect data/chase.h5 --png chase.png
+  vesselflow data shard data/kidney.h5 data/kidney.shards.json --size 500MB"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the four actions; the options of a layout come from its argument model."""
+    """Declare the actions; the options of a layout come from its argument model."""
     parser.epilog = EPILOG
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
@@ -60,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     text = "show what a store holds"
     action = actions.add_parser("inspect", help=text, description=text)
-    action.add_argument("store", metavar="STORE", help="an HDF5 store")
+    action.add_argument("store", metavar="STORE", help="an HDF5 store, or an index of several")
     action.add_argument("--json", action="store_true", help="print JSON instead of a table")
     action.add_argument("--png", metavar="FILE", help="also write a contact sheet")
     action.add_argument(
@@ -69,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     text = "read all of a store and check it; exit code 1 for faults, 0 for mere suspicions"
     action = actions.add_parser("verify", help=text, description=text)
-    action.add_argument("stores", metavar="STORE", nargs="+", help="HDF5 stores")
+    action.add_argument("stores", metavar="STORE", nargs="+", help="HDF5 stores, or indices")
 
     text = "make a store of synthetic images or volumes"
     action = actions.add_parser("synth", help=text, description=text)
@@ -84,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _option(name), dest=f"synth_{name}", metavar="N", type=_number, help=told
         )
     action.add_argument("--overwrite", action="store_true", help="replace a store that exists")
+    data_shards.add_arguments(actions)
 
 
 def _synth_options() -> dict[str, str]:
@@ -113,35 +112,7 @@ def _number(text: str) -> int | float | str:
 def run(args: argparse.Namespace) -> int:
     """Run the chosen action; the exit code is 1 when `verify` finds a fault."""
     actions = {"import": _import, "inspect": _inspect, "verify": _verify, "synth": _synth}
-    return actions[args.action](args)
-
-
-class _Progress:
-    """Says on a terminal how far a slow command is, in a line that is gone at the end.
-
-    Into a pipe or a file it says nothing: what stays there is the command's answer.
-    """
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.next = QUIET_S
-        self.shown = False
-        self.terminal = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        elapsed = time.monotonic() - self.start
-        if not self.terminal or elapsed < self.next:
-            return
-        self.next = elapsed + 0.2
-        self.shown = True
-        # A line that is longer than the terminal could not be taken back.
-        text = f"{done} of {total} ({name})"[: shutil.get_terminal_size().columns - 1]
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Take the line back, so that neither an answer nor an error sticks to it."""
-        if self.shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return {**actions, **data_shards.ACTIONS}[args.action](args)
 
 
 @contextlib.contextmanager
@@ -163,7 +134,7 @@ def _import(args: argparse.Namespace) -> int:
         for name in IMPORTERS.part(args.layout).arguments.model_fields
         if (value := getattr(args, f"layout_{name}")) is not None
     }
-    progress = _Progress()
+    progress = Progress()
     options = {name: f"--{name.replace('_', '-')}" for name in given}
     try:
         with _on_the_command_line(options):
@@ -197,7 +168,7 @@ def _synth(args: argparse.Namespace) -> int:
     options = {name: _option(name) for name in given}
     with _on_the_command_line(options | {"": "--kind"}):
         describe(args.kind, given)
-    progress = _Progress()
+    progress = Progress()
     try:
         digest = make_synth(
             args.out, args.kind, overwrite=args.overwrite, progress=progress, **given
@@ -233,7 +204,7 @@ def _inspect(args: argparse.Namespace) -> int:
     from vesselflow.cli.data_points import apart
     from vesselflow.stores.store import Store
 
-    progress = _Progress()
+    progress = Progress()
     with Store.open(args.store) as store:
         patch = _patch(args.patch, store)
         rows = []

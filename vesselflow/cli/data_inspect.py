@@ -88,7 +88,8 @@ def summary(
     """
     values = {
         "path": str(store.path),
-        "bytes": store.path.stat().st_size,
+        "bytes": store.nbytes,
+        "files": len(store.shards),
         "kind": store.kind,
         "domain": store.domain,
         "digest": store.digest,
@@ -135,9 +136,10 @@ def print_table(
 
     splits = Counter(row["split"] or "no split" for row in rows)
     parts = ", ".join(f"{count} {name}" for name, count in sorted(splits.items()))
+    files = f" in {len(store.shards)} files" if store.seal else ""
     table = Table(
         title=f"{escape(store.domain)}: {counted(len(rows))}, {parts}",
-        caption=f"digest {store.digest}, {store.path.stat().st_size / 1e6:.1f} MB",
+        caption=f"digest {store.digest}, {store.nbytes / 1e6:.1f} MB{files}",
         box=box.SIMPLE_HEAD,
     )
     for name in ("source", "group", "split"):

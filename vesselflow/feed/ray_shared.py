@@ -2,16 +2,15 @@
 
 A `SharedStore` is a path: whoever opens it gets the file of the machine that he is on. A machine
 that has none fetches it, from the bucket that it came from or from the driver's machine in pieces,
-into its cache under the store's digest; the others on that machine wait for it.
+into its cache under the store's digest; the others on that machine wait for it. Of a store in
+several files each is fetched by itself, when it is opened.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,9 +23,10 @@ import ray
 
 from vesselflow.errors import UserError
 from vesselflow.records.bucket import BucketTrouble
-from vesselflow.records.cache import cache_folder
+from vesselflow.records.cache import fetched_once, file_from_bucket, stores_folder
 from vesselflow.records.paths import BucketPath, any_path
-from vesselflow.stores.store import Store
+from vesselflow.stores.shards import SUFFIX, digest_check, shard_from_bucket
+from vesselflow.stores.store import Shard, Store
 
 #: Bytes of one piece from the driver's machine, and pieces that are asked for ahead.
 PIECE_BYTES, AHEAD = 32 << 20, 2
@@ -36,20 +36,25 @@ PIECE_BYTES, AHEAD = 32 << 20, 2
 class SharedStore(os.PathLike[str]):
     """A store of one sweep, wherever it is opened.
 
+    Of a store in several files the path is that of its index; each file is fetched by the
+    machines that open it, and by no other. Make one with `shared_store`.
+
     Attributes:
         path: On the driver's machine, and on every machine that has it at the same place.
         digest: Of its content.
         origin: Address in a bucket that it came from; "" without.
         desk: Name and namespace of the `StoreDesk` on the driver's machine; None without.
+        seal: Of its index; "" of a store in one file.
     """
 
     path: str
     digest: str
     origin: str = ""
     desk: tuple[str, str] | None = None
+    seal: str = ""
 
     def __fspath__(self) -> str:
-        """The file on this machine, fetched if need be.
+        """The file on this machine, or the index, fetched if need be.
 
         Raises:
             UserError: It is not here and cannot be fetched, or what was fetched is another store.
@@ -62,16 +67,50 @@ class SharedStore(os.PathLike[str]):
     def __str__(self) -> str:
         return self.path
 
+    def shard(self, shard: Shard) -> Path:
+        """A file of the store on this machine, fetched if need be.
 
-#: What this process found.
-_HERE: dict[SharedStore, str] = {}
+        Raises:
+            UserError: As for the store.
+        """
+        key = (self, shard.digest)
+        known = _HERE.get(key)
+        if known is None or not os.path.exists(known):
+            known = _HERE[key] = str(_located_shard(self, shard))
+        return Path(known)
+
+    def holds(self, shard: Shard) -> bool:
+        """Whether this machine seems to have a file of the store; it is not opened."""
+        places = (Path(self.path).parent / shard.name, stores_folder() / f"{shard.digest}.h5")
+        return any(place.exists() for place in places)
+
+
+#: What this process found: of a store, and of a file of one by its digest.
+_HERE: dict[SharedStore | tuple[SharedStore, str], str] = {}
+
+
+def shared_store(
+    path: Path, digest: str, origin: str = "", desk: tuple[str, str] | None = None
+) -> SharedStore:
+    """A store of this machine for all machines; the arguments are those of `SharedStore`."""
+    with Store.open(path) as store:
+        return SharedStore(str(path), digest, origin, desk, store.seal)
+
+
+def desk_files(path: Path) -> dict[str, str]:
+    """What a `StoreDesk` hands out of a store: name -> file."""
+    with Store.open(path) as store:
+        if not store.seal:
+            return {store.digest: str(path)}
+        files = {shard.digest: str(path.parent / shard.name) for shard in store.shards}
+        return {**files, store.seal: str(path)}
 
 
 class StoreDesk:
     """Hands stores of the driver's machine to others, piece by piece; an actor on that machine.
 
     Args:
-        paths: Digest -> file.
+        paths: Digest of a file, or seal of an index -> file; see `desk_files`.
     """
 
     def __init__(self, paths: Mapping[str, str]) -> None:
@@ -80,6 +119,8 @@ class StoreDesk:
 
     def about(self, digest: str) -> tuple[int, str]:
         """Bytes of a store's file, and their BLAKE2b checksum."""
+        if digest not in self._paths:
+            raise OSError("the driver does not have it")
         path = self._paths[digest]
         if digest not in self._hashes:
             with open(path, "rb") as file:
@@ -94,44 +135,59 @@ class StoreDesk:
 
 
 def _located(store: SharedStore) -> Path:
-    with contextlib.suppress(UserError, OSError):
-        if _digest(Path(store.path)) == store.digest:
+    with contextlib.suppress(UserError, OSError), Store.open(store.path) as found:
+        if found.digest == store.digest:
             return Path(store.path)
-    folder = cache_folder() / "stores"
-    target = folder / f"{store.digest}.h5"
+    name = f"{store.seal}{SUFFIX}" if store.seal else f"{store.digest}.h5"
+    with _told(store.path):
+        if store.origin:
+            check = digest_check(store.digest, store.seal)
+            return file_from_bucket(_in_bucket(store.origin), name, check)
+        return _fetched(store, name, store.digest, store.seal)
+
+
+def _located_shard(store: SharedStore, shard: Shard) -> Path:
+    beside = Path(store.path).parent / shard.name
+    with contextlib.suppress(UserError, OSError):
+        digest_check(shard.digest)(beside)
+        return beside
+    with _told(str(beside)):
+        if store.origin:
+            return shard_from_bucket(_in_bucket(store.origin).parent, shard)
+        return _fetched(store, f"{shard.digest}.h5", shard.digest)
+
+
+def _in_bucket(address: str) -> BucketPath:
+    place = any_path(address)
+    assert isinstance(place, BucketPath)
+    return place
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Say in one line what hinders fetching; a bucket says it itself."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f".{store.digest}.lock"):
-            if not target.exists():
-                _fetch(store, target)
+        yield
     except (OSError, ray.exceptions.RayError) as error:
         if isinstance(error, BucketTrouble):
             raise
         raise UserError(
             f"this store is not on {socket.gethostname()} and cannot be fetched ({_line(error)})",
-            where=store.path,
+            where=path,
             hint="copy it there, or name its address in a bucket as the store's path",
         ) from None
-    return target
 
 
-def _fetch(store: SharedStore, target: Path) -> None:
-    temporary = target.with_name(f".{store.digest}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            if store.origin:
-                origin = any_path(store.origin)
-                assert isinstance(origin, BucketPath)
-                origin.bucket.get_into(origin.key, file)
-            elif store.desk is not None:
-                _from_desk(store.desk, store.digest, file)
-            else:
-                raise FileNotFoundError("no such file, and nobody to ask for it")
-        if _digest(temporary) != store.digest:
-            raise OSError("what came is another store, or damaged")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _fetched(store: SharedStore, name: str, digest: str, seal: str = "") -> Path:
+    """A file from the driver's machine."""
+    desk = store.desk
+
+    def fill(file: BinaryIO) -> None:
+        if desk is None:
+            raise FileNotFoundError("no such file, and nobody to ask for it")
+        _from_desk(desk, seal or digest, file)
+
+    return fetched_once(name, fill, digest_check(digest, seal))
 
 
 def _from_desk(name: tuple[str, str], digest: str, file: BinaryIO) -> None:
@@ -140,7 +196,7 @@ def _from_desk(name: tuple[str, str], digest: str, file: BinaryIO) -> None:
     except ValueError:
         raise OSError("the driver that has it is gone") from None
     size, checksum = ray.get(desk.about.remote(digest))
-    print(f"fetching a store of {size / 1e6:.0f} MB from the driver", file=sys.stderr, flush=True)
+    print(f"fetching {size / 1e6:.0f} MB of a store from the driver", file=sys.stderr, flush=True)
     starts = range(0, size, PIECE_BYTES)
     pieces = [desk.read.remote(digest, start) for start in starts[:AHEAD]]
     for number in range(len(starts)):
@@ -154,21 +210,8 @@ def _from_desk(name: tuple[str, str], digest: str, file: BinaryIO) -> None:
             raise OSError("it was damaged on its way")
 
 
-def _digest(path: Path) -> str:
-    with Store.open(path) as store:
-        return store.digest
-
-
 def _checksum(file: BufferedReader) -> str:
     return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _line(error: Exception) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from vesselflow.records.paths import BucketPath
 
@@ -52,6 +55,54 @@ def local_copy(path: BucketPath) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def stores_folder() -> Path:
+    """Where stores and parts of them are that this machine fetched, named by their content."""
+    return cache_folder() / "stores"
+
+
+def fetched_once(
+    name: str, fill: Callable[[BinaryIO], None], check: Callable[[Path], None]
+) -> Path:
+    """A file among the fetched stores, brought by one process while the others wait for it.
+
+    Args:
+        name: By which whoever wants the same content finds it.
+        fill: Writes the content.
+        check: Raises for a file that is not what the name says; it is not kept then.
+
+    Raises:
+        OSError: As `fill` and `check` raise it, or no space is left.
+    """
+    folder = stores_folder()
+    target = folder / name
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return target
+        temporary = folder / f".{secrets.token_hex(4)}-{name}"
+        try:
+            with temporary.open("xb") as file:
+                fill(file)
+            check(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def file_from_bucket(source: BucketPath, name: str, check: Callable[[Path], None]) -> Path:
+    """`fetched_once` of an object of a bucket.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        BucketTrouble: The bucket does not answer.
+    """
+    return fetched_once(name, lambda file: source.bucket.get_into(source.key, file), check)
 
 
 def _clear(folder: Path) -> None:

@@ -24,6 +24,7 @@ for another spacing or name.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,6 +151,56 @@ class SourceInfo:
         plane = (self.height, self.width)
         return plane if self.depth is None else (self.depth, *plane)
 
+    def plain(self) -> dict[str, Any]:
+        """The entry as plain data, without its position."""
+        values = dataclasses.asdict(self)
+        del values["index"]
+        return values
+
+    @classmethod
+    def of(cls, index: int, values: Mapping[str, Any]) -> SourceInfo:
+        """The entry at a position, of plain data; what is a tuple came as a list.
+
+        Raises:
+            ValueError: the fov's box has other axes than the source.
+            TypeError: an unknown key, or a missing one.
+        """
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        source = cls(index=index, **plain)
+        if len(source.fov_box) != 2 * len(source.shape):
+            raise ValueError("the fov's box has other axes than the source")
+        return source
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a store.
+
+    Attributes:
+        name: Its path, relative to the store's index.
+        digest: Of the store that the file is.
+        sources: Positions of its sources in the whole store.
+        nbytes: Size of the file.
+    """
+
+    name: str
+    digest: str
+    sources: range
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a store says of itself; see `reader.Store`."""
+
+    layout: Layout
+    domain: str
+    digest: str
+    importer: Mapping[str, Any]
+    sources: tuple[SourceInfo, ...]
+
 
 def _text_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -266,6 +317,24 @@ def layout_of(source: Source, **declared: Any) -> Layout:
         raise UserError(error.what, where=where, allowed=error.allowed) from None
 
 
+def stored_arrays(source: Source, layout: Layout) -> dict[str, NDArray[Any]]:
+    """All arrays of a source as they are stored, in the order in which digests take them.
+
+    Raises:
+        UserError: One that the layout wants is missing, or one that it does not know is there.
+    """
+    points = source.keypoints
+    given = {
+        "image": source.image,
+        "target": source.target,
+        "fov": source.fov,
+        "keypoints": None if points is None else points.positions,
+        "classes": None if points is None else points.classes,
+        "heatmap": source.heatmap,
+    }
+    return arrays_of(given, layout)
+
+
 def describe(
     index: int, source: Source, layout: Layout = PLAIN
 ) -> tuple[SourceInfo, dict[str, NDArray[Any]]]:
@@ -293,16 +362,8 @@ def describe(
         if wanted:
             raise UserError(f"{name} {numbers} is not allowed", where=where, allowed=wanted)
     points = source.keypoints
-    given = {
-        "image": source.image,
-        "target": source.target,
-        "fov": source.fov,
-        "keypoints": None if points is None else points.positions,
-        "classes": None if points is None else points.classes,
-        "heatmap": source.heatmap,
-    }
     try:
-        arrays = arrays_of(given, layout)
+        arrays = stored_arrays(source, layout)
     except UserError as error:
         raise UserError(error.what, where=where) from None
     faults = array_faults(arrays, layout)

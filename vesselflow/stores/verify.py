@@ -61,10 +61,19 @@ def check(path: str | os.PathLike[str]) -> Report:
     with store:
         faults = [] if store.sources else ["the store holds no sources"]
         seen: set[str] = set()
+        missing: set[int] = set()
+        for number, shard in enumerate(store.shards):
+            try:
+                store.check_shard(number)
+            except UserError as error:
+                faults.append(str(error))
+                missing.update(shard.sources)
         for source in store.sources:
             if source.id in seen:
                 faults.append(f"source '{source.id}': the id is used twice")
             seen.add(source.id)
+            if source.index in missing:
+                continue
             faults += [
                 f"source '{source.id}': {fault}" for fault in _source_faults(store, source, tally)
             ]

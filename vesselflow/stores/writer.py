@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -201,8 +200,7 @@ def _new_group(parent: h5py.Group, name: str) -> h5py.Group:
 
 
 def _plain(entry: SourceInfo, schema: int) -> dict[str, Any]:
-    values = dataclasses.asdict(entry)
-    del values["index"]
+    values = entry.plain()
     if schema == 1:
         for name in ("depth", "keypoint_counts", "origin", "fov_full"):
             del values[name]

@@ -10,12 +10,16 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.errors import UserError
 from vesselflow.records.paths import AnyPath, BucketPath, there
 from vesselflow.sweeps.stores_made import missing_store, origin_of, store_path, used_stores
+
+if TYPE_CHECKING:
+    from vesselflow.stores.store import Store
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,34 @@ def _sent(space: Space, name: str, results: AnyPath, notify: Callable[[str], Non
 
     try:
         with Store.open(path) as store:
+            if store.seal:
+                return _sent_files(store, name, results / "stores", notify)
             digest = store.digest
     except UserError as error:
         raise UserError(str(error), where=where) from None
     target = results / "stores" / f"{path.stem}-{digest[:16]}.h5"
     if not there(target):
-        notify(f"putting the store '{name}' into the bucket ({path.stat().st_size / 1e6:.0f} MB)")
-        target.bucket.put(target.key, path)
+        _put(target, path, name, path.stat().st_size, notify)
     return str(target)
+
+
+def _sent_files(store: Store, name: str, folder: BucketPath, notify: Callable[[str], None]) -> str:
+    """Where a store in several files can be fetched from: a folder of its own, its index last."""
+    stem = store.path.name.partition(".")[0]
+    folder = folder / f"{stem}-{store.seal[:16]}"
+    target = folder / store.path.name
+    if there(target):
+        return str(target)
+    for number, shard in enumerate(store.shards):
+        store.check_shard(number)
+        if not there(folder / shard.name):
+            _put(folder / shard.name, store.path.parent / shard.name, name, shard.nbytes, notify)
+    target.bucket.put(target.key, store.path)
+    return str(target)
+
+
+def _put(
+    target: BucketPath, path: Path, name: str, nbytes: int, notify: Callable[[str], None]
+) -> None:
+    notify(f"putting the store '{name}' into the bucket ({nbytes / 1e6:.0f} MB)")
+    target.bucket.put(target.key, path)

@@ -150,11 +150,14 @@ def origin_of(declared: StoreSpec) -> str:
 
 @functools.cache
 def _fetched(address: str) -> Path:
-    """The copy on this machine of a store in a bucket."""
+    """The copy on this machine of a store in a bucket; of one in several files, of its index."""
+    from vesselflow.stores.shards import index_at, is_index
+
     source = any_path(address)
     assert isinstance(source, BucketPath)
     try:
-        return local_copy(source)
+        copy = local_copy(source)
+        return index_at(copy, source.parent) if is_index(copy) else copy
     except FileNotFoundError:
         raise UserError(f"no such object: {address}", hint="put the store there first") from None
     except OSError as error:
