@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from feed_stores import noise_store
@@ -16,10 +20,12 @@ from vesselflow.feed import ray_shared
 from vesselflow.feed.batches import load_samples
 from vesselflow.feed.blocks import tables
 from vesselflow.feed.ray_resident import materialise
-from vesselflow.feed.ray_shared import SharedStore, StoreDesk
+from vesselflow.feed.ray_shared import SharedStore, StoreDesk, desk_files, shared_store
 from vesselflow.feed.view import View
 from vesselflow.records.paths import any_path
-from vesselflow.stores.store import Store
+from vesselflow.stores.sharding import shard_store
+from vesselflow.stores.shards import is_index
+from vesselflow.stores.store import Shard, Store
 
 VIEW = View(working_size_px=None, patch=32, stride=None, min_fov=0.0, divisor=1)
 
@@ -111,3 +117,102 @@ def test_machines_fetch_from_the_driver_once(
     ray_shared._HERE.clear()
     with pytest.raises(UserError, match=r"the driver that has it is gone|actor"):
         os.fspath(shared)
+
+
+# -- stores in several files -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def index(store: Path) -> Path:
+    """The store in three files of two sources."""
+    made = store.with_name("store.shards.json")
+    shard_store(store, made, sources_per_file=2)
+    return made
+
+
+def fetched(index: Path, cache: Path) -> list[int]:
+    """Which files of a store are in the cache."""
+    with Store.open(index) as opened:
+        names = [f"{shard.digest}.h5" for shard in opened.shards]
+    return [place for place, name in enumerate(names) if (cache / name).exists()]
+
+
+def test_files_that_are_here_are_opened_in_place(store: Path, index: Path, cache: Path) -> None:
+    shared = pickle.loads(pickle.dumps(shared_store(index, _digest(store))))
+    assert os.fspath(shared) == str(index)
+    whole = load_samples(shared, VIEW)
+    np.testing.assert_array_equal(whole.source, load_samples(store, VIEW).source)
+    assert not cache.exists()
+    assert set(desk_files(index)) == {shared.seal, *(s.digest for s in _shards(index))}
+    assert desk_files(store) == {_digest(store): str(store)}
+
+
+def _shards(index: Path) -> tuple[Shard, ...]:
+    with Store.open(index) as opened:
+        return opened.shards
+
+
+def test_only_the_files_that_are_read_are_fetched_from_a_bucket(
+    store: Path, index: Path, cache: Path, bucket: str
+) -> None:
+    origin = any_path(bucket.replace("?", "/data/store.shards.json?"))
+    origin.bucket.put(origin.key, index)
+    for shard in _shards(index):
+        place = origin.parent / shard.name
+        place.bucket.put(place.key, index.parent / shard.name)
+    known = shared_store(index, _digest(store))
+    shared = SharedStore("/nowhere/i.shards.json", known.digest, str(origin), None, known.seal)
+    with Store.open(shared) as opened, Store.open(store) as whole:
+        assert opened.digest == whole.digest
+        assert is_index(Path(shared))
+        assert fetched(index, cache) == []
+        np.testing.assert_array_equal(opened.image(3), whole.image(3))
+        assert fetched(index, cache) == [1]
+    for shard in _shards(index):
+        (origin.parent / shard.name).unlink()
+    ray_shared._HERE.clear()
+    with Store.open(shared) as opened, Store.open(store) as whole:
+        np.testing.assert_array_equal(opened.image(2), whole.image(2))
+        with pytest.raises(UserError, match=r"no such object: s3://.*/data/store-0002-"):
+            opened.image(5)
+    assert fetched(index, cache) == [1]
+
+
+def test_another_file_in_the_place_of_one_is_not_kept(
+    store: Path, index: Path, cache: Path, bucket: str
+) -> None:
+    origin = any_path(bucket.replace("?", "/data/store.shards.json?"))
+    origin.bucket.put(origin.key, index)
+    first, second, _ = _shards(index)
+    place = origin.parent / second.name
+    place.bucket.put(place.key, index.parent / first.name)
+    known = shared_store(index, _digest(store))
+    shared = SharedStore("/nowhere/i.shards.json", known.digest, str(origin), None, known.seal)
+    with Store.open(shared) as opened, pytest.raises(UserError, match="what came is another store"):
+        opened.image(3)
+    assert fetched(index, cache) == []
+    # The index of the same store in other files is another one.
+    other = SharedStore("/nowhere/i.shards.json", known.digest, str(origin), None, "0" * 32)
+    with pytest.raises(UserError, match="what came is another store"):
+        os.fspath(other)
+
+
+@pytest.mark.ray
+def test_each_file_is_fetched_by_the_one_machine_that_reads_it(
+    store: Path, index: Path, tmp_path: Path
+) -> None:
+    program = Path(__file__).with_name("sharded_cluster.py")
+    words = [sys.executable, str(program), *map(str, (tmp_path / "machines", index, store))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    machines = said["samples"]
+    assert sorted(machines["one"] + machines["two"]) == [0, 1, 2]
+    assert {len(machines["one"]), len(machines["two"])} == {1, 2}
+    assert machines["driver"] == []
+    # Whole images and a stream's index are read where the files are by now.
+    assert said["all"] == machines
+    assert said["equal"]
+    assert said["images"]
+    assert said["index"]
+    assert said["again"], "what a lost machine had read was not made again"

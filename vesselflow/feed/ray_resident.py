@@ -151,13 +151,9 @@ def materialise(
         UserError: The store cannot be read, or gives not one sample.
     """
     # Ray Data takes a second to import.
-    from vesselflow.feed.ray_datasource import StoreDatasource, quiet, read, reader_count
+    from vesselflow.feed.ray_datasource import read_all
 
-    source = StoreDatasource(store_path, view, kind)
-    with Store.open(store_path) as store:
-        tasks = min(len(store.sources), 4 * reader_count())
-    with quiet():
-        data = read(source, tasks=tasks, concurrency=reader_count()).materialize()
+    data = read_all(store_path, view, kind)
     rows = data.count()
     if not rows:
         raise no_samples(view, str(store_path))

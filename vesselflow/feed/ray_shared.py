@@ -13,21 +13,25 @@ import hashlib
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vesselflow.errors import UserError
+from vesselflow.feed.placement import Reader
 from vesselflow.records.bucket import BucketTrouble
 from vesselflow.records.cache import fetched_once, file_from_bucket, stores_folder
 from vesselflow.records.paths import BucketPath, any_path
 from vesselflow.stores.shards import SUFFIX, digest_check, shard_from_bucket
 from vesselflow.stores.store import Shard, Store
 
+#: Seconds in which a machine says which files it has; a new process takes one to five.
+ANSWER_S = 20.0
 #: Bytes of one piece from the driver's machine, and pieces that are asked for ahead.
 PIECE_BYTES, AHEAD = 32 << 20, 2
 
@@ -132,6 +136,41 @@ class StoreDesk:
         with open(self._paths[digest], "rb") as file:
             file.seek(start)
             return file.read(PIECE_BYTES)
+
+
+def readers(store: SharedStore, shards: Sequence[Shard]) -> list[Reader]:
+    """The machines of the cluster that have CPUs, and which files of a store each has.
+
+    One that does not answer in time counts as one that has none.
+
+    Args:
+        store: A store in several files.
+        shards: Its files.
+    """
+    cpus = {
+        node["NodeID"]: node["Resources"]["CPU"]
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    }
+    if len(cpus) < 2:
+        return [Reader(node, count) for node, count in cpus.items()]
+    asked = {}
+    for node in sorted(cpus):
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        look = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_held)
+        asked[look.remote(store, list(shards))] = node
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    held: dict[str, frozenset[int]] = {}
+    for answer in ready:
+        with contextlib.suppress(ray.exceptions.RayError):
+            held[asked[answer]] = ray.get(answer)
+    for answer in late:
+        ray.cancel(answer, force=True)
+    return [Reader(node, cpus[node], held.get(node, frozenset())) for node in sorted(cpus)]
+
+
+def _held(store: SharedStore, shards: Sequence[Shard]) -> frozenset[int]:
+    return frozenset(place for place, shard in enumerate(shards) if store.holds(shard))
 
 
 def _located(store: SharedStore) -> Path:

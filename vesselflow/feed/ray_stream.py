@@ -201,13 +201,9 @@ def read_index(store_path: StorePath, view: View) -> tuple[ray.ObjectRef, ...]:
     Raises:
         UserError: The store cannot be read, or gives not one sample.
     """
-    from vesselflow.feed.ray_datasource import StoreDatasource, quiet, read, reader_count
+    from vesselflow.feed.ray_datasource import read_all
 
-    source = StoreDatasource(store_path, view, "index")
-    with Store.open(store_path) as store:
-        tasks = min(len(store.sources), 4 * reader_count())
-    with quiet():
-        data = read(source, tasks=tasks, concurrency=reader_count()).materialize()
+    data = read_all(store_path, view, "index")
     if not data.count():
         raise no_samples(view, str(store_path))
     return tuple(data.to_arrow_refs())

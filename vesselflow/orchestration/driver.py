@@ -27,7 +27,7 @@ from vesselflow.clusters.prices import PriceList
 from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.long_tables import point_scores
 from vesselflow.feed.ray_data import Handles
-from vesselflow.feed.ray_shared import SharedStore, StoreDesk
+from vesselflow.feed.ray_shared import SharedStore, StoreDesk, desk_files, shared_store
 from vesselflow.feed.ray_stream import NodeRoom
 from vesselflow.orchestration.autoscaler import Asking, keeper
 from vesselflow.orchestration.broker import Broker, Snapshot
@@ -253,14 +253,16 @@ class _Driver:
             here = NodeAffinitySchedulingStrategy(
                 ray.get_runtime_context().get_node_id(), soft=False
             )
-            paths = {facts.digest: str(facts.path.resolve()) for facts in stores.values()}
+            paths: dict[str, str] = {}
+            for facts in stores.values():
+                paths |= desk_files(facts.path.resolve())
             self.desk = (
                 ray.remote(StoreDesk)
                 .options(name=desk[0], num_cpus=0, max_concurrency=8, scheduling_strategy=here)
                 .remote(paths)
             )
         self.shared = {
-            name: SharedStore(str(facts.path.resolve()), facts.digest, facts.origin, desk)
+            name: shared_store(facts.path.resolve(), facts.digest, facts.origin, desk)
             for name, facts in stores.items()
         }
 
