@@ -37,7 +37,8 @@ class StoreSpec(StoreView):
 
     path: str | None = Field(
         None,
-        description="HDF5 file, relative to the YAML (${VARIABLES} and ~ are expanded), or s3://, gs://",
+        description="HDF5 file or index of several, relative to the YAML (${VARIABLES} and ~ are "
+        "expanded), or s3://, gs://",
     )
     synth: Synth | None = Field(None, description="Synthetic store, made when it is needed")
     importer: Import | None = Field(
