@@ -3,13 +3,13 @@
 The index is a small JSON file. It holds all that a store says of itself (so that opening it opens
 no other file), and of each file its name, relative to the index, its digest and its size::
 
-    {"vesselflow shards": 1, "kind": ..., "domain": ..., "digest": ..., "importer": ...,
-     "layout": ..., "files": [{"name": ..., "digest": ..., "bytes": ..., "sources": [...]}, ...],
-     "seal": ..., "at": ...}
+    {"at": ..., "seal": ...,
+    "vesselflow shards": 1, "kind": ..., "domain": ..., "digest": ..., "importer": ...,
+    "layout": ..., "files": [{"name": ..., "digest": ..., "bytes": ..., "sources": [...]}, ...]}
 
-The seal is a digest of all but itself and `at`, which a copy of an index from a bucket has: where
-the files are that do not lie beside it. Each file is a whole store, and is held to the index when
-it is opened.
+The seal is a digest of the bytes behind the first line. In a copy of an index from a bucket `at`
+says where the files are that do not lie beside it. Each file is a whole store, and is held to the
+index when it is opened.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ KEY, FORM = "vesselflow shards", 1
 #: no limit of the system is reached.
 OPEN_FILES = 8
 _AGAIN = "make it again with 'vesselflow data shard' or 'vesselflow data index'"
-_UNSEALED = ("seal", "at")
 
 
 @runtime_checkable
@@ -84,9 +83,10 @@ class ShardedFiles:
     def __init__(self, path: Path, finder: Finder | None = None) -> None:
         self.path, self._finder = path, finder
         try:
-            values = json.loads(path.read_bytes())
+            content = path.read_bytes()
+            values = json.loads(content)
             _check_form(path, values)
-            if values["seal"] != seal_of_index(values):
+            if values["seal"] != _digest(content.partition(b"\n")[2]):
                 raise ValueError("the seal does not fit the index")
             self.head, self.shards = _parsed(values)
             self.seal: str = values["seal"]
@@ -226,7 +226,7 @@ def write_index(
         "layout": head.layout.plain(),
         "files": files,
     }
-    _write(path, json.loads(json.dumps(values)))
+    _write(path, sealed(values))
 
 
 def index_at(copy: Path, folder: BucketPath) -> Path:
@@ -243,24 +243,33 @@ def index_at(copy: Path, folder: BucketPath) -> Path:
         OSError: no space is left for it.
     """
     seal, at = ShardedFiles(copy).seal, str(folder)
-    place = hashlib.blake2b(at.encode(), digest_size=8).hexdigest()
-    path = stores_folder() / f"{seal}-{place}{SUFFIX}"
+    path = stores_folder() / f"{seal}-{_digest(at.encode())[:16]}{SUFFIX}"
     if not path.exists():
-        _write(path, {**json.loads(copy.read_bytes()), "at": at})
+        _write(path, sealed(json.loads(copy.read_bytes()), at))
     return path
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    text = canonical_json({**values, "seal": seal_of_index(values)}, escaped=False)
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(path, f"{text}\n".encode())
+    atomic.write_bytes(path, content)
 
 
-def seal_of_index(values: Mapping[str, Any]) -> str:
-    """Digest of all that an index holds, but the seal itself and where its files are."""
-    sealed = {key: value for key, value in values.items() if key not in _UNSEALED}
-    text = canonical_json(sealed, escaped=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def sealed(values: Mapping[str, Any], at: str = "") -> bytes:
+    """The bytes of an index.
+
+    Args:
+        values: All that it says.
+        at: Address of the folder in a bucket where its files are; "" for those beside it.
+    """
+    plain = {key: value for key, value in values.items() if key not in ("seal", "at")}
+    body = f"{canonical_json(plain, escaped=False)[1:]}\n".encode()
+    head = {"at": at} if at else {}
+    line = canonical_json({**head, "seal": _digest(body)}, escaped=False)
+    return f"{line[:-1]},\n".encode() + body
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def name_fault(name: str) -> str:
