@@ -323,3 +323,41 @@ def test_newer_and_foreign_indices(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text('{"a":' * 100_000)
     with pytest.raises(UserError, match="the index of the store is damaged"):
         Store.open(tmp_path / "deep.json")
+
+
+def test_a_sealed_index_still_names_each_source_once_and_no_file_elsewhere(tmp_path: Path) -> None:
+    index = tmp_path / "inside" / "a.shards.json"
+    make_sharded(index, "plain")
+    values = json.loads(index.read_text())
+    first = values["files"][0]
+    shutil.copy(index.parent / first["name"], tmp_path / "x.h5")
+    outside = {**first, "name": "../x.h5"}
+    for name, files in (
+        ("twice", [*values["files"], first]),
+        ("outside", [outside, *values["files"][1:]]),
+        ("absolute", [{**first, "name": str(tmp_path / "x.h5")}, *values["files"][1:]]),
+        ("none", []),
+        ("empty", [*values["files"], {**first, "sources": []}]),
+    ):
+        path = index.with_name(f"{name}.json")
+        path.write_bytes(sealed({**values, "files": files}))
+        with pytest.raises(UserError, match=f"{name}.json: the index of the store is damaged"):
+            Store.open(path)
+
+
+def test_a_file_that_is_there_with_another_spacing_is_not_taken_for_the_new_one(
+    tmp_path: Path,
+) -> None:
+    whole, index = tmp_path / "v.h5", tmp_path / "v.shards.json"
+    source = plain()
+    for spacing in ((7.5, 8.0), (1.0, 1.0)):
+        write_store(
+            whole, [replace(source, spacing_um=spacing)], domain="d", importer={}, overwrite=True
+        )
+        if spacing == (1.0, 1.0):  # it enters no digest, and so not the file's name
+            with pytest.raises(UserError, match=r"v-0000-.*: exists already, and is another store"):
+                shard_store(whole, index, sources_per_file=1)
+            assert not index.exists()
+            break
+        shard_store(whole, index, sources_per_file=1)
+        index.unlink()
