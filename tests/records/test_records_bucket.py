@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -28,7 +28,7 @@ from vesselflow.records.atomic import (
     writing,
 )
 from vesselflow.records.bucket import Bucket, BucketTrouble
-from vesselflow.records.cache import local_copy
+from vesselflow.records.cache import fetched_once, local_copy, stores_folder
 from vesselflow.records.drivers import Driver
 from vesselflow.records.index import Index, stamp_of
 from vesselflow.records.known import KnownRuns
@@ -310,6 +310,33 @@ def test_a_copy_is_of_the_content_that_is_there_now(root: BucketPath) -> None:
     assert local_copy(root / "store.h5").read_bytes() == b"two"
     with pytest.raises(FileNotFoundError):
         local_copy(root / "none.h5")
+
+
+def test_what_many_want_at_once_is_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VESSELFLOW_CACHE", str(tmp_path))
+    asked: list[int] = []
+    others = threading.Event()
+
+    def fill(file: BinaryIO) -> None:
+        asked.append(1)
+        others.wait(0.2)  # time enough for the others to come; too little makes no test fail
+        file.write(b"content")
+
+    def refuse(path: Path) -> None:
+        raise OSError("another one")
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(fetched_once, "a.h5", fill, lambda path: None) for _ in range(4)]
+        assert {job.result(timeout=60).read_bytes() for job in jobs} == {b"content"}
+    assert len(asked) == 1
+    # What is refused is not kept, and is asked for again.
+    for _ in range(2):
+        with pytest.raises(OSError, match="another one"):
+            fetched_once("b.h5", fill, refuse)
+    assert len(asked) == 3
+    assert [p.name for p in stores_folder().iterdir() if p.suffix != ".lock"] == ["a.h5"]
 
 
 # -- trouble -----------------------------------------------------------------------------------
