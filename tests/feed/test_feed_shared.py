@@ -147,6 +147,22 @@ def test_files_that_are_here_are_opened_in_place(store: Path, index: Path, cache
     assert desk_files(store) == {_digest(store): str(store)}
 
 
+def test_a_machine_is_checked_for_its_files_and_fetches_none(
+    index: Path, cache: Path, bucket: str
+) -> None:
+    shared = shared_store(index, _digest(index))
+    shared.check()
+    second = index.parent / _shards(index)[1].name
+    second.rename(second.with_suffix(".away"))
+    ray_shared._HERE.clear()
+    with pytest.raises(UserError, match=r"store-0001-.*nobody to ask for it"):
+        shared.check()
+    origin = any_path(bucket.replace("?", "/data/store.shards.json?"))
+    origin.bucket.put(origin.key, index)
+    SharedStore("/nowhere/i.json", shared.digest, str(origin), None, shared.seal).check()
+    assert fetched(index, cache) == []
+
+
 def _shards(index: Path) -> tuple[Shard, ...]:
     with Store.open(index) as opened:
         return opened.shards

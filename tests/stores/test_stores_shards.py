@@ -305,6 +305,13 @@ def test_flipped_bytes_of_a_file_are_refused_or_touch_nothing(
         assert said(copy) == said(index)  # of schema 1 as well: the index guards its file's entries
 
 
+def test_a_link_to_an_index_is_the_index(tmp_path: Path) -> None:
+    index = tmp_path / "data" / "a.shards.json"
+    make_sharded(index, "plain")
+    (tmp_path / "link.json").symlink_to(index)
+    assert said(tmp_path / "link.json") == said(index)
+
+
 def test_newer_and_foreign_indices(tmp_path: Path) -> None:
     index = tmp_path / "a.shards.json"
     make_sharded(index, "plain")

@@ -83,6 +83,20 @@ class SharedStore(os.PathLike[str]):
             known = _HERE[key] = str(_located_shard(self, shard))
         return Path(known)
 
+    def check(self) -> None:
+        """Refuse a machine that cannot open the store; nothing but an index is fetched for it.
+
+        Raises:
+            UserError: As for the store.
+        """
+        path = os.fspath(self)
+        if not self.seal or self.origin or self.desk is not None:
+            return
+        with Store.open(path) as store:
+            for shard in store.shards:
+                if not self.holds(shard):
+                    self.shard(shard)
+
     def holds(self, shard: Shard) -> bool:
         """Whether this machine seems to have a file of the store; it is not opened."""
         places = (Path(self.path).parent / shard.name, stores_folder() / f"{shard.digest}.h5")

@@ -213,7 +213,7 @@ def check_fit(settings: SlotConfig) -> None:
         raise Unfit(f"{here} does not see the results folder {settings.results}")
     for store in settings.stores:
         try:
-            os.fspath(store)
+            store.check()
         except (UserError, OSError) as error:
             raise Unfit(f"{here} cannot read the store {store} ({error})") from None
 

@@ -154,6 +154,8 @@ class ShardedFiles:
         if self._finder is not None:
             return self._finder.shard(shard)
         beside = self.path.parent / shard.name
+        if self.path.is_symlink() and not beside.exists():
+            beside = self.path.resolve().parent / shard.name
         if not self._at or beside.exists():
             return beside
         folder = any_path(self._at)
