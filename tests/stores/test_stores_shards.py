@@ -119,7 +119,9 @@ def test_size_cuts_and_what_is_there_is_kept_or_replaced(tmp_path: Path) -> None
     with Store.open(whole) as store:
         size = store.stored_bytes(0) + store.stored_bytes(1)
         assert 0 < sum(store.stored_bytes(n) for n in range(3)) < store.nbytes
-    made = shard_store(whole, index, file_bytes=size)
+    told: list[tuple[int, int, str]] = []
+    made = shard_store(whole, index, file_bytes=size, progress=lambda *words: told.append(words))
+    assert told == [(0, 3, "s0"), (1, 3, "s1"), (2, 3, "s2")]
     assert (made.digest, made.files, made.sources) == (digest, 2, 3)
     first, second = files_of(index)
     with pytest.raises(UserError, match="exists already; --overwrite replaces it"):

@@ -1,6 +1,6 @@
 """What a store holds: sources, their description, and the digests that name their content.
 
-A store is one HDF5 file::
+A store is one HDF5 file, or several under an index (`shards`)::
 
     user block             512 bytes of text: magic words and the size of the whole file
     /                      attributes schema, kind, domain, digest, importer (JSON)

@@ -63,7 +63,7 @@ def shard_store(
         sources_per_file: How many sources go into one file.
         file_bytes: Or: how large a file may become; one source may be larger.
         overwrite: Replace an index that is there, and the files that it was made with.
-        progress: Called before each file.
+        progress: Called before each source.
 
     Raises:
         UserError: the store cannot be read, or does not hold what it says; the index exists; the
@@ -81,14 +81,13 @@ def shard_store(
                 for number, head in enumerate(planned)
             ]
             heads, sizes = [], []
-            for number, (name, head, part) in enumerate(zip(names, planned, parts, strict=True)):
-                progress(number, len(parts), name)
+            for name, head, part in zip(names, planned, parts, strict=True):
                 target = index.parent / name
                 if not _is_there(target, head):
                     made.append(target)
                     write_store(
                         target,
-                        _sources(store, part),
+                        _sources(store, part, progress),
                         domain=head.domain,
                         importer=head.importer,
                         layout=head.layout,
@@ -301,11 +300,9 @@ def _remove(files: Sequence[Path]) -> None:
             file.unlink()
 
 
-def _sources(
-    store: Store, part: range, progress: Progress = lambda done, total, name: None
-) -> Iterator[Source]:
-    for number, place in enumerate(part):
-        progress(number, len(part), store.sources[place].id)
+def _sources(store: Store, part: range, progress: Progress) -> Iterator[Source]:
+    for place in part:
+        progress(place, len(store), store.sources[place].id)
         yield source_of(store, place)
 
 
