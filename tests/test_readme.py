@@ -242,7 +242,7 @@ def test_every_command_is_in_the_table_and_nothing_else() -> None:
     rows = re.findall(r"^\| `vesselflow (\w+) ?([^`]*)`", TEXT, re.MULTILINE)
     assert [command for command, _ in rows] == [name for name in COMMANDS if name in dict(rows)]
     assert {command for command, _ in rows} == set(COMMANDS)
-    choices = {"data": "import|inspect|verify|synth", "bench": "|".join(BENCHES)}
+    choices = {"data": "import|inspect|verify|synth|shard|index|join", "bench": "|".join(BENCHES)}
     for command, rest in rows:
         if command in choices:
             assert rest.replace("\\", "") == choices[command]
