@@ -32,6 +32,30 @@ IN_FILE = {
         "micro_batch_size, micro_batches_per_step, amp, channels_last, clip_norm, ema, "
         "checkpoint_every_s, nan_tolerance; did you mean 'epochs'?",
     ),
+    "unknown-shuffle": (
+        "data: {train: a, shuffle: {name: windw, samples: 3}}",
+        "space.yaml: data.shuffle: {'name': 'windw', 'samples': 3} is not allowed; "
+        "allowed: keyed, window(n), or {name: window, samples: n}",
+    ),
+    "window-without-samples": (
+        "data: {train: a, shuffle: window}",
+        "space.yaml: data.shuffle: 'window' is not allowed; "
+        "allowed: keyed, window(n), or {name: window, samples: n}",
+    ),
+    "window-of-nothing": (
+        "data: {train: a, shuffle: window(0)}",
+        "space.yaml: data.shuffle.samples: 0 is not allowed; allowed: a whole number, 1 or more",
+    ),
+    "window-on-an-axis": (
+        "grid: {data.shuffle: [keyed, window(-1)]}",
+        "space.yaml: grid.data.shuffle: 'window(-1)' is not allowed; "
+        "allowed: keyed, window(n), or {name: window, samples: n}",
+    ),
+    "keyed-with-samples": (
+        "data: {train: a, shuffle: {name: keyed, samples: 3}}",
+        "space.yaml: data.shuffle: {'name': 'keyed', 'samples': 3} is not allowed; "
+        "allowed: keyed, window(n), or {name: window, samples: n}",
+    ),
     "unknown-loss": (
         "loss: {name: fuzy}",
         "space.yaml: loss.name: unknown loss 'fuzy'; allowed: bce, combined, fuzzy; "

@@ -33,6 +33,7 @@ OTHER = {
     "data.stride": 16,
     "data.min_fov": 0.25,
     "data.spacing_um": 12.5,
+    "data.shuffle": "window(64)",
     "split.folds": 5,
     "split.test": "official",
     "split.val_fraction": 0.3,
@@ -116,6 +117,19 @@ def test_what_came_later_renames_nothing_by_its_default() -> None:
     experiment = load_experiment({**BASE, "sampling": {"name": "uniform"}}, registries=REGISTRIES)
     assert "sampling" not in experiment_identity(experiment, REGISTRIES)
     assert name({**BASE, "sampling": {}}) == name(BASE)
+
+
+def test_the_order_of_samples_is_named_where_it_is_not_the_first_one() -> None:
+    """However it is spelt; the keyed order was there before it had a name."""
+    data = BASE["data"]
+    for keyed in ("keyed", {"name": "keyed"}):
+        assert name({**BASE, "data": {**data, "shuffle": keyed}}) == name(BASE)
+    windows = [
+        name({**BASE, "data": {**data, "shuffle": given}})
+        for given in ("window(64)", {"name": "window", "samples": 64}, "window(65)")
+    ]
+    assert windows[0] == windows[1]
+    assert len({name(BASE), *windows}) == 3
 
 
 def test_seed_store_and_split_are_hashed() -> None:

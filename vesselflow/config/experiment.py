@@ -22,6 +22,7 @@ from pydantic import (
 
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Registry, all_errors, carried, shown
+from vesselflow.config.shuffle import Shuffle, Window
 from vesselflow.errors import Faults, UserError
 
 Registries = Mapping[str, Registry]
@@ -144,6 +145,17 @@ class Data(Section):
     min_fov: float = Field(
         0.5, ge=0, le=1, description="Least share of a patch inside the field of view"
     )
+    shuffle: Shuffle = Field(
+        "keyed",
+        description="Order of the samples: all shuffled at once, or {name: window, samples: n}, "
+        "short window(n): shuffled runs of sources, shuffled again in windows of n samples, which "
+        "streams a store in sequence",
+    )
+
+    @property
+    def window(self) -> int | None:
+        """Samples of the windows in which samples are shuffled; None: all at once."""
+        return self.shuffle.samples if isinstance(self.shuffle, Window) else None
 
 
 class StoreView(Section):

@@ -1,8 +1,8 @@
 """Which sample comes where: pure functions of (seed, position), whoever asks and in what portions.
 
-A run's samples are one endless stream, as in `order`. The uniform draws are that stream. Every
-other way puts samples of its own at a share of the positions, and leaves the rest as it is: with a
-share of 0 it is `Uniform`, bit for bit.
+A run's samples are one endless stream, as in `order` or in `windows`. The uniform draws are that
+stream. Every other way puts samples of its own at a share of the positions, and leaves the rest as
+it is: with a share of 0 it is `Uniform`, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vesselflow.errors import UserError
 from vesselflow.feed.order import key, sample_indices, unit_numbers
+from vesselflow.feed.windows import Windowed
 
 if TYPE_CHECKING:
     from vesselflow.feed.batches import SampleTable
@@ -41,14 +42,30 @@ class Uniform:
         table: What is known of the samples.
         rows: int64 (n,), at least one: the samples of the fold's training part, in store order.
         seed: Seed of the run.
+        window: Samples of the windows in which `rows` are shuffled (see `windows`), for which the
+            table must be known; None: one keyed order of them all.
     """
 
-    def __init__(self, *, table: SampleTable | None, rows: Indices, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        table: SampleTable | None,
+        rows: Indices,
+        seed: int,
+        window: int | None = None,
+    ) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
         self._seed = key(seed, "order")
+        self._windowed: Windowed | None = None
+        if window is not None:
+            assert table is not None
+            source = table.source[self.rows]
+            self._windowed = Windowed(seed=self._seed, source=source, window=window)
 
     def at(self, position: int, count: int) -> Indices:
         """Numbers of the samples at `position` and the ``count - 1`` that follow."""
+        if self._windowed is not None:
+            return self.rows[self._windowed.at(position, count)]
         order = sample_indices(seed=self._seed, position=position, count=count, n=len(self.rows))
         return self.rows[order]
 
@@ -64,10 +81,19 @@ class Shared(ABC):
         rows: As of `Uniform`.
         seed: Seed of the run.
         share: In [0, 1].
+        window: Of the positions that are left, as of `Uniform`.
     """
 
-    def __init__(self, *, table: SampleTable, rows: Indices, seed: int, share: float) -> None:
-        self._rest = Uniform(table=table, rows=rows, seed=seed)
+    def __init__(
+        self,
+        *,
+        table: SampleTable,
+        rows: Indices,
+        seed: int,
+        share: float,
+        window: int | None = None,
+    ) -> None:
+        self._rest = Uniform(table=table, rows=rows, seed=seed, window=window)
         self._seed, self._share = key(seed, "sampling"), share
 
     def at(self, position: int, count: int) -> Indices:
@@ -101,8 +127,16 @@ class Foreground(Pooled):
         UserError: No sample of `rows` has any.
     """
 
-    def __init__(self, *, table: SampleTable, rows: Indices, seed: int, share: float) -> None:
-        super().__init__(table=table, rows=rows, seed=seed, share=share)
+    def __init__(
+        self,
+        *,
+        table: SampleTable,
+        rows: Indices,
+        seed: int,
+        share: float,
+        window: int | None = None,
+    ) -> None:
+        super().__init__(table=table, rows=rows, seed=seed, share=share, window=window)
         self.pool = rows[held_classes(table, rows).any(axis=1)]
         if not len(self.pool):
             raise _nothing()
@@ -117,8 +151,16 @@ class Classes(Shared):
         UserError: No sample of `rows` holds a class.
     """
 
-    def __init__(self, *, table: SampleTable, rows: Indices, seed: int, share: float) -> None:
-        super().__init__(table=table, rows=rows, seed=seed, share=share)
+    def __init__(
+        self,
+        *,
+        table: SampleTable,
+        rows: Indices,
+        seed: int,
+        share: float,
+        window: int | None = None,
+    ) -> None:
+        super().__init__(table=table, rows=rows, seed=seed, share=share, window=window)
         pools = [rows[inside] for inside in held_classes(table, rows).T if inside.any()]
         if not pools:
             raise _nothing()
@@ -142,6 +184,7 @@ class AroundKeypoints(Pooled):
         share: In [0, 1].
         jitter: Of the view, see `Around`.
         copies: Of the view.
+        window: As of `Uniform`.
 
     Raises:
         UserError: There is none.
@@ -156,9 +199,10 @@ class AroundKeypoints(Pooled):
         share: float,
         jitter: float,
         copies: int,
+        window: int | None = None,
     ) -> None:
         grid = table.of_grid(rows)
-        super().__init__(table=table, rows=grid, seed=seed, share=share)
+        super().__init__(table=table, rows=grid, seed=seed, share=share, window=window)
         self.pool = np.setdiff1d(rows, grid)
         if not len(self.pool):
             raise UserError(

@@ -28,12 +28,20 @@ class Hard(Shared):
         seed: Seed of the run.
         share: Of the samples that are drawn so, in [0, 1].
         power: To which losses are raised to be weights.
+        window: As of `Uniform`.
     """
 
     def __init__(
-        self, *, table: SampleTable, rows: Indices, seed: int, share: float, power: float
+        self,
+        *,
+        table: SampleTable,
+        rows: Indices,
+        seed: int,
+        share: float,
+        power: float,
+        window: int | None = None,
     ) -> None:
-        super().__init__(table=table, rows=rows, seed=seed, share=share)
+        super().__init__(table=table, rows=rows, seed=seed, share=share, window=window)
         self._rows, self._power = np.asarray(rows, dtype=np.int64), power
         self._losses = np.full(len(rows), np.nan)
         self._sums, self._counts = np.zeros(len(rows)), np.zeros(len(rows), np.int64)

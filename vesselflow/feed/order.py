@@ -7,7 +7,8 @@ an undisturbed run would be.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -36,12 +37,17 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
-@lru_cache(maxsize=16)
-def _cycle(seed: int, cycle: int, n: int) -> np.ndarray:
+def shuffled(seed: int, n: int) -> np.ndarray:
+    """int64 (n,): the numbers below n in a keyed order."""
     # Sorting raw words: numpy promises that a bit generator's words never change between releases,
     # and promises nothing of the kind for `Generator.permutation`.
-    words = np.random.Philox(key=key(seed, "order", cycle)).random_raw(n)
-    order = np.argsort(words, kind="stable").astype(np.int64)
+    words = np.random.Philox(key=seed).random_raw(n)
+    return np.argsort(words, kind="stable").astype(np.int64)
+
+
+@lru_cache(maxsize=16)
+def _cycle(seed: int, n: int, cycle: int) -> np.ndarray:
+    order = shuffled(key(seed, "order", cycle), n)
     order.setflags(write=False)
     return order
 
@@ -70,13 +76,33 @@ def sample_indices(*, seed: int, position: int, count: int, n: int) -> np.ndarra
     Raises:
         ValueError: n below 1, or a negative position or count.
     """
+    return cycles(partial(_cycle, seed, n), position=position, count=count, n=n)
+
+
+def cycles(
+    cycle_of: Callable[[int], np.ndarray], *, position: int, count: int, n: int
+) -> np.ndarray:
+    """Part of an endless stream that is made of cycles of `n`.
+
+    Args:
+        cycle_of: Gives a cycle by its number: int64 (n,).
+        position: Where to begin, from 0.
+        count: How many entries.
+        n: Length of every cycle.
+
+    Returns:
+        int64 (count,), a copy.
+
+    Raises:
+        ValueError: n below 1, or a negative position or count.
+    """
     if n < 1 or position < 0 or count < 0:
         raise ValueError(f"no sample order for n={n}, position={position}, count={count}")
     parts, end = [], position + count
     while position < end:
         cycle, start = divmod(position, n)
         stop = min(n, start + end - position)
-        parts.append(_cycle(seed, cycle, n)[start:stop])
+        parts.append(cycle_of(cycle)[start:stop])
         position += stop - start
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 

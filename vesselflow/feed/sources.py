@@ -65,6 +65,7 @@ class Order:
         workers: How many share a step.
         rank: Which of them asks.
         sampling: How samples are drawn: a part of `SAMPLING` and its arguments.
+        window: Samples of the windows in which they are shuffled; None: all of them at once.
     """
 
     seed: int
@@ -75,6 +76,7 @@ class Order:
     workers: int
     rank: int
     sampling: Mapping[str, Any] = field(default_factory=lambda: {"name": "uniform"})
+    window: int | None = None
 
     def draws(self, samples: Samples, rows: np.ndarray) -> Draws:
         """Which of `rows` comes where.
@@ -82,7 +84,9 @@ class Order:
         Raises:
             UserError: None of them is of the kind that is to be drawn.
         """
-        drawn = SAMPLING.build(self.sampling, table=samples.table, rows=rows, seed=self.seed)
+        drawn = SAMPLING.build(
+            self.sampling, table=samples.table, rows=rows, seed=self.seed, window=self.window
+        )
         return cast(Draws, drawn)
 
     def gathered(self, samples: Samples, draws: Draws) -> BatchSource:

@@ -181,6 +181,7 @@ class TrainingJob:
             workers=context.group.size,
             rank=context.group.rank,
             sampling=spec.experiment.sampling,
+            window=spec.experiment.data.window,
         )
         draws = order.draws(samples, rows)
         ready.memory = draws if isinstance(draws, Hard) else None
