@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from vesselflow.errors import ShapeError
 from vesselflow.feed.batches import SampleTable, load_samples, read_source, store_frames
-from vesselflow.feed.blocks import Rows, gather_from_store, sample_table, tables
+from vesselflow.feed.blocks import sample_table, tables
+from vesselflow.feed.gathering import Rows, gather_from_store
 from vesselflow.feed.view import View
 from vesselflow.feed.working import native_patch, sample_layout, working_fov
 from vesselflow.stores.store import Keypoints, Source, Store, write_store
@@ -109,9 +110,8 @@ def test_every_way_to_a_record_leaves_the_plane_out(tmp_path: Path, points: bool
     assert samples.table.layout.nbytes == voxels * (2 + (not points))
     every = np.arange(samples.n)
     table = samples.table
-    with Store.open(path) as store:
-        asked = Rows(every, table.source, table.corner)
-        found = table.batch(gather_from_store(store, CUT, asked), every)
+    asked = Rows(every, table.source, table.corner)
+    found = table.batch(gather_from_store(path, CUT, asked), every)
     assert_same_batch(found, samples.gather(every))
     assert found.fov.all()
     assert found.fov.base.nbytes == 1

@@ -218,8 +218,8 @@ def test_a_source_without_a_patch_gives_no_rows(ray_cluster: None, tmp_path: Pat
 def test_a_stream_gives_what_memory_gives(
     ray_cluster: None, noise: Path, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Small tasks, so that several are read ahead and their order matters.
-    monkeypatch.setattr("vesselflow.feed.ray_stream.TASK_BYTES", 200_000)
+    # Small pieces, so that several are read ahead and their order matters.
+    monkeypatch.setattr("vesselflow.feed.ray_stream.PIECE_BYTES", 200_000)
     memory, stream = load_samples(noise, view), StreamSamples(noise, view)
     np.testing.assert_array_equal(stream.source, memory.source)
     asked = np.array([3, 0, 3, memory.n - 1])
@@ -243,10 +243,61 @@ def test_a_stream_gives_what_memory_gives(
 
 
 @pytest.mark.ray
-def test_a_stream_keeps_its_order_when_a_later_task_is_done_first(
+@pytest.mark.parametrize("rule", [{"name": "uniform"}, {"name": "class", "share": 0.3}], ids=str)
+def test_a_stream_in_windows_gives_what_memory_gives(
+    ray_cluster: None, noise: Path, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For 1, 2 and 3 workers, from any step on, over ends of windows and of cycles."""
+    memory, stream = load_samples(noise, NATIVE), StreamSamples(noise, NATIVE)
+    size = stream.table.layout.nbytes
+    monkeypatch.setattr("vesselflow.feed.ray_stream.PIECE_BYTES", 5 * size)
+    monkeypatch.setattr("vesselflow.feed.ray_stream.budget", lambda: 40 * size)
+    rows = np.flatnonzero(memory.source != 2)
+    draws = SAMPLING.build(rule, table=memory.table, rows=rows, seed=1, window=11)
+    steps, epoch = 3 * len(rows) // 12, 4
+    begins = {1: 0, 2: 5, 3: 9}
+    for workers, begin in begins.items():
+        for rank in range(workers):
+            batches = StreamBatches(
+                stream,
+                draws,
+                steps=steps,
+                steps_per_epoch=epoch,
+                micro_batch_size=3,
+                micro_batches_per_step=4,
+                workers=workers,
+                rank=rank,
+            )
+            for step in range(begin, steps if workers == 1 else begin + epoch):
+                for index in share(4, workers, rank):
+                    wanted = draws.at((step * 4 + index) * 3, 3)
+                    assert_same_batch(batches.batch(step, index), memory.gather(wanted))
+            batches.close()
+
+
+@pytest.mark.ray
+def test_a_reader_that_is_killed_is_replaced(
     ray_cluster: None, noise: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vesselflow.feed.ray_stream.TASK_BYTES", 1)  # one task per batch
+    monkeypatch.setattr("vesselflow.feed.ray_stream.PIECE_BYTES", 1)
+    memory, stream = load_samples(noise, NATIVE), StreamSamples(noise, NATIVE)
+    monkeypatch.setattr("vesselflow.feed.ray_stream.budget", lambda: 8 * stream.table.layout.nbytes)
+    plan = [np.array([row]) for row in range(memory.n)]
+    for place, batch in enumerate(stream.stream(plan)):
+        assert_same_batch(batch, memory.gather(plan[place]))
+        if place == 3:
+            mine = psutil.Process().children(recursive=True)
+            readers = [each for each in mine if "_Reader" in " ".join(each.cmdline())]
+            assert readers
+            for reader in readers:
+                reader.kill()
+
+
+@pytest.mark.ray
+def test_a_stream_keeps_its_order_when_a_later_piece_is_read_first(
+    ray_cluster: None, noise: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vesselflow.feed.ray_stream.PIECE_BYTES", 1)  # one sample each
     memory, stream = load_samples(noise, NATIVE), StreamSamples(noise, NATIVE)
     slow = np.tile(np.arange(memory.n), 4)
     plan = [slow, np.array([1]), slow[::-1], np.array([0]), np.array([2])]

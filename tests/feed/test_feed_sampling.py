@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from vesselflow.errors import UserError
 from vesselflow.feed.batches import SampleTable, load_samples, resident_bytes
-from vesselflow.feed.blocks import Rows, gather_from_store, sample_table, tables
+from vesselflow.feed.blocks import sample_table, tables
 from vesselflow.feed.draws import Draws, chosen_positions, uniforms
+from vesselflow.feed.gathering import Rows, gather_from_store
 from vesselflow.feed.hard import Hard
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
@@ -265,7 +266,7 @@ def test_patches_around_keypoints_are_the_same_by_every_way(dotted: Path) -> Non
     with Store.open(dotted) as opened:
         assert resident_bytes(opened, AROUND) >= sum(block.nbytes for block in samples.blocks)
         rows = Rows(everything, found.source, found.corner)
-        records = gather_from_store(opened, AROUND, rows)
+        records = gather_from_store(dotted, AROUND, rows)
     assert_same_batch(found.batch(records, everything), samples.gather(everything))
 
 

@@ -13,13 +13,12 @@ from feed_stores import assert_same_batch
 from vesselflow.errors import UserError
 from vesselflow.feed.batches import ArraySamples, load_images, load_samples, read_image
 from vesselflow.feed.blocks import (
-    Rows,
     binary_rows,
-    gather_from_store,
     sample_table,
     tables,
     whole_image,
 )
+from vesselflow.feed.gathering import Rows, gather_from_store
 from vesselflow.feed.view import View, frame, patch_positions, sample_frames, sample_shape
 from vesselflow.feed.working import layout_of, native_patch, resized, working_source
 from vesselflow.stores.store import Source, Store, write_store
@@ -97,7 +96,7 @@ def test_a_patch_read_alone_is_the_window_of_the_whole(volumes: Path) -> None:
         rows = np.arange(samples.n)[::-1]
         table = samples.table
         asked = Rows(rows, table.source[rows], table.corner[rows])
-        found = table.batch(gather_from_store(store, CUT, asked), rows)
+        found = table.batch(gather_from_store(volumes, CUT, asked), rows)
         assert_same_batch(found, samples.gather(rows))
         record = native_patch(store, 1, frames[1], (3, 5, 7), layout)
         whole, every = working_source(store, 1, frames[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from vesselflow.feed.batches import (
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.points import Points
 from vesselflow.feed.view import View, box_size
-from vesselflow.feed.working import cut, layout_of, native_patch, sample_layout, working_source
+from vesselflow.feed.working import layout_of, sample_layout
 from vesselflow.stores.keypoints import Keypoints
 from vesselflow.stores.store import Store
 
@@ -36,24 +36,6 @@ _LISTS: tuple[tuple[str, type[np.generic]], ...] = (
     ("scale", np.float32),
     ("held", np.uint8),
 )
-
-#: Bytes of the tables in which ordered samples are handed over.
-_TABLE_BYTES = 32 * 2**20
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Samples to read, in order: `row` numbers them for the reader of the blocks.
-
-    Attributes:
-        row: int64 (k,), number of each sample in store order.
-        source: int32 (k,).
-        corner: int32 (k, axes).
-    """
-
-    row: np.ndarray
-    source: np.ndarray
-    corner: np.ndarray
 
 
 def table_bytes(store: Store, view: View, kind: Kind) -> int:
@@ -182,42 +164,6 @@ def _image_tables(path: StorePath, view: View, sources: Sequence[int]) -> Iterab
                     "native": pa.array([native], type=pa.large_binary()),
                 }
             )
-
-
-def ordered_tables(path: StorePath, view: View, rows: Rows) -> Iterable[pa.Table]:
-    """Samples in a given order, with their numbers."""
-    with Store.open(path) as store:
-        records = gather_from_store(store, view, rows)
-    per_table = max(1, _TABLE_BYTES // max(1, records.shape[1]))
-    for start in range(0, len(records), per_table):
-        part = slice(start, start + per_table)
-        yield pa.table({"row": rows.row[part], "record": _binary(records[part])})
-
-
-def gather_from_store(store: Store, view: View, rows: Rows) -> np.ndarray:
-    """Read samples straight from a store, source by source.
-
-    Patches of sources that are not resized are read alone; otherwise a source is read and resized
-    once for all its samples.
-
-    Returns:
-        uint8 (k, nbytes), in the order of `rows`.
-    """
-    frames = store_frames(store, view)
-    layout = sample_layout(store, view, frames)
-    records = layout.empty(len(rows.row))
-    order = np.lexsort((*rows.corner.T[::-1], rows.source))
-    last = -1
-    for place in order.tolist():
-        source, corner = int(rows.source[place]), rows.corner[place]
-        at = frames[source]
-        if view.patch != "full" and at.native_scale:
-            records[place] = native_patch(store, source, at, corner.tolist(), layout)
-            continue
-        if source != last:
-            last, (whole, record) = source, working_source(store, source, at)
-        records[place] = cut(whole, record, corner[None], layout)[0]
-    return records
 
 
 # Back from blocks to arrays, without a copy

@@ -19,12 +19,11 @@ from ray.data import DataContext, Dataset, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from vesselflow.feed.batches import StorePath, store_frames
-from vesselflow.feed.blocks import Kind, Rows, ordered_tables, table_bytes, tables
+from vesselflow.feed.batches import StorePath
+from vesselflow.feed.blocks import Kind, table_bytes, tables
 from vesselflow.feed.placement import placed, runs_of
 from vesselflow.feed.ray_shared import SharedStore, readers
 from vesselflow.feed.view import View
-from vesselflow.feed.working import sample_layout
 from vesselflow.stores.store import Store
 
 #: The label in which Ray keeps the id of each node.
@@ -86,56 +85,11 @@ class StoreDatasource(Datasource):
         ]
 
 
-class OrderDatasource(Datasource):
-    """Reads samples in a given order, each read task a contiguous part of it.
-
-    Within a task the store is read sorted by source, so that a source is opened once however often
-    it comes, and the rows are handed over in the order that was asked for.
-
-    Args:
-        path: The store; every node opens it.
-        view: How sources are seen.
-        parts: What each read task reads.
-    """
-
-    def __init__(self, path: StorePath, view: View, parts: Sequence[Rows]) -> None:
-        super().__init__()
-        self._path, self._view, self._parts = path, view, list(parts)
-        with Store.open(path) as store:
-            self._row_bytes = sample_layout(store, view, store_frames(store, view)).nbytes
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all rows."""
-        return self._row_bytes * sum(len(part.row) for part in self._parts)
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,
-    ) -> list[ReadTask]:
-        """One task for each part, whatever parallelism is asked for: the parts are the order."""
-        return [
-            ReadTask(
-                partial(ordered_tables, self._path, self._view, part),
-                BlockMetadata(
-                    num_rows=len(part.row),
-                    size_bytes=self._row_bytes * len(part.row),
-                    input_files=None,
-                    exec_stats=None,
-                ),
-                per_task_row_limit=per_task_row_limit,
-            )
-            for part in self._parts
-        ]
-
-
 def read(
     datasource: Datasource,
     *,
     tasks: int,
     concurrency: int,
-    ordered: bool = False,
     node: str | None = None,
 ) -> Dataset:
     """A lazy dataset over a datasource, whose read tasks own no CPU.
@@ -144,7 +98,6 @@ def read(
         datasource: What to read.
         tasks: How many read tasks.
         concurrency: How many of them run at once, at most.
-        ordered: Blocks come in the order of the tasks.
         node: Where the tasks run, as long as it is there; None: anywhere.
     """
     # Without the fallback, tasks (also those that make lost blocks again) would wait for a node
@@ -152,7 +105,7 @@ def read(
     near: dict[str, Any] = {}
     if node is not None:
         near = {"label_selector": {NODE_ID: node}, "fallback_strategy": [{"label_selector": {}}]}
-    with _settings(ordered):
+    with _settings():
         return ray.data.read_datasource(
             datasource,
             num_cpus=0,
@@ -198,22 +151,18 @@ def _reading_nodes(path: StorePath) -> list[tuple[str | None, int, list[int] | N
 
 
 @contextmanager
-def _settings(ordered: bool) -> Iterator[None]:
-    """Settings that a dataset copies when it is made: no bars in the terminal, order if asked."""
+def _settings() -> Iterator[None]:
+    """Settings that a dataset copies when it is made: no bars in the terminal."""
     with warnings.catch_warnings():
         # Making the first context of a process, Ray sets fields that it itself has deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         context = DataContext.get_current()
-    options = context.execution_options
     before = (context.enable_progress_bars, context.print_on_execution_start)
-    order_before = options.preserve_order
     context.enable_progress_bars = context.print_on_execution_start = False
-    options.preserve_order = ordered
     try:
         yield
     finally:
         context.enable_progress_bars, context.print_on_execution_start = before
-        options.preserve_order = order_before
 
 
 @contextmanager

@@ -1,32 +1,29 @@
-"""Samples of a store that does not fit in memory, read ahead in the keyed order."""
+"""Samples of a store that does not fit in memory, read ahead of their use."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import ray
 
+from vesselflow.feed.ahead import Ahead, Sizes, spans
 from vesselflow.feed.batches import Batch, StoreImages, StorePath, store_frames
-from vesselflow.feed.blocks import Rows, binary_rows, gather_from_store, sample_table
+from vesselflow.feed.blocks import sample_table
 from vesselflow.feed.draws import Draws
+from vesselflow.feed.gathering import Rows, gather_from_store
 from vesselflow.feed.order import share
+from vesselflow.feed.ray_ahead import Readers, budget
 from vesselflow.feed.view import View, no_samples
 from vesselflow.feed.working import sample_layout
 from vesselflow.stores.store import Store
 
-# Ray Data takes a second to import: only what streams does.
-if TYPE_CHECKING:
-    from ray.data import Dataset
-
-#: Bytes that one read task reads: large enough that starting it costs little.
-TASK_BYTES = 64 * 2**20
-#: Read tasks of one reader at once: one is consumed while the next is read.
-READ_AHEAD_TASKS = 2
+#: Bytes that are read at once, at most: large enough that asking for them costs little.
+PIECE_BYTES = 16 * 2**20
 #: Share of the free object store that resident data may take; the rest is for blocks in motion.
 RESIDENT_SHARE = 0.7
 #: Share of a node's free memory that resident data may take; the rest is for those who train.
@@ -87,6 +84,7 @@ class StreamSamples:
         index: Sequence[pa.Table] | None = None,
     ) -> None:
         self._path, self._view = store_path, view
+        self._readers = Readers(store_path, view)
         with Store.open(store_path) as store:
             count = len(store.sources)
             self._bytes = sample_layout(store, view, store_frames(store, view)).nbytes
@@ -116,9 +114,8 @@ class StreamSamples:
     def gather(self, indices: np.ndarray) -> Batch:
         """Read the asked samples now, in the asked order; for few, as nothing is read ahead."""
         indices = np.asarray(indices, dtype=np.int64)
-        with Store.open(self._path) as store:
-            records = gather_from_store(store, self._view, self._where(indices))
-        return self.table.batch(records, indices)
+        rows = Rows(indices, self.table.source[indices], self.table.corner[indices])
+        return self.table.batch(gather_from_store(self._path, self._view, rows), indices)
 
     def batches(
         self,
@@ -155,42 +152,17 @@ class StreamSamples:
 
         Closing the iterator ends the reading.
         """
-        from vesselflow.feed.ray_datasource import OrderDatasource, read
-
-        if not plan:
-            return
-        parts = [self._where(np.concatenate(run)) for run in self._runs(plan)]
-        source = OrderDatasource(self._path, self._view, parts)
-        data = read(source, tasks=len(parts), concurrency=READ_AHEAD_TASKS, ordered=True)
-        with closing(_blocks(data)) as blocks:
-            rows = (row for table in blocks for row in self._rows(table))
+        order, room = np.concatenate([np.zeros(0, np.int64), *plan]), budget()
+        # While one span is used, the next one is read.
+        pieces = min(PIECE_BYTES, room // 4)
+        sizes = Sizes.of(self._bytes, piece_bytes=pieces, span_bytes=room // 2)
+        ahead = Ahead(self._readers, self.table, spans(order, self.source, sizes), room)
+        with closing(ahead.records()) as found:
             for indices in plan:
                 records = np.empty((len(indices), self._bytes), dtype=np.uint8)
-                for place, wanted in enumerate(indices.tolist()):
-                    found, records[place] = next(rows)
-                    if found != wanted:
-                        raise RuntimeError(f"sample {found} came where {wanted} was to come")
+                for record in records:
+                    record[...] = next(found)
                 yield self.table.batch(records, indices)
-
-    def _where(self, indices: np.ndarray) -> Rows:
-        table = self.table
-        return Rows(indices, table.source[indices], table.corner[indices])
-
-    def _runs(self, plan: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-        """Cut a plan into contiguous runs of batches, each the work of one read task."""
-        most = max(1, TASK_BYTES // self._bytes)
-        start = samples = 0
-        for place, indices in enumerate(plan):
-            if place > start and samples + len(indices) > most:
-                yield plan[start:place]
-                start, samples = place, 0
-            samples += len(indices)
-        yield plan[start:]
-
-    def _rows(self, table: pa.Table) -> Iterator[tuple[int, np.ndarray]]:
-        """Number and record of each row of a block."""
-        records = (row for block in binary_rows(table["record"]) for row in block)
-        return zip(np.asarray(table["row"]).tolist(), records, strict=True)
 
 
 def read_index(store_path: StorePath, view: View) -> tuple[ray.ObjectRef, ...]:
@@ -317,12 +289,3 @@ class StreamBatches:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-
-def _blocks(data: Dataset) -> Generator[pa.Table, None, None]:
-    """The blocks of a dataset as they come; closing it shuts the dataset's execution down."""
-    from vesselflow.feed.ray_datasource import quiet
-
-    batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-    with quiet(), closing(iter(batches)) as blocks:
-        yield from blocks

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vesselflow.errors import ShapeError
-from vesselflow.feed.layout import SampleLayout, Size
+from vesselflow.feed.layout import Arrays, SampleLayout, Size
 from vesselflow.feed.view import (
+    Box,
     Frame,
     View,
     no_samples,
@@ -189,7 +190,53 @@ def native_patch(
         ShapeError: The patch reaches out of the source, and its record could not say so.
     """
     record = layout.empty()
-    arrays = layout.arrays(record)
+    parts = layout.arrays(record)
+    inside, window = _native_window(at, corner, layout)
+    if window is None:
+        return record
+    found = read_native(store, source, window, layout)
+    parts.image[inside], parts.target[inside] = found.image, found.target
+    if layout.has_fov:
+        parts.fov[inside] = found.fov
+    return record
+
+
+def native_box(
+    store: Store, source: int, at: Frame, corner: Sequence[int], layout: SampleLayout
+) -> Arrays:
+    """The arrays of `native_patch`; where nothing is padded, those that were read."""
+    inside, window = _native_window(at, corner, layout)
+    if window is not None and all(
+        part == slice(0, side) for part, side in zip(inside[1:], layout.shape, strict=True)
+    ):
+        return read_native(store, source, window, layout)
+    return layout.arrays(native_patch(store, source, at, corner, layout))
+
+
+def read_native(store: Store, source: int, window: Box, layout: SampleLayout) -> Arrays:
+    """Image, target 0..255 and fov of a window of a source, in native voxels.
+
+    Args:
+        store: The store.
+        source: Index of the source.
+        window: It lies in the source.
+        layout: Of its shape; without a fov none is read, and it is 1 everywhere.
+    """
+    image = np.ascontiguousarray(np.moveaxis(store.image(source, window), -1, 0))
+    shape = image.shape[1:]
+    target = np.empty((0, *shape), np.uint8)
+    if layout.targets:
+        target = _planes(store, store.target(source, window))
+    fov = np.broadcast_to(np.uint8(1), (1, *shape))
+    if layout.has_fov:
+        fov = store.fov(source, window)[None]
+    return Arrays(image, target, fov)
+
+
+def _native_window(
+    at: Frame, corner: Sequence[int], layout: SampleLayout
+) -> tuple[tuple[slice, ...], Box | None]:
+    """Where a patch lies in its source: the part of it that does, and that part's native window."""
     axes = len(corner)
     lows = [max(0, o - c) for o, c in zip(at.offset, corner, strict=True)]
     highs = [
@@ -197,20 +244,14 @@ def native_patch(
         for size, o, inner, c in zip(layout.shape, at.offset, at.inner, corner, strict=True)
     ]
     if not layout.has_fov and (any(lows) or tuple(highs) != layout.shape):
-        raise ShapeError(f"a patch at {list(corner)} of source {source} needs padding and a fov")
+        raise ShapeError(f"a patch at {list(corner)} of a source needs padding and a fov")
     if any(high <= low for low, high in zip(lows, highs, strict=True)):
-        return record
+        return (), None
     shift = [b + c - o for b, c, o in zip(at.box[:axes], corner, at.offset, strict=True)]
     window = tuple(
         end + move for ends in (lows, highs) for end, move in zip(ends, shift, strict=True)
     )
-    inside = (slice(None), *(slice(low, high) for low, high in zip(lows, highs, strict=True)))
-    arrays.image[inside] = np.moveaxis(store.image(source, window), -1, 0)
-    if layout.targets:
-        arrays.target[inside] = _planes(store, store.target(source, window))
-    if layout.has_fov:
-        arrays.fov[inside] = store.fov(source, window)
-    return record
+    return (slice(None), *(slice(*ends) for ends in zip(lows, highs, strict=True))), window
 
 
 def cut(
