@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vesselflow.feed.ahead import Ahead, Sizes, span_end, spans
 from vesselflow.feed.batches import SampleTable, load_samples
-from vesselflow.feed.gathering import BOX_SHARE, Gatherer, Rows, boxes
+from vesselflow.feed.gathering import Gatherer, Rows, boxes
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.view import View
 from vesselflow.feed.windows import Windowed
@@ -157,17 +157,32 @@ def test_nothing_is_read_of_nothing() -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(st.tuples(*[st.integers(0, 300)] * 2), min_size=1, max_size=30))
-def test_boxes_are_not_much_larger_than_what_was_asked_for(corners: list[tuple[int, int]]) -> None:
+@given(
+    st.lists(st.tuples(*[st.integers(0, 3000)] * 2), min_size=1, max_size=30),
+    st.sampled_from([1000, 100_000, 10**7]),
+)
+def test_boxes_are_no_larger_than_what_is_unpacked_for_them(
+    corners: list[tuple[int, int]], most: int
+) -> None:
     places = np.array(sorted(corners), np.int32)
-    found = boxes(places, (32, 16))
+    found = boxes(places, (32, 512), most)
     assert found[0] == 0
     assert found[-1] == len(places)
     for low, high in itertools.pairwise(found):
         part = places[low:high]
         assert len(part) > 0
-        sides = part.max(axis=0) - part.min(axis=0) + (32, 16)
-        assert len(part) == 1 or np.prod(sides) <= BOX_SHARE * len(part) * 32 * 16
+        voxels = np.prod(part.max(axis=0) - part.min(axis=0) + (32, 512))
+        # Of a patch, chunks of 256 px are unpacked whole.
+        assert len(part) == 1 or voxels <= min(most, len(part) * 256 * 512)
+
+
+def test_patches_of_a_chunk_are_read_together() -> None:
+    grid = np.array([(y, x) for y in range(0, 512, 64) for x in range(0, 512, 64)], np.int32)
+    assert boxes(grid, (64, 64), 10**9) == [0, 64]
+    # A third of them: as many chunks, unpacked once.
+    assert boxes(grid[::3], (64, 64), 10**9) == [0, 22]
+    far = np.array([(0, 0), (5000, 5000)], np.int32)
+    assert boxes(far, (64, 64), 10**9) == [0, 1, 2]
 
 
 VIEWS = {

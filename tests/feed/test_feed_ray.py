@@ -248,10 +248,10 @@ def test_a_stream_in_windows_gives_what_memory_gives(
     ray_cluster: None, noise: Path, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For 1, 2 and 3 workers, from any step on, over ends of windows and of cycles."""
-    memory, stream = load_samples(noise, NATIVE), StreamSamples(noise, NATIVE)
-    size = stream.table.layout.nbytes
+    memory = load_samples(noise, NATIVE)
+    size = memory.table.layout.nbytes
     monkeypatch.setattr("vesselflow.feed.ray_stream.PIECE_BYTES", 5 * size)
-    monkeypatch.setattr("vesselflow.feed.ray_stream.budget", lambda: 40 * size)
+    stream = StreamSamples(noise, NATIVE, ahead_bytes=40 * size)
     rows = np.flatnonzero(memory.source != 2)
     draws = SAMPLING.build(rule, table=memory.table, rows=rows, seed=1, window=11)
     steps, epoch = 3 * len(rows) // 12, 4
@@ -281,7 +281,6 @@ def test_a_reader_that_is_killed_is_replaced(
 ) -> None:
     monkeypatch.setattr("vesselflow.feed.ray_stream.PIECE_BYTES", 1)
     memory, stream = load_samples(noise, NATIVE), StreamSamples(noise, NATIVE)
-    monkeypatch.setattr("vesselflow.feed.ray_stream.budget", lambda: 8 * stream.table.layout.nbytes)
     plan = [np.array([row]) for row in range(memory.n)]
     for place, batch in enumerate(stream.stream(plan)):
         assert_same_batch(batch, memory.gather(plan[place]))

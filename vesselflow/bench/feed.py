@@ -1,8 +1,9 @@
-"""Feed: samples out of shared memory against `torch.utils.data.DataLoader` over h5py."""
+"""Feed: samples out of shared memory, or streamed, against peers that read with h5py."""
 
 from __future__ import annotations
 
 import itertools
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vesselflow.bench.commands import row, spread
+from vesselflow.bench.streaming import AHEAD_BYTES, KEYED, LEAST_OF_H5PY, WINDOW, in_order
+from vesselflow.feed.draws import Uniform
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.order import sample_indices
 from vesselflow.feed.ray_resident import ResidentSamples, materialise
+from vesselflow.feed.ray_stream import StreamSamples
 from vesselflow.feed.view import View
 from vesselflow.stores.schema import layout_of
 from vesselflow.stores.store import Source, write_store
@@ -34,6 +38,8 @@ LOADERS = {f"DataLoader, {count} worker{'s' * (count != 1)}": count for count in
 
 #: One epoch of a peer: takes the round, yields the image and the target of each batch.
 Epoch = Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]
+#: A peer: takes the round, gives its rate in MB/s; and what is said of it.
+Peer = tuple[Callable[[int], float], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Case:
         layout: Of a sample.
         batch: Samples of a batch.
         samples: How many there are, by default.
+        window: Of the streamed order, in samples.
         grid: Samples along one side of a source of the store; 1: a source is a sample.
     """
 
@@ -52,6 +59,7 @@ class Case:
     layout: SampleLayout
     batch: int
     samples: int
+    window: int
     grid: int = 1
 
     @property
@@ -69,12 +77,20 @@ class Case:
 
 
 CASES = (
-    Case("patches", SampleLayout((128, 128), channels=3), batch=32, samples=4000, grid=10),
+    Case(
+        "patches",
+        SampleLayout((128, 128), channels=3),
+        batch=32,
+        samples=4000,
+        window=1024,
+        grid=10,
+    ),
     Case(
         "volumes",
         SampleLayout((96, 96, 96), 1, dtype="float16", has_fov=False),
         batch=2,
         samples=160,
+        window=64,
     ),
 )
 
@@ -114,8 +130,14 @@ def feed(
     carry the fov too (not counted), volumes need none, as it is full. The loaders read a file whose
     chunks are single samples, uncompressed, in the page cache, with workers that are already
     running: the best case of each. The bare gather copies rows of one numpy array of the same
-    records, in the same order. Every peer reads one epoch per round, in an order that rotates; the
-    first round warms all of them up and is not counted.
+    records, in the same order.
+
+    The same store is streamed in windows (1,024 patches, 64 volumes) and in the keyed order, with
+    at most 256 MiB held and read ahead, beside h5py that reads image and target of the store in the
+    order of the file in three ways; the fastest is what the stream in windows is held to.
+
+    Every peer reads one epoch per round, in an order that rotates; the first round warms all of
+    them up and is not counted.
 
     Args:
         rounds: Counted rounds, at least 1.
@@ -139,11 +161,18 @@ def feed(
             for name in (BARE, *LOADERS):
                 each = [own / theirs for own, theirs in zip(ours, rates[name], strict=True)]
                 ratios[f"{case.name}: {OURS} / {name}"] = spread(each)
+            ordered = [name for name in rates if name.startswith("h5py in order")]
+            best_way = max(ordered, key=lambda name: statistics.median(rates[name]))
+            for name in (WINDOW, KEYED):
+                pairs = zip(rates[name], rates[best_way], strict=True)
+                ratios[f"{case.name}: {name} / {best_way}"] = spread([a / b for a, b in pairs])
+            streamed = ratios[f"{case.name}: {WINDOW} / {best_way}"]["median"]
             best = min(ratios[f"{case.name}: {OURS} / {name}"]["median"] for name in LOADERS)
             bare = ratios[f"{case.name}: {OURS} / {BARE}"]["median"]
             targets += [
                 _least(f"{case.name}: {OURS} / the best DataLoader", best, LEAST_RATIO),
                 _least(f"{case.name}: {OURS} / {BARE}", bare, LEAST_OF_BARE),
+                _least(f"{case.name}: {WINDOW} / {best_way}", streamed, LEAST_OF_H5PY),
             ]
     return {"name": "feed", "peers": peers, "ratios": ratios, "targets": targets}
 
@@ -166,7 +195,8 @@ def _measured(
         opened = resident.open()
         assert opened.table.layout == case.layout
         n, held = resident.n, f"{resident.nbytes / 1e6:.0f} MB in the object store"
-        peers: dict[str, tuple[Epoch, dict[str, Any]]] = {
+        stream = StreamSamples(store, view, ahead_bytes=AHEAD_BYTES)
+        epochs: dict[str, tuple[Epoch, dict[str, Any]]] = {
             OURS: (partial(_resident_epoch, case, opened), {"order": "keyed", "as": held}),
             BARE: (
                 partial(_bare_epoch, case, _records(file)),
@@ -174,23 +204,40 @@ def _measured(
             ),
         }
         for name, workers in LOADERS.items():
-            peers[name] = (
+            epochs[name] = (
                 _loader_epoch(case, file, workers),
                 {"file": "h5py, chunk = sample, uncompressed", "num_workers": workers},
             )
+        for name, window in ((WINDOW, case.window), (KEYED, None)):
+            order = "keyed" if window is None else f"windows of {window}"
+            epochs[name] = (
+                partial(_streamed_epoch, case, stream, window),
+                {"order": order, "ahead": f"{AHEAD_BYTES >> 20} MiB at most"},
+            )
+        peers: dict[str, Peer] = {
+            name: (partial(_rate, case, epoch, n=n), told) for name, (epoch, told) in epochs.items()
+        }
+        for name, read in in_order(store).items():
+            peers[name] = (partial(_read_rate, read), {"file": "the store that is streamed"})
         rates: dict[str, list[float]] = {name: [] for name in peers}
         names = list(peers)
         for number in range(rounds + 1):
             shift = number % len(names)
             for name in names[shift:] + names[:shift]:
-                rate = _rate(case, peers[name][0], number, n)
+                rate = peers[name][0](number)
                 say(f"{case.name}, round {number} of {rounds}, {name}: {rate:.0f} MB/s")
                 if number:
                     rates[name].append(rate)
         settings = {name: {**told, "samples": n} for name, (_, told) in peers.items()}
         # Workers end, and blocks are let go, before the folder does.
-        del peers, resident, opened
+        del epochs, peers, resident, opened, stream
     return rates, settings
+
+
+def _read_rate(read: Callable[[], int], number: int) -> float:
+    """MB/s of a way to read everything."""
+    began = time.perf_counter()
+    return read() / 1e6 / (time.perf_counter() - began)
 
 
 def _rate(case: Case, epoch: Epoch, number: int, n: int) -> float:
@@ -219,6 +266,19 @@ def _resident_epoch(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for rows in _batches(case, number, samples.n):
         batch = samples.gather(rows)
+        yield torch.from_numpy(batch.image), torch.from_numpy(batch.target)
+
+
+def _streamed_epoch(
+    case: Case, samples: StreamSamples, window: int | None, number: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    draws = Uniform(table=samples.table, rows=samples.rows, seed=0, window=window)
+    n = samples.n
+    plan = [
+        draws.at(number * n + start, min(case.batch, n - start))
+        for start in range(0, n, case.batch)
+    ]
+    for batch in samples.stream(plan):
         yield torch.from_numpy(batch.image), torch.from_numpy(batch.target)
 
 

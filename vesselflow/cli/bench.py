@@ -34,7 +34,7 @@ BENCHES = {
         "vesselflow.bench.feed",
         "feed",
         5,
-        "MB/s of shuffled patches: resident data against a DataLoader over h5py",
+        "MB/s of shuffled samples: resident against a DataLoader, streamed against h5py in order",
     ),
     "launch": Bench(
         "vesselflow.bench.launch",
@@ -90,6 +90,12 @@ BENCHES = {
         1,
         "SPACE: scores of its picks, and of a tuned Laplacian of Gaussian on the same volumes",
         space=True,
+    ),
+    "memory": Bench(
+        "vesselflow.bench.memory",
+        "memory",
+        1,
+        "GiB of a sweep that streams four times Ray's object store, above an idle one",
     ),
     "start": Bench(
         "vesselflow.bench.start",

@@ -13,9 +13,10 @@ from vesselflow.feed.layout import Arrays
 from vesselflow.feed.view import View, slices
 from vesselflow.feed.working import native_box, sample_layout, working_source
 from vesselflow.stores.store import Store
+from vesselflow.stores.writer import CHUNKS
 
-#: Patches are read as one box while it holds at most so many times their voxels.
-BOX_SHARE = 2
+#: Bytes of a box that is read at once, at most, where it holds more than one patch.
+BOX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Gatherer:
             whole, record = working_source(self._store, source, at)
             self._cut(whole.arrays(record), corners, places, records)
             return
-        for low, high in pairwise(boxes(corners, shape)):
+        most = BOX_BYTES * self.layout.voxels // self.layout.nbytes
+        for low, high in pairwise(boxes(corners, shape, most)):
             part = corners[low:high]
             lower = part.min(axis=0)
             sides = tuple((part.max(axis=0) - lower + shape).tolist())
@@ -102,26 +104,28 @@ class Gatherer:
                 parts.fov[place] = whole.fov[window]
 
 
-def boxes(corners: np.ndarray, shape: tuple[int, ...]) -> list[int]:
+def boxes(corners: np.ndarray, shape: tuple[int, ...], most: int) -> list[int]:
     """Divide patches into neighbours that are read as one box.
 
-    Halved until a box holds at most `BOX_SHARE` times the voxels of its patches: what is read, and
-    what it takes in memory, is bounded by what was asked for.
+    Halved until a box holds no more voxels than are unpacked for its patches one by one (chunks are
+    unpacked whole), and no more than `most`.
 
     Args:
         corners: int32 (k, axes), in store order (row by row).
         shape: Of a patch.
+        most: Voxels of a box with more than one patch, at most.
 
     Returns:
         Rising from 0 to k: box `i` holds the patches ``found[i]:found[i + 1]``.
     """
     found, left = [0], [(0, len(corners))]
-    voxels = math.prod(shape)
+    chunk = CHUNKS.get(len(shape), shape)
+    alone = math.prod(map(max, shape, chunk))
     while left:
         low, high = left.pop()
         part = corners[low:high]
         sides = part.max(axis=0) - part.min(axis=0) + np.array(shape, np.int64)
-        if high - low > 1 and math.prod(sides.tolist()) > BOX_SHARE * voxels * (high - low):
+        if high - low > 1 and math.prod(sides.tolist()) > min(most, alone * (high - low)):
             middle = (low + high) // 2
             left += [(middle, high), (low, middle)]
         else:

@@ -70,6 +70,7 @@ class StreamSamples:
         sources: Indices of the sources to draw from; None for all.
         index: The store's index, as `read_index` gives it; None reads it, by one pass over the
             store.
+        ahead_bytes: What is held and read ahead, at most; None for this node's `budget`.
 
     Raises:
         UserError: The store cannot be read, or gives not one sample.
@@ -82,8 +83,9 @@ class StreamSamples:
         view: View,
         sources: Sequence[int] | None = None,
         index: Sequence[pa.Table] | None = None,
+        ahead_bytes: int | None = None,
     ) -> None:
-        self._path, self._view = store_path, view
+        self._path, self._view, self._ahead_bytes = store_path, view, ahead_bytes
         self._readers = Readers(store_path, view)
         with Store.open(store_path) as store:
             count = len(store.sources)
@@ -152,7 +154,8 @@ class StreamSamples:
 
         Closing the iterator ends the reading.
         """
-        order, room = np.concatenate([np.zeros(0, np.int64), *plan]), budget()
+        order = np.concatenate([np.zeros(0, np.int64), *plan])
+        room = budget() if self._ahead_bytes is None else self._ahead_bytes
         # While one span is used, the next one is read.
         pieces = min(PIECE_BYTES, room // 4)
         sizes = Sizes.of(self._bytes, piece_bytes=pieces, span_bytes=room // 2)
