@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vesselflow.feed.ahead import Ahead, Sizes, span_end, spans
 from vesselflow.feed.batches import SampleTable, load_samples
-from vesselflow.feed.gathering import Gatherer, Rows, boxes
+from vesselflow.feed.gathering import Found, Gatherer, Rows, boxes
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.view import View
 from vesselflow.feed.windows import Windowed
@@ -128,8 +128,10 @@ def test_what_is_ahead_stays_within_its_budget(
     for part in parts:
         ends += [start + int(np.flatnonzero(part.piece == i)[-1]) for i in range(len(part.pieces))]
         start += len(part.piece)
-    for place, record in enumerate(ahead.records()):
-        assert record[0] == order[place] % 256
+    record = np.empty(LAYOUT.nbytes, np.int64)
+    for place, (found, row) in enumerate(ahead.samples()):
+        found.fill(row, record)
+        assert record.tolist() == [order[place]] * len(record)
         held = [i for i in range(len(reads.asked)) if ends[i] >= place]
         ahead_of_need = [i for i in held if pieces[i].first > place]
         taken = sum(len(pieces[i].rows) for i in held)
@@ -142,10 +144,10 @@ def test_closing_lets_go_of_what_nobody_waits_for() -> None:
     source = owners([1] * 30)
     reads = Reads()
     parts = spans(np.arange(30), source, Sizes(2, 2))
-    records = Ahead(reads, table_of(source), parts, 10 * LAYOUT.nbytes).records()
-    next(records)
+    samples = Ahead(reads, table_of(source), parts, 10 * LAYOUT.nbytes).samples()
+    next(samples)
     assert len(reads.asked) == 5
-    records.close()
+    samples.close()
     assert [rows.tolist() for rows in reads.cancelled] == [[2, 3], [4, 5], [6, 7], [8, 9]]
     assert len(reads.asked) == 5
 
@@ -153,7 +155,7 @@ def test_closing_lets_go_of_what_nobody_waits_for() -> None:
 def test_nothing_is_read_of_nothing() -> None:
     empty = np.zeros(0, np.int64)
     ahead = Ahead(Reads(), table_of(owners([1])), spans(empty, owners([1]), Sizes(1, 1)), 10)
-    assert list(ahead.records()) == []
+    assert list(ahead.samples()) == []
 
 
 @settings(deadline=None, max_examples=100)
@@ -212,6 +214,27 @@ def test_what_is_gathered_is_what_memory_holds(noise: Path, view: View) -> None:
     for rows in (*asked, *asked):
         records = reader.gather(Rows(rows, table.source[rows], table.corner[rows]))
         assert_same_batch(table.batch(records, rows), memory.gather(rows))
+        # The other way, as a stream takes it.
+        given = reader.read(Rows(rows, table.source[rows], table.corner[rows]))
+        found, records = Found(table.layout, given), np.zeros_like(records)
+        for place, record in enumerate(records):
+            found.fill(place, record)
+        assert_same_batch(table.batch(records, rows), memory.gather(rows))
+    reader.close()
+
+
+def test_boxes_take_no_more_than_records(noise: Path) -> None:
+    """What is ahead is bounded by the bytes of records."""
+    table, reader = load_samples(noise, VIEWS["native"]).table, Gatherer(noise, VIEWS["native"])
+    every = np.arange(len(table.source))
+    for rows in (every, every[:1], every[::7], np.repeat(every[:1], 3)):
+        given = reader.read(Rows(rows, table.source[rows], table.corner[rows]))
+        size = given.nbytes if isinstance(given, np.ndarray) else sum(box.nbytes for box in given)
+        assert size <= len(rows) * table.layout.nbytes
+    # Patches that overlap: each pixel once.
+    given = reader.read(Rows(every, table.source, table.corner))
+    assert isinstance(given, list)
+    assert sum(box.nbytes for box in given) < len(every) * table.layout.nbytes / 2
     reader.close()
 
 

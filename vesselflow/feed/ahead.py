@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vesselflow.feed.batches import SampleTable
-from vesselflow.feed.gathering import Rows
+from vesselflow.feed.gathering import Box, Found, Rows
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Reads(Protocol):
     def read(self, rows: Rows) -> Any:
         """Have some samples read: a handle."""
 
-    def get(self, handle: Any) -> np.ndarray:
-        """Wait for them: uint8 (k, nbytes)."""
+    def get(self, handle: Any) -> list[Box] | np.ndarray:
+        """Wait for them, as `Gatherer.read` gives them."""
 
     def cancel(self, handle: Any) -> None:
         """Nobody waits for them any more."""
@@ -151,7 +151,7 @@ class _Held:
     def __init__(self, piece: Piece, size: int) -> None:
         self.piece, self.left, self.nbytes = piece, piece.uses, len(piece.rows) * size
         self.handle: Any = None
-        self.records: np.ndarray | None = None
+        self.found: Found | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _Known:
 
 
 class Ahead:
-    """Gives the records of an order of samples one by one, while what comes next is read.
+    """Gives the samples of an order one by one, while what comes next is read.
 
     What is asked for and what is held take at most `budget` bytes together, but for a piece that
     is needed now.
@@ -182,8 +182,8 @@ class Ahead:
         self._next = next(self._coming, None)
         self._taken = 0
 
-    def records(self) -> Generator[np.ndarray, None, None]:
-        """uint8 (nbytes,) of each sample, in order; each is valid until the next is asked for.
+    def samples(self) -> Generator[tuple[Found, int], None, None]:
+        """Of each sample, in order, what holds it, and at which row; until the next is asked for.
 
         Closing the iterator ends the reading.
         """
@@ -193,14 +193,14 @@ class Ahead:
                 known = self._known[0]
                 for at, row in zip(known.span.piece.tolist(), known.span.row.tolist(), strict=True):
                     held = known.pieces[at]
-                    if held.records is None:
+                    if held.found is None:
                         self._ask(used)
-                        held.records = self._readers.get(held.handle)
-                    yield held.records[row]
+                        held.found = Found(self._table.layout, self._readers.get(held.handle))
+                    yield held.found, row
                     used += 1
                     held.left -= 1
                     if not held.left:
-                        held.records = held.handle = None
+                        held.found = held.handle = None
                         self._taken -= held.nbytes
                         self._ask(used)
                 self._known.popleft()
@@ -230,8 +230,8 @@ class Ahead:
         """Let go of everything; what waits to be read is not read any more."""
         for known in self._known:
             for held in known.pieces:
-                if held.handle is not None and held.records is None:
+                if held.handle is not None and held.found is None:
                     self._readers.cancel(held.handle)
-                held.handle = held.records = None
+                held.handle = held.found = None
         self._known.clear()
         self._next = None

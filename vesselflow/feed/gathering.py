@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from vesselflow.feed.batches import StorePath, store_frames
-from vesselflow.feed.layout import Arrays
+from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.view import View, slices
 from vesselflow.feed.working import native_box, sample_layout, working_source
 from vesselflow.stores.store import Store
@@ -34,6 +35,38 @@ class Rows:
     corner: np.ndarray
 
 
+@dataclass(frozen=True)
+class Box:
+    """A part of a source, and the samples that lie in it.
+
+    Attributes:
+        places: int64 (m,), which of the samples that were asked for.
+        corners: int64 (m, axes), their lower corners in it.
+        image: (C, *S), in the type of the store.
+        target: uint8 (K, *S).
+        fov: uint8 (1, *S); None where it is 1 everywhere, or samples hold none.
+    """
+
+    places: np.ndarray
+    corners: np.ndarray
+    image: np.ndarray
+    target: np.ndarray
+    fov: np.ndarray | None
+
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        fov = 0 if self.fov is None else self.fov.nbytes
+        return self.image.nbytes + self.target.nbytes + fov
+
+    def fill(self, layout: SampleLayout, corner: Sequence[int], record: np.ndarray) -> None:
+        """Copy a sample into its record, uint8 (nbytes,)."""
+        parts, window = layout.arrays(record), (slice(None), *slices(corner, layout.shape))
+        parts.image[...], parts.target[...] = self.image[window], self.target[window]
+        if layout.has_fov:
+            parts.fov[...] = 1 if self.fov is None else self.fov[window]
+
+
 class Gatherer:
     """Reads samples of a store that it holds open, as often as it is asked.
 
@@ -54,54 +87,86 @@ class Gatherer:
         self._store.close()
 
     def gather(self, rows: Rows) -> np.ndarray:
-        """Read samples, source by source in the order of the store.
+        """Read samples: their records, uint8 (k, nbytes), in the order of `rows`."""
+        return self._records(self._boxes(rows), len(rows.row))
+
+    def read(self, rows: Rows) -> list[Box] | np.ndarray:
+        """Read samples for `Found`: as the boxes that hold them, or records if these are smaller.
+
+        Boxes spare a copy of everything, and hold what patches share once.
+        """
+        found = list(self._boxes(rows))
+        if sum(box.nbytes for box in found) <= len(rows.row) * self.layout.nbytes:
+            return found
+        return self._records(found, len(rows.row))
+
+    def _records(self, held: Iterable[Box], count: int) -> np.ndarray:
+        records = np.empty((count, self.layout.nbytes), np.uint8)
+        for box in held:
+            for place, corner in zip(box.places.tolist(), box.corners.tolist(), strict=True):
+                box.fill(self.layout, corner, records[place])
+        return records
+
+    def _boxes(self, rows: Rows) -> Iterator[Box]:
+        """What holds the samples, source by source in the order of the store.
 
         Sources that are resized are read and resized once for all their samples. Of others the
         patches are read, those that lie side by side as one box, so that the chunks that they share
         are unpacked once.
-
-        Returns:
-            uint8 (k, nbytes), in the order of `rows`.
         """
-        records = np.empty((len(rows.row), self.layout.nbytes), np.uint8)
         order = np.lexsort((rows.row, rows.source))
         ends = np.flatnonzero(np.diff(rows.source[order])) + 1
         for places in np.split(order, ends) if len(order) else ():
-            self._read(int(rows.source[places[0]]), rows.corner[places], places, records)
-        return records
+            yield from self._source(int(rows.source[places[0]]), rows.corner[places], places)
 
-    def _read(
-        self, source: int, corners: np.ndarray, places: np.ndarray, records: np.ndarray
-    ) -> None:
-        """Samples of one source, in store order, into their places."""
-        at, shape = self._frames[source], self.layout.shape
+    def _source(self, source: int, corners: np.ndarray, places: np.ndarray) -> Iterator[Box]:
+        """The boxes of one source, whose samples are in store order."""
+        at, shape, held = self._frames[source], self.layout.shape, self.layout.has_fov
         if not at.native_scale:
             whole, record = working_source(self._store, source, at)
-            self._cut(whole.arrays(record), corners, places, records)
+            image, target, fov = whole.arrays(record)
+            yield Box(places, corners, image, target, fov if held else None)
             return
         most = BOX_BYTES * self.layout.voxels // self.layout.nbytes
         for low, high in pairwise(boxes(corners, shape, most)):
             part = corners[low:high]
             lower = part.min(axis=0)
             sides = tuple((part.max(axis=0) - lower + shape).tolist())
-            has_fov = self.layout.has_fov and source not in self._full
-            layout = replace(self.layout, shape=sides, has_fov=has_fov)
-            box = native_box(self._store, source, at, lower.tolist(), layout)
-            if has_fov and sides == at.shape == at.inner and box.fov.all():
+            read_fov = held and source not in self._full
+            layout = replace(self.layout, shape=sides, has_fov=read_fov)
+            found = native_box(self._store, source, at, lower.tolist(), layout)
+            if read_fov and sides == at.shape == at.inner and found.fov.all():
                 self._full.add(source)
-            self._cut(box, part - lower, places[low:high], records)
+                read_fov = False
+            kept = found.fov if read_fov else None
+            yield Box(places[low:high], part - lower, found.image, found.target, kept)
 
-    def _cut(
-        self, whole: Arrays, corners: np.ndarray, places: np.ndarray, records: np.ndarray
-    ) -> None:
-        """Patches out of the arrays of a box, into their records."""
-        parts, shape = self.layout.arrays(records), self.layout.shape
-        for place, corner in zip(places.tolist(), corners.tolist(), strict=True):
-            window = (slice(None), *slices(corner, shape))
-            parts.image[place] = whole.image[window]
-            parts.target[place] = whole.target[window]
-            if self.layout.has_fov:
-                parts.fov[place] = whole.fov[window]
+
+class Found:
+    """Samples that a `Gatherer` has read, to be copied one by one.
+
+    Args:
+        layout: Of the samples.
+        given: What `Gatherer.read` gave.
+    """
+
+    def __init__(self, layout: SampleLayout, given: list[Box] | np.ndarray) -> None:
+        self._layout, self._given = layout, given
+        self._where: dict[int, tuple[Box, list[int]]] = {}
+        if isinstance(given, list):
+            self._where = {
+                place: (box, corner)
+                for box in given
+                for place, corner in zip(box.places.tolist(), box.corners.tolist(), strict=True)
+            }
+
+    def fill(self, row: int, record: np.ndarray) -> None:
+        """Copy the sample that was asked for at `row` into a record, uint8 (nbytes,)."""
+        if isinstance(self._given, list):
+            box, corner = self._where[row]
+            box.fill(self._layout, corner, record)
+        else:
+            record[...] = self._given[row]
 
 
 def boxes(corners: np.ndarray, shape: tuple[int, ...], most: int) -> list[int]:

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vesselflow.feed.batches import StorePath
-from vesselflow.feed.gathering import Gatherer, Rows
+from vesselflow.feed.gathering import Box, Gatherer, Rows
 from vesselflow.feed.view import View
 
 #: Processes that read for one stream.
@@ -43,11 +43,11 @@ class _Reader:
         self._of = (path, view)
         self._gatherer: Gatherer | None = None
 
-    def read(self, rows: Rows) -> np.ndarray:
-        """The records of samples: uint8 (k, nbytes)."""
+    def read(self, rows: Rows) -> list[Box] | np.ndarray:
+        """What holds the samples, for `Found`."""
         if self._gatherer is None:
             self._gatherer = Gatherer(*self._of)
-        return self._gatherer.gather(rows)
+        return self._gatherer.read(rows)
 
 
 class Readers:
@@ -77,10 +77,10 @@ class Readers:
         self._asked += 1
         return self._actors[self._asked % READERS].read.remote(rows)
 
-    def get(self, handle: Any) -> np.ndarray:
+    def get(self, handle: Any) -> list[Box] | np.ndarray:
         """What `read` gave the handle of; over shared memory, for as long as it is held."""
-        records: np.ndarray = ray.get(handle)
-        return records
+        found: list[Box] | np.ndarray = ray.get(handle)
+        return found
 
     def cancel(self, handle: Any) -> None:
         """Do not read what nobody waits for any more; what is being read is read to its end."""

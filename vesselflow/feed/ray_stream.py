@@ -160,11 +160,12 @@ class StreamSamples:
         pieces = min(PIECE_BYTES, room // 4)
         sizes = Sizes.of(self._bytes, piece_bytes=pieces, span_bytes=room // 2)
         ahead = Ahead(self._readers, self.table, spans(order, self.source, sizes), room)
-        with closing(ahead.records()) as found:
+        with closing(ahead.samples()) as samples:
             for indices in plan:
                 records = np.empty((len(indices), self._bytes), dtype=np.uint8)
                 for record in records:
-                    record[...] = next(found)
+                    found, row = next(samples)
+                    found.fill(row, record)
                 yield self.table.batch(records, indices)
 
 
