@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from feed_stores import assert_same_batch, noise_store
+from feed_stores import assert_same_batch, noise_source, noise_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from vesselflow.feed.gathering import Found, Gatherer, Rows, boxes
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.view import View
 from vesselflow.feed.windows import Windowed
-from vesselflow.stores.store import Store
+from vesselflow.stores.store import Store, write_store
 
 LAYOUT = SampleLayout((4, 4), channels=1)
 SOURCES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
@@ -140,6 +141,15 @@ def test_what_is_ahead_stays_within_its_budget(
     assert not reads.cancelled
 
 
+def test_what_is_used_makes_room_for_what_comes() -> None:
+    source = owners([1] * 30)
+    reads = Reads()
+    parts = spans(np.arange(30), source, Sizes(2, 2))
+    samples = Ahead(reads, table_of(source), parts, 10 * LAYOUT.nbytes).samples()
+    asked = [len(reads.asked) for _ in samples]
+    assert asked == [min(15, 5 + place // 2) for place in range(30)]
+
+
 def test_closing_lets_go_of_what_nobody_waits_for() -> None:
     source = owners([1] * 30)
     reads = Reads()
@@ -220,6 +230,24 @@ def test_what_is_gathered_is_what_memory_holds(noise: Path, view: View) -> None:
         for place, record in enumerate(records):
             found.fill(place, record)
         assert_same_batch(table.batch(records, rows), memory.gather(rows))
+    reader.close()
+
+
+def test_a_hole_in_a_fov_stays(tmp_path: Path) -> None:
+    """Read whole, again and again: only a fov that is full is not read again."""
+    sources = [noise_source(0), noise_source(1)]
+    for index, source in enumerate(sources):
+        fov = np.ones_like(source.fov)
+        fov[40:50, 60:70] = index
+        sources[index] = replace(source, fov=fov)
+    path = tmp_path / "hole.h5"
+    write_store(path, sources, domain="noise", importer={"name": "test"})
+    view = View(None, 32, 16, 0.0, 1)
+    memory, reader = load_samples(path, view), Gatherer(path, view)
+    table, every = memory.table, np.arange(memory.n)
+    for _ in range(2):
+        records = reader.gather(Rows(every, table.source, table.corner))
+        assert_same_batch(table.batch(records, every), memory.gather(every))
     reader.close()
 
 
