@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vesselflow.feed.batches import StorePath
 from vesselflow.feed.gathering import Box, Gatherer, Rows
+from vesselflow.feed.memory import keep_freed_memory
 from vesselflow.feed.view import View
 
 #: Processes that read for one stream.
@@ -40,6 +41,7 @@ class _Reader:
     """Reads pieces of a store, which it opens at the first of them and keeps open."""
 
     def __init__(self, path: StorePath, view: View) -> None:
+        keep_freed_memory()
         self._of = (path, view)
         self._gatherer: Gatherer | None = None
 
