@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import Pixels, pixels
-from vesselflow.losses.scalars import Range, ScalarSchedule, Share
+from vesselflow.config.scalars import Range, ScalarSchedule, Share
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vesselflow.losses.bce import BceArguments, bce_loss
 from vesselflow.losses.dice import DiceArguments, dice_loss
 from vesselflow.losses.loss import Loss
-from vesselflow.losses.scalars import Share
+from vesselflow.config.scalars import Share
 
 if TYPE_CHECKING:
     from torch import Tensor

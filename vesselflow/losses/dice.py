@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
-from vesselflow.losses.scalars import Positive
+from vesselflow.config.scalars import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor

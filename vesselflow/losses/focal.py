@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
-from vesselflow.losses.scalars import Range, ScalarSchedule
+from vesselflow.config.scalars import Range, ScalarSchedule
 
 if TYPE_CHECKING:
     from torch import Tensor

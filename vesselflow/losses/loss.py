@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vesselflow.losses.scalars import ScalarSchedule, resolve
+from vesselflow.config.scalars import ScalarSchedule, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor

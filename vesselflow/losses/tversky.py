@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vesselflow.config.registry import Arguments
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
-from vesselflow.losses.scalars import Positive, Share
+from vesselflow.config.scalars import Positive, Share
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 ``LEARNING_RATES.build({"name": "cosine", "warmup": 0.05})(step, steps)`` is the factor on the
 optimizer's `lr`. (A scalar of a loss that moves over training is something else:
-`vesselflow.losses.scalars`.)
+`vesselflow.config.scalars`.)
 """
 
 from vesselflow.config.registry import Registry
