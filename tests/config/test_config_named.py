@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from config_parts import REGISTRIES, STORES, load
@@ -11,7 +11,8 @@ from config_parts import REGISTRIES, STORES, load
 from vesselflow.config.experiment import load_experiment
 from vesselflow.config.fingerprint import experiment_identity, run_id
 from vesselflow.config.keys import reference
-from vesselflow.config.registry import Registry
+from vesselflow.config.named import Named
+from vesselflow.config.registry import Arguments, Registry
 from vesselflow.errors import UserError
 
 FACTS: dict[str, Any] = {"seed": 0, "store_digest": "5" * 20, "split_digest": "7" * 20}
@@ -62,3 +63,31 @@ def test_the_first_version_says_nothing_and_a_later_one_renames_its_runs_only() 
     assert names["rank", 1] != names["rank", 2]
     unknowing = load_experiment({"data": {"train": "a"}}, registries=REGISTRIES)
     assert run_id(unknowing, **FACTS, registries=REGISTRIES) == names["standard", 1]
+
+
+def test_an_argument_that_names_a_part_is_held_against_it_and_enters_with_its_later_versions() -> (
+    None
+):
+    def layers(version: int) -> Registry:
+        norms = Registry("norm")
+        norms.add("batch", target="nowhere:nothing")
+        norms.add("group", target="nowhere:nothing", version=version)
+
+        class Layer(Arguments):
+            norm: Annotated[str, Named("norm", norms)] = "batch"
+            other: Annotated[str | None, Named("norm", norms)] = None
+
+        registry = Registry("layer")
+        registry.add("layer", target="nowhere:nothing", arguments=Layer)
+        return registry
+
+    with pytest.raises(UserError) as caught:
+        layers(1).validate({"name": "layer", "norm": "gruop"}, where="layer")
+    assert str(caught.value) == (
+        "layer.norm: 'gruop' is not allowed; allowed: batch, group; did you mean 'group'?"
+    )
+    plain = {"name": "layer", "version": 1}
+    assert layers(2).canonical({"name": "layer"}) == plain
+    chosen = {"name": "layer", "norm": "group"}
+    assert layers(1).canonical(chosen) == {**plain, "norm": "group"}
+    assert layers(2).canonical(chosen) == {**plain, "norm": "group", "norm_version": 2}

@@ -138,13 +138,8 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
             key: value for key, value in values.items() if f"{section}.{key}" not in RESULT_NEUTRAL
         }
         for field, named in named_fields(SECTIONS[section]):
-            registry = named.among(registries)
-            if registry is None or f"{section}.{field}" in RESULT_NEUTRAL:
-                continue
-            part = getattr(model, field)
-            # The first version says nothing, so that what becomes a registered part renames no run.
-            if part is not None and (number := registry.part(part).version) > 1:
-                changed[f"{field}_version"] = number
+            if f"{section}.{field}" not in RESULT_NEUTRAL:
+                changed |= named.identity(field, getattr(model, field), registries)
         identity[section] = {"version": version, **changed}
     for section in PARTS:
         chosen = registries[section].canonical(getattr(experiment, section))

@@ -1,7 +1,8 @@
-"""Fields of a section that name a registered part which takes no arguments of its own.
+"""Fields of a section, or of a part's arguments, that name a part without arguments of its own.
 
 ``method: Annotated[str, Named("normalisation")]`` is held against the registry that the validation
-is given, so that a part is added without touching its section.
+is given, so that a part is added without touching its section. The arguments of a part are
+validated without one: ``norm: Annotated[str, Named("norm", NORMS)]``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,23 @@ class Named:
     def among(self, registries: Mapping[str, Registry]) -> Registry | None:
         """The registry of the parts, where it is known."""
         return registries.get(self.kind, self.home)
+
+    def identity(
+        self, key: str, value: str | None, registries: Mapping[str, Registry] | None = None
+    ) -> dict[str, Any]:
+        """What the version of the named part adds to what is hashed, beside its name.
+
+        The first version adds nothing, so that what becomes a registered part renames no run.
+
+        Args:
+            key: Of the field.
+            value: Name of the part; None for none.
+            registries: By kind, as `among` takes them.
+        """
+        registry = self.among(registries or {})
+        if registry is None or value is None or (version := registry.part(value).version) == 1:
+            return {}
+        return {f"{key}_version": version}
 
     def _known(self, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:

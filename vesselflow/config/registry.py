@@ -126,12 +126,17 @@ class Registry:
         """What is hashed of a part: name, version and the arguments that differ from the defaults.
 
         Leaving defaults out lets a new option with a default that keeps the old behaviour arrive
-        without renaming old runs; a default given explicitly hashes like one left out.
+        without renaming old runs; a default given explicitly hashes like one left out. Arguments
+        that name other parts say themselves what they add (`Named.identity`).
         """
         rest = {key: value for key, value in spec.items() if key != "name"}
         part = self.part(spec.get("name"))
         model = part.arguments.model_validate(rest)
         changed = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        for name, field in part.arguments.model_fields.items():
+            for entry in field.metadata:
+                if hasattr(entry, "identity"):
+                    changed |= entry.identity(field.alias or name, getattr(model, name))
         return {"name": part.name, "version": part.version_at(model), **changed}
 
     def build(self, spec: Mapping[str, Any], **runtime: Any) -> Any:

@@ -147,7 +147,7 @@ SCHEDULE_WORDS = f"a schedule ({{schedule: {'|'.join(get_args(Kind))}, from, to,
 
 @dataclass(frozen=True)
 class Range:
-    """What a scalar that may move over training may be: numbers in an interval, a schedule within it, or words.
+    """What a scalar may be: numbers in an interval, a schedule within it, or words.
 
     Annotates ``float | ScalarSchedule`` (and more) in an argument model; both ends of a schedule
     are held to the interval, which its values then cannot leave.
