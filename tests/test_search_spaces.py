@@ -15,10 +15,10 @@ from vesselflow.config.keys import check_key, key_tree, reference
 from vesselflow.config.loading import load_space
 from vesselflow.config.objective import ObjectiveSpec
 from vesselflow.config.samplers import Search
+from vesselflow.config.scalars import CURVES
 from vesselflow.config.space import Hypothesis, Space
 from vesselflow.config.store_specs import StoreSpec
 from vesselflow.config.yaml_files import dump_yaml, load_yaml, parse_yaml
-from vesselflow.config.scalars import CURVES
 from vesselflow.runs.registries import REGISTRIES
 
 FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vesselflow.config.scalars import CURVES, Kind, ScalarSchedule, resolve
 from vesselflow.config.yaml_files import parse_yaml
 from vesselflow.errors import UserError
 from vesselflow.losses import LOSSES
-from vesselflow.config.scalars import CURVES, Kind, ScalarSchedule, resolve
 
 quick = settings(deadline=None, max_examples=60)
 

@@ -133,10 +133,10 @@ class Registry:
         part = self.part(spec.get("name"))
         model = part.arguments.model_validate(rest)
         changed = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        for name, field in part.arguments.model_fields.items():
-            for entry in field.metadata:
+        for name, info in part.arguments.model_fields.items():
+            for entry in info.metadata:
                 if hasattr(entry, "identity"):
-                    changed |= entry.identity(field.alias or name, getattr(model, name))
+                    changed |= entry.identity(info.alias or name, getattr(model, name))
         return {"name": part.name, "version": part.version_at(model), **changed}
 
     def build(self, spec: Mapping[str, Any], **runtime: Any) -> Any:

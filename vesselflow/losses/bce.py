@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from vesselflow.config.registry import Arguments
+from vesselflow.config.scalars import Range, ScalarSchedule, Share
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import Pixels, pixels
-from vesselflow.config.scalars import Range, ScalarSchedule, Share
 
 if TYPE_CHECKING:
     from torch import Tensor

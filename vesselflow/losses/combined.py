@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from vesselflow.config.scalars import Share
 from vesselflow.losses.bce import BceArguments, bce_loss
 from vesselflow.losses.dice import DiceArguments, dice_loss
 from vesselflow.losses.loss import Loss
-from vesselflow.config.scalars import Share
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from vesselflow.config.registry import Arguments
+from vesselflow.config.scalars import Range, ScalarSchedule
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
-from vesselflow.config.scalars import Range, ScalarSchedule
 
 if TYPE_CHECKING:
     from torch import Tensor

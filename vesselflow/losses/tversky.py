@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vesselflow.config.registry import Arguments
+from vesselflow.config.scalars import Positive, Share
 from vesselflow.losses.loss import Loss
 from vesselflow.losses.masked import pixels
-from vesselflow.config.scalars import Positive, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
