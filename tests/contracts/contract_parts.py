@@ -32,6 +32,8 @@ from vesselflow.metrics.matches import Matches
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.metrics.thresholds.best import best as best_threshold
 from vesselflow.models import MODELS
+from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS
+from vesselflow.models.layers.fusions import Maps
 from vesselflow.models.needs import VOLUMETRIC
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
@@ -106,16 +108,69 @@ def _model(name: str, arguments: Mapping[str, Any]) -> list[float]:
     return model_answer(MODELS.build(spec, in_channels=3, classes=1), name)
 
 
-def model_answer(built: nn.Module, name: str) -> list[float]:
-    """Number of parameters, and four logits in float64 with weights that no generator made."""
-    model, size = copy.deepcopy(built).double().eval(), SIZES.get(name, 64)
-    shape = (8, 16, 16) if name in VOLUMETRIC else (size, size)
+def made_up(module: nn.Module) -> nn.Module:
+    """The module in float64, with weights that no generator made."""
+    module = module.double()
     with torch.no_grad():
-        for number, parameter in enumerate(model.parameters()):
+        for number, parameter in enumerate(module.parameters()):
             ramp = torch.arange(parameter.numel(), dtype=torch.float64) * 0.71 + number
             fan = parameter.numel() / parameter.shape[0] if parameter.ndim > 1 else 1.0
             values = torch.sin(ramp) * math.sqrt(2.0 / fan)
             parameter.copy_(values.view(parameter.shape))
+    return module
+
+
+def maps_example(channels: int, *sides: int, samples: int = 2) -> torch.Tensor:
+    """float64 (samples, channels, *sides): a sine along all of them."""
+    shape = (samples, channels, *sides)
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.37).view(shape)
+
+
+def _weighed(answer: torch.Tensor) -> list[float]:
+    """The mean, and one that tells channels and places apart."""
+    weights = torch.cos(torch.arange(answer.numel(), dtype=torch.float64) * 0.11)
+    return [float(answer.mean()), float((answer.reshape(-1) * weights).mean())]
+
+
+def _norm(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    layer = made_up(NORMS.build({"name": name}, width=16, axes=2))
+    return _weighed(layer(maps_example(16, 3, 4)).detach())
+
+
+def _activation(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    values = torch.tensor([-3.0, -0.5, 0.0, 2.0], dtype=torch.float64)
+    return list(ACTIVATIONS.build({"name": name})(values).tolist())
+
+
+def _excitation(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    """Of images, then of volumes."""
+    found = []
+    for sides in ((3, 4), (2, 3, 4)):
+        spec = {"name": name, **arguments}
+        layer = made_up(EXCITATIONS.build(spec, channels=16, axes=len(sides)))
+        found += _weighed(layer(maps_example(16, *sides)).detach())
+    return found
+
+
+def pyramid_example(axes: int) -> tuple[Maps, list[torch.Tensor]]:
+    """What a fusion takes, and a pyramid of three levels."""
+    maps = Maps(5, 4, [(3,) * axes] * 3, [(2,) * axes] * 2, norm="layer")
+    return maps, [maps_example(5, *[side] * axes) for side in (8, 4, 2)]
+
+
+def _fusion(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    """Of images, then of volumes."""
+    found = []
+    for axes in (2, 3):
+        maps, pyramid = pyramid_example(axes)
+        found += _weighed(made_up(FUSIONS.build({"name": name}, maps=maps))(pyramid).detach())
+    return found
+
+
+def model_answer(built: nn.Module, name: str) -> list[float]:
+    """Number of parameters, and four logits in float64 with weights that no generator made."""
+    model, size = made_up(copy.deepcopy(built)).eval(), SIZES.get(name, 64)
+    shape = (8, 16, 16) if name in VOLUMETRIC else (size, size)
     image = torch.sin(torch.arange(3 * math.prod(shape), dtype=torch.float64) * 0.37)
     with torch.inference_mode():
         logits = model(image.view(1, 3, *shape))[0, 0]
@@ -319,6 +374,10 @@ PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
     "sampling": _sampling,
     "augment": _augmentation,
     "model": _model,
+    "norm": _norm,
+    "activation": _activation,
+    "se": _excitation,
+    "fusion": _fusion,
     "loss": _loss,
     "optimizer": _optimizer,
     "schedule": _schedule,

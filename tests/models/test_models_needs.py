@@ -64,7 +64,7 @@ def test_needs_are_those_of_the_model(spec: dict[str, object]) -> None:
 
 
 #: Norm, coarsest width, and width of the head of `fpn3d`.
-VOLUMES = [
+NORMED = [
     ("batch", 16, 16),
     ("instance", 16, 16),
     ("group", 16, 16),
@@ -72,12 +72,15 @@ VOLUMES = [
     ("group", 16, 8),
     ("group", 6, 12),
     ("group", 1, 16),
+    ("layer", 16, 16),
+    ("layer", 1, 16),
+    ("layer", 16, 1),
 ]
 
 
-@pytest.mark.parametrize("name", VOLUMETRIC)
-@pytest.mark.parametrize(("norm", "width", "head"), VOLUMES)
-def test_needs_of_volumes_are_those_of_the_model(
+@pytest.mark.parametrize("name", [*VOLUMETRIC, "wnet"])
+@pytest.mark.parametrize(("norm", "width", "head"), NORMED)
+def test_needs_with_a_norm_are_those_of_the_model(
     name: str, norm: str, width: int, head: int
 ) -> None:
     beside = {"segmentation_channels": head} if name == "fpn3d" else {}
@@ -85,7 +88,8 @@ def test_needs_of_volumes_are_those_of_the_model(
     needed = needs(spec)
     assert needed is not None
     model = MODELS.build(spec, in_channels=1, classes=1)
-    for size in ((2, 2, 2), (2, 2, 4)):
+    sizes = ((2, 2), (4, 4)) if name == "wnet" else ((2, 2, 2), (2, 2, 4))
+    for size in sizes:
         for samples in (1, 2):
             for training in (True, False):
                 allowed = needed.holds(size)
@@ -98,7 +102,7 @@ def test_needs_of_volumes_are_those_of_the_model(
                     assert not allowed
                 else:
                     # Torch takes two samples of one voxel each, of which nothing would be left.
-                    alone = size == (2, 2, 2) and norm == "group" and samples == 2
+                    alone = size == sizes[0] and norm in ("group", "layer") and samples == 2
                     assert allowed or (alone and not needed.holds(size))
 
 

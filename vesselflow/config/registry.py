@@ -28,6 +28,14 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
+    def changed(self) -> dict[str, Any]:
+        """What is hashed of these values: those that differ from the defaults, as plain data.
+
+        A subclass leaves out what has no effect beside its other values, so that one run is not
+        computed under two names.
+        """
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -132,7 +140,7 @@ class Registry:
         rest = {key: value for key, value in spec.items() if key != "name"}
         part = self.part(spec.get("name"))
         model = part.arguments.model_validate(rest)
-        changed = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        changed = model.changed()
         for name, info in part.arguments.model_fields.items():
             for entry in info.metadata:
                 if hasattr(entry, "identity"):

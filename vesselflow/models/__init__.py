@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vesselflow.config.registry import Arguments, Registry
+from vesselflow.config.named import Named
+from vesselflow.config.registry import Registry
 from vesselflow.errors import UserError
-from vesselflow.models.arguments import Channels, Probability
+from vesselflow.models.arguments import Activation, Channels, Excited, Norm, Probability
+from vesselflow.models.layers import FUSIONS
 from vesselflow.models.smp import (
     Deeplabv3Arguments,
     Deeplabv3PlusArguments,
@@ -31,12 +33,14 @@ from vesselflow.models.smp import (
 MODELS = Registry("model")
 
 
-class WNetArguments(Arguments):
+class WNetArguments(Excited):
     """Arguments of `wnet`, see `vesselflow.models.wnet.WNet`.
 
     Attributes:
         filters: Channels of each level, finest first; one level per entry.
         convolutions: 3 x 3 convolutions per block.
+        norm: Normalisation after each convolution.
+        activation: Between a convolution and its norm.
         shortcut: 1 x 1 convolution around each block.
         bridge: One 3 x 3 convolution on each skip connection.
         upsample: "transposed" convolution, as published, or "bilinear".
@@ -51,6 +55,8 @@ class WNetArguments(Arguments):
         32,
     )
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
+    norm: Norm = "batch"
+    activation: Activation = "relu"
     shortcut: bool = True
     bridge: bool = True
     upsample: Literal["transposed", "bilinear"] = "transposed"
@@ -59,7 +65,7 @@ class WNetArguments(Arguments):
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
 
 
-class UNet3dArguments(Arguments):
+class UNet3dArguments(Excited):
     """Arguments of `unet3d`, see `vesselflow.models.unet3d.UNet3d`.
 
     Attributes:
@@ -68,6 +74,7 @@ class UNet3dArguments(Arguments):
         flat_levels: How many of the finest levels leave the slices alone, for volumes whose slices
             lie far apart.
         norm: Normalisation after each convolution.
+        activation: After each norm.
         dropout: Probability of dropping a channel after each level.
     """
 
@@ -78,11 +85,12 @@ class UNet3dArguments(Arguments):
     )
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
     flat_levels: Annotated[int, Field(ge=0, le=5)] = 0
-    norm: Literal["batch", "instance", "group"] = "batch"
+    norm: Norm = "batch"
+    activation: Activation = "relu"
     dropout: Probability = 0.0
 
 
-class Fpn3dArguments(Arguments):
+class Fpn3dArguments(Excited):
     """Arguments of `fpn3d`, see `vesselflow.models.fpn3d.Fpn3d`.
 
     Attributes:
@@ -92,11 +100,13 @@ class Fpn3dArguments(Arguments):
         segmentation_channels: Channels of every map that the segmentation head merges.
         finest_level: Level of the pyramid's finest map, 0 for that of the voxels; logits are
             interpolated from there.
-        merge: How the head merges its maps: their sum, or one beside the other.
+        fusion: How one map is made of the pyramid's.
+        merge: What the parallel fusion makes of its branches: their sum, or one beside the other.
         upsample: How the pyramid raises its maps.
         flat_levels: How many of the finest levels leave the slices alone, for volumes whose slices
             lie far apart.
         norm: Normalisation after each convolution of encoder and head.
+        activation: After each norm.
         dropout: Probability of dropping a channel of what was merged.
     """
 
@@ -110,10 +120,12 @@ class Fpn3dArguments(Arguments):
     pyramid_channels: Channels = 32
     segmentation_channels: Channels = 16
     finest_level: Annotated[int, Field(ge=0, le=5)] = 1
+    fusion: Annotated[str, Named("fusion", FUSIONS)] = "parallel"
     merge: Literal["add", "cat"] = "add"
     upsample: Literal["nearest", "trilinear"] = "nearest"
     flat_levels: Annotated[int, Field(ge=0, le=5)] = 0
-    norm: Literal["batch", "instance", "group"] = "group"
+    norm: Norm = "group"
+    activation: Activation = "relu"
     dropout: Probability = 0.0
 
     @model_validator(mode="after")
@@ -123,6 +135,12 @@ class Fpn3dArguments(Arguments):
                 f"there is no level {self.finest_level} of {len(self.filters)} filters",
                 where="model.finest_level",
                 allowed=f"0 to {len(self.filters) - 1}, the coarsest",
+            )
+        if self.merge == "cat" and self.fusion != "parallel":
+            raise UserError(
+                f"the fusion {self.fusion} has nothing to put side by side",
+                where="model.merge",
+                allowed="add, or cat beside fusion: parallel",
             )
         return self
 

@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
+
+from vesselflow.config.named import Named
+from vesselflow.config.registry import Arguments
+from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, NORMS
 
 Channels = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
-#: Groups of a group norm of volumes; channels that they do not divide get one group.
+#: Groups of a group norm; channels that they do not divide get one group.
 GROUPS = 8
+
+Norm = Annotated[str, Named("norm", NORMS)]
+Activation = Annotated[str, Named("activation", ACTIVATIONS)]
+Place = Literal["encoder", "skip", "decoder"]
+PLACES: tuple[Place, ...] = get_args(Place)
+
+
+class Excited(Arguments):
+    """Base of the arguments of models that may have squeeze-and-excitation.
+
+    Attributes:
+        se: Squeeze-and-excitation; null for none.
+        se_at: Where it stands: one place, or a list of them.
+        se_reduction: Channels over those of its bottleneck; null takes its own, 16, or 2 of
+            `project_excite`. Some have no bottleneck.
+    """
+
+    se: Annotated[str | None, Named("se", EXCITATIONS)] = None
+    se_at: Annotated[tuple[Place, ...], Field(strict=False, min_length=1)] = ("encoder",)
+    se_reduction: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("se_at", mode="before")
+    @classmethod
+    def _places(cls, value: Any) -> Any:
+        """One place is a list of one; their order and repetitions have no meaning."""
+        given = [value] if isinstance(value, str) else value
+        if isinstance(given, list | tuple) and all(place in PLACES for place in given):
+            return tuple(place for place in PLACES if place in given)
+        return given
+
+    def changed(self) -> dict[str, Any]:
+        """Where it stands and its bottleneck say nothing where there is none."""
+        values = super().changed()
+        silent: tuple[str, ...] = ()
+        if self.se is None:
+            silent = ("se_at", "se_reduction")
+        elif "reduction" not in EXCITATIONS.part(self.se).arguments.model_fields:
+            silent = ("se_reduction",)
+        return {key: value for key, value in values.items() if key not in silent}

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from vesselflow.models.blocks3d import Conv3d, check_volume, initialise, initialise_head, normaliser
+from vesselflow.models.layers import ACTIVATIONS, FUSIONS, NORMS
+from vesselflow.models.layers.convolutions import (
+    check_volume,
+    convolution,
+    initialise,
+    initialise_head,
+    pointwise,
+    raised,
+)
+from vesselflow.models.layers.fusions import Maps
+from vesselflow.models.layers.gates import Gates
 from vesselflow.models.needs import halved
 
 Size = tuple[int, int, int]
@@ -21,9 +29,8 @@ class Fpn3d(nn.Module):
     - Pyramid, from the coarsest level up to `finest_level` or to that of the stride, whichever is
       coarser: a 1 x 1 x 1 convolution of each level, to which the coarser map is added, and a
       3 x 3 x 3 convolution of each sum.
-    - Head: each map is raised to the finest of them by steps of (3 x 3 x 3 convolution, norm, ReLU,
-      trilinear interpolation); their sum, or all of them, becomes the logits by a 1 x 1 x 1
-      convolution. Where the stride is finer than that, logits are interpolated trilinearly.
+    - Head: the maps become one on the finest of their grids (`fusion`), and that the logits by a
+      1 x 1 x 1 convolution. Where the stride is finer, logits are interpolated trilinearly.
 
     Volumes whose slices lie far apart keep their slices on the finest levels: there kernels are
     1 x 3 x 3 and the pooling is 1 x 2 x 2. Weights are drawn from torch's global generator: He's
@@ -35,11 +42,17 @@ class Fpn3d(nn.Module):
         pyramid_channels: Channels of every map of the pyramid.
         segmentation_channels: Channels of every map that is merged.
         finest_level: Level of the pyramid's finest map; below the number of levels.
-        merge: "add" or "cat".
+        fusion: Name of what makes one map of the pyramid; "parallel" as published.
+        merge: "add" or "cat", of the parallel fusion.
         upsample: How the pyramid raises maps: "nearest", as published, or "trilinear".
         flat_levels: How many of the finest levels leave the slices alone.
-        norm: "batch", "instance" or "group" (8 of them), in encoder and head.
+        norm: Name of the normalisation, in encoder and head.
+        activation: Name of the activation there.
         dropout: Probability of dropping a channel of what was merged; 0 has no such layer.
+        se: Name of an excitation; None for none.
+        se_at: Where: after each block of the "encoder"; at each "skip", on what enters the pyramid;
+            in the "decoder", on each map of the pyramid.
+        se_reduction: Of its bottleneck; None for its own.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
         stride: Of the logits, that of one of the levels.
@@ -63,11 +76,16 @@ class Fpn3d(nn.Module):
         pyramid_channels: int,
         segmentation_channels: int,
         finest_level: int,
+        fusion: str,
         merge: str,
         upsample: str,
         flat_levels: int,
         norm: str,
+        activation: str,
         dropout: float,
+        se: str | None,
+        se_at: Sequence[str],
+        se_reduction: int | None,
         in_channels: int = 1,
         classes: int = 1,
         stride: Size = (1, 1, 1),
@@ -76,14 +94,13 @@ class Fpn3d(nn.Module):
         strides = halved(len(filters), flat_levels)
         self.divisor = strides[-1]
         self.auxiliary_weight = 0.0
-        self._merge = merge
         answered = strides.index(stride)
         self._finest = max(finest_level, answered)
         factors = [_factors(*pair) for pair in zip(strides[1:], strides[:-1], strict=True)]
         kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(len(filters))]
 
         self.encoder = nn.ModuleList(
-            _Residual(inputs, width, convolutions, kernel, norm)
+            _Residual(inputs, width, convolutions, kernel, norm, activation)
             for inputs, width, kernel in zip(
                 [in_channels, *filters[:-1]], filters, kernels, strict=True
             )
@@ -96,22 +113,29 @@ class Fpn3d(nn.Module):
             factors[self._finest :],
             upsample,
         )
-        self.raise_ = nn.ModuleList(
-            _Raise(
-                pyramid_channels,
-                segmentation_channels,
-                kernels[self._finest : level + 1],
-                factors[self._finest : level],
-                norm,
-            )
-            for level in range(self._finest, len(filters))
+        maps = Maps(
+            inputs=pyramid_channels,
+            channels=segmentation_channels,
+            kernels=kernels[self._finest :],
+            factors=factors[self._finest :],
+            norm=norm,
+            activation=activation,
+            merge=merge,
         )
-        merged = segmentation_channels * (len(self.raise_) if merge == "cat" else 1)
+        # Its name is that of the parallel branches, which weights are kept under.
+        self.raise_ = FUSIONS.build({"name": fusion}, maps=maps)
         self.dropout = nn.Dropout3d(dropout) if dropout > 0 else nn.Identity()
-        self.head = nn.Conv3d(merged, classes, 1)
+        self.head = nn.Conv3d(self.raise_.channels, classes, 1)
         self._last = _factors(strides[self._finest], strides[answered])
         self.apply(initialise)
         initialise_head(self.head)
+        levels = range(len(filters) - self._finest)
+        widths = {
+            "encoder": dict(enumerate(filters)),
+            "skip": {level: filters[self._finest + level] for level in levels},
+            "decoder": dict.fromkeys(levels, pyramid_channels),
+        }
+        self.gates = Gates(se, se_at, widths, axes=3, reduction=se_reduction)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of a volume.
@@ -128,12 +152,14 @@ class Fpn3d(nn.Module):
         check_volume("fpn3d", volume, self.divisor)
         x, maps = volume, []
         for level, block in enumerate(self.encoder):
-            x = block(self.pool[level - 1](x) if level else x)
+            x = self.gates("encoder", level, block(self.pool[level - 1](x) if level else x))
             maps.append(x)
-        pyramid = self.pyramid(maps[self._finest :])
-        raised = [raise_(each) for raise_, each in zip(self.raise_, pyramid, strict=True)]
-        merged = torch.cat(raised, dim=1) if self._merge == "cat" else sum(raised)
-        return _raised(self.head(self.dropout(merged)), self._last, "trilinear")
+        pyramid = self.pyramid(self._gated("skip", maps[self._finest :]))
+        merged = self.raise_(self._gated("decoder", pyramid))
+        return raised(self.head(self.dropout(merged)), self._last)
+
+    def _gated(self, place: str, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [self.gates(place, level, each) for level, each in enumerate(maps)]
 
 
 class Pyramid(nn.Module):
@@ -143,101 +169,68 @@ class Pyramid(nn.Module):
         filters: Channels of each map, finest first.
         channels: Of each map of the pyramid.
         kernels: Of the smoothing of each map.
+            Their length is the number of axes.
         factors: By which each map but the coarsest is finer than the next.
-        upsample: "nearest" or "trilinear".
+        upsample: "nearest" or linear, along each axis.
     """
 
     def __init__(
         self,
         filters: Sequence[int],
         channels: int,
-        kernels: Sequence[Size],
-        factors: Sequence[Size],
+        kernels: Sequence[Sequence[int]],
+        factors: Sequence[Sequence[int]],
         upsample: str,
     ) -> None:
         super().__init__()
         self._factors, self._mode = list(factors), upsample
-        self.lateral = nn.ModuleList(nn.Conv3d(width, channels, 1) for width in filters)
+        axes = len(kernels[0])
+        self.lateral = nn.ModuleList(pointwise(width, channels, axes) for width in filters)
         self.smooth = nn.ModuleList(
-            Conv3d(channels, channels, kernel, bias=True) for kernel in kernels
+            convolution(channels, channels, kernel, bias=True) for kernel in kernels
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The pyramid of some maps, finest first; sizes stay, channels become `channels`."""
         sums = [lateral(each) for lateral, each in zip(self.lateral, maps, strict=True)]
         for level in range(len(sums) - 2, -1, -1):
-            sums[level] = sums[level] + _raised(sums[level + 1], self._factors[level], self._mode)
+            sums[level] = sums[level] + raised(sums[level + 1], self._factors[level], self._mode)
         return [smooth(each) for smooth, each in zip(self.smooth, sums, strict=True)]
 
 
 class _Residual(nn.Module):
     def __init__(
-        self, inputs: int, outputs: int, convolutions: int, kernel: Size, norm: str
+        self,
+        inputs: int,
+        outputs: int,
+        convolutions: int,
+        kernel: Size,
+        norm: str,
+        activation: str,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for index in range(convolutions):
             layers += [
-                Conv3d(outputs if index else inputs, outputs, kernel, bias=False),
-                normaliser(norm, outputs),
-                nn.ReLU(inplace=True),
+                convolution(outputs if index else inputs, outputs, kernel, bias=False),
+                NORMS.build({"name": norm}, width=outputs, axes=3),
+                ACTIVATIONS.build({"name": activation}),
             ]
         self.chain = nn.Sequential(*layers[:-1])
         self.shortcut = (
             nn.Identity()
             if inputs == outputs
-            else nn.Sequential(nn.Conv3d(inputs, outputs, 1, bias=False), normaliser(norm, outputs))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.chain(x) + self.shortcut(x))
-
-
-class _Raise(nn.Module):
-    """One map of the head, from its level to the finest: a convolution of each level on the way.
-
-    Args:
-        inputs: Channels of the map.
-        channels: Channels after.
-        kernels: Of the levels from the finest to the map's own.
-        factors: Between these levels, one fewer; the finest map itself gets a convolution alone.
-        norm: After each convolution.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        channels: int,
-        kernels: Sequence[Size],
-        factors: Sequence[Size],
-        norm: str,
-    ) -> None:
-        super().__init__()
-        self._factors: list[Size] = list(reversed(factors)) or [(1, 1, 1)]
-        steps = list(reversed(kernels))[: len(self._factors)]
-        self.steps = nn.ModuleList(
-            nn.Sequential(
-                Conv3d(channels if step else inputs, channels, kernel, bias=False),
-                normaliser(norm, channels),
-                nn.ReLU(inplace=True),
+            else nn.Sequential(
+                pointwise(inputs, outputs, 3, bias=False),
+                NORMS.build({"name": norm}, width=outputs, axes=3),
             )
-            for step, kernel in enumerate(steps)
         )
+        self.last = layers[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        for step, factor in zip(self.steps, self._factors, strict=True):
-            x = _raised(step(x), factor, "trilinear")
-        return x
+        out: Tensor = self.last(self.chain(x) + self.shortcut(x))
+        return out
 
 
 def _factors(coarse: Size, fine: Size) -> Size:
     return coarse[0] // fine[0], coarse[1] // fine[1], coarse[2] // fine[2]
-
-
-def _raised(x: Tensor, factor: Size, mode: str) -> Tensor:
-    # Corners are not aligned: a coarse voxel stays at the middle of the fine ones that it covers.
-    if max(factor) == 1:
-        return x
-    size = [side * part for side, part in zip(x.shape[2:], factor, strict=True)]
-    align = None if mode == "nearest" else False
-    return functional.interpolate(x, size, mode=mode, align_corners=align)

@@ -137,8 +137,8 @@ def _normalises_alone(spec: Mapping[str, Any]) -> bool:
     Then two voxels must be there: of one nothing is left.
     """
     widths = (spec["filters"][-1], spec.get("segmentation_channels"))
-    groups = any(width in (1, GROUPS) for width in widths)
-    return spec["norm"] == "instance" or (spec["norm"] == "group" and groups)
+    alone = {"instance": True, "group": bool({1, GROUPS} & {*widths}), "layer": 1 in widths}
+    return alone.get(spec["norm"], False)
 
 
 def needs(spec: Mapping[str, Any]) -> Needs | None:
@@ -154,7 +154,8 @@ def needs(spec: Mapping[str, Any]) -> Needs | None:
         return Needs(sides, least, normalises_coarsest=spec["norm"] == "batch")
     if name == "wnet":
         stride = 2 ** (len(spec["filters"]) - 1)
-        return Needs(stride, stride)
+        least = 2 * stride if _normalises_alone(spec) else stride
+        return Needs(stride, least, normalises_coarsest=spec["norm"] == "batch")
     encoder = spec["encoder"]
     if encoder.startswith("tu-"):
         return None

@@ -7,17 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vesselflow.models.blocks3d import Conv3d, check_volume, initialise, initialise_head, normaliser
+from vesselflow.models.layers import ACTIVATIONS, NORMS
+from vesselflow.models.layers.convolutions import (
+    check_volume,
+    convolution,
+    initialise,
+    initialise_head,
+)
+from vesselflow.models.layers.gates import Gates
 from vesselflow.models.needs import halved
 
 
 class UNet3d(nn.Module):
     """3-D U-Net of a few levels, one for each entry of `filters`.
 
-    Each level is a chain of (3 x 3 x 3 convolution, norm, ReLU), with 2 x 2 x 2 max-pooling between
-    levels on the way down and transposed convolutions of the same stride on the way up. Volumes
-    whose slices lie far apart keep their slices on the finest levels: there kernels are 1 x 3 x 3
-    and the pooling is 1 x 2 x 2.
+    Each level is a chain of (3 x 3 x 3 convolution, norm, activation), with 2 x 2 x 2 max-pooling
+    between levels on the way down and transposed convolutions of the same stride on the way up.
+    Volumes whose slices lie far apart keep their slices on the finest levels: there kernels are
+    1 x 3 x 3 and the pooling is 1 x 2 x 2.
 
     Weights are drawn from torch's global generator: He's normal for convolutions, zero biases.
 
@@ -25,8 +32,13 @@ class UNet3d(nn.Module):
         filters: Channels of each level, finest first.
         convolutions: 3 x 3 x 3 convolutions per level and direction.
         flat_levels: How many of the finest levels leave the slices alone.
-        norm: "batch", "instance" or "group" (8 of them).
+        norm: Name of the normalisation.
+        activation: Name of the activation; ReLU as published.
         dropout: Probability of dropping a channel after each level; 0 has no such layer.
+        se: Name of an excitation; None for none.
+        se_at: Where: after each level of the "encoder", at each "skip", after each level of the
+            "decoder".
+        se_reduction: Of its bottleneck; None for its own.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
         stride: Of the logits, that of one of the levels; the decoder ends there. At that of the
@@ -47,7 +59,11 @@ class UNet3d(nn.Module):
         convolutions: int,
         flat_levels: int,
         norm: str,
+        activation: str,
         dropout: float,
+        se: str | None,
+        se_at: Sequence[str],
+        se_reduction: int | None,
         in_channels: int = 1,
         classes: int = 1,
         stride: tuple[int, ...] = (1, 1, 1),
@@ -65,9 +81,9 @@ class UNet3d(nn.Module):
             width, kernel = filters[level], kernels[level]
             for _ in range(convolutions):
                 layers += [
-                    Conv3d(inputs, width, kernel, bias=False),
-                    normaliser(norm, width),
-                    nn.ReLU(inplace=True),
+                    convolution(inputs, width, kernel, bias=False),
+                    NORMS.build({"name": norm}, width=width, axes=3),
+                    ACTIVATIONS.build({"name": activation}),
                 ]
                 inputs = width
             if dropout > 0:
@@ -86,6 +102,9 @@ class UNet3d(nn.Module):
         self.head = nn.Conv3d(filters[finest], classes, 1)
         self.apply(initialise)
         initialise_head(self.head)
+        up = {level: filters[level] for level in finer}
+        widths = {"encoder": dict(enumerate(filters)), "skip": up, "decoder": up}
+        self.gates = Gates(se, se_at, widths, axes=3, reduction=se_reduction)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of a volume.
@@ -102,10 +121,12 @@ class UNet3d(nn.Module):
         check_volume("unet3d", volume, self.divisor)
         x, skips = volume, []
         for level, down in enumerate(self.down):
-            x = down(self.pool[level - 1](x) if level else x)
+            x = self.gates("encoder", level, down(self.pool[level - 1](x) if level else x))
             skips.append(x)
         skips.pop()
         for raise_, up in zip(self.raise_, self.up, strict=True):
-            x = up(torch.cat([raise_(x), skips.pop()], dim=1))
+            level = len(skips) - 1
+            skip = self.gates("skip", level, skips.pop())
+            x = self.gates("decoder", level, up(torch.cat([raise_(x), skip], dim=1)))
         logits: Tensor = self.head(x)
         return logits

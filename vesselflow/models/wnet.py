@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vesselflow.errors import ShapeError
+from vesselflow.models.layers import ACTIVATIONS, NORMS
+from vesselflow.models.layers.convolutions import initialise, initialise_head
+from vesselflow.models.layers.gates import Gates
 
 
 class WNet(nn.Module):
     """Little W-Net: ``final = U2(image, U1(image))``.
 
     Both U-Nets have one level per entry of `filters`, with 2 x 2 max-pooling between levels; a
-    block is a chain of (3 x 3 convolution, ReLU, batch-norm). As published, U2 gets the logits of
+    block is a chain of (3 x 3 convolution, activation, norm), ReLU and batch-norm unless told
+    otherwise. As published, U2 gets the logits of
     U1 (not probabilities), and both answers are trained: loss(final) + loss(first). With the
     defaults and 3 input channels it has 68,482 parameters, as published.
 
@@ -23,12 +28,18 @@ class WNet(nn.Module):
     Args:
         filters: Channels of each level, finest first.
         convolutions: 3 x 3 convolutions per block.
-        shortcut: Add a 1 x 1 convolution with batch-norm of a block's input to its output.
+        norm: Name of the normalisation of the blocks.
+        activation: Name of their activation.
+        shortcut: Add a 1 x 1 convolution with norm of a block's input to its output.
         bridge: One 3 x 3 convolution on each skip connection.
         upsample: "transposed": 2 x 2 transposed convolution with stride 2, as published.
             "bilinear": 1 x 1 convolution at the coarse level, then bilinear interpolation.
         dropout: Probability of dropping a channel after each block; 0 has no such layer.
         input_norm: Batch-norm on the input.
+        se: Name of an excitation; None for none.
+        se_at: Where, in both U-Nets: after each block of the "encoder", at each "skip" behind its
+            bridge, after each block of the "decoder".
+        se_reduction: Of its bottleneck; None for its own.
         auxiliary_weight: Weight of the loss on the first answer. At 0 the first answer is not
             returned in training.
         in_channels: Channels of the image.
@@ -47,11 +58,16 @@ class WNet(nn.Module):
         *,
         filters: Sequence[int],
         convolutions: int,
+        norm: str,
+        activation: str,
         shortcut: bool,
         bridge: bool,
         upsample: str,
         dropout: float,
         input_norm: bool,
+        se: str | None,
+        se_at: Sequence[str],
+        se_reduction: int | None,
         auxiliary_weight: float,
         in_channels: int = 3,
         classes: int = 1,
@@ -66,6 +82,7 @@ class WNet(nn.Module):
                 classes,
                 filters,
                 convolutions=convolutions,
+                layers=_Layers(norm, activation),
                 shortcut=shortcut,
                 bridge=bridge,
                 upsample=upsample,
@@ -73,10 +90,13 @@ class WNet(nn.Module):
             )
             for channels in (in_channels, in_channels + classes)
         )
-        self.apply(_initialise)
+        self.apply(initialise)
+        up = dict(enumerate(filters[:-1]))
+        widths = {"encoder": dict(enumerate(filters)), "skip": up, "decoder": up}
         for net in (self.first, self.second):
-            # No ReLU follows, so He's factor would only make the first loss larger.
-            nn.init.kaiming_normal_(net.head.weight, nonlinearity="linear")
+            initialise_head(net.head)
+        for net in (self.first, self.second):
+            net.gates = Gates(se, se_at, widths, axes=2, reduction=se_reduction)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of an image.
@@ -104,7 +124,25 @@ class WNet(nn.Module):
         return final
 
 
+@dataclass(frozen=True)
+class _Layers:
+    """What follows each convolution."""
+
+    norm: str
+    activation: str
+
+    def normaliser(self, width: int) -> nn.Module:
+        layer: nn.Module = NORMS.build({"name": self.norm}, width=width, axes=2)
+        return layer
+
+    def after(self, width: int) -> list[nn.Module]:
+        # ReLU before batch-norm is the published order; so the bias is no dead parameter.
+        return [ACTIVATIONS.build({"name": self.activation}), self.normaliser(width)]
+
+
 class _UNet(nn.Module):
+    gates: Gates
+
     def __init__(
         self,
         in_channels: int,
@@ -112,6 +150,7 @@ class _UNet(nn.Module):
         filters: Sequence[int],
         *,
         convolutions: int,
+        layers: _Layers,
         shortcut: bool,
         bridge: bool,
         upsample: str,
@@ -120,7 +159,7 @@ class _UNet(nn.Module):
         super().__init__()
 
         def block(inputs: int, outputs: int) -> _Block:
-            return _Block(inputs, outputs, convolutions, shortcut=shortcut, dropout=dropout)
+            return _Block(inputs, outputs, convolutions, layers, shortcut=shortcut, dropout=dropout)
 
         inputs = [in_channels, *filters[:-1]]
         self.down = nn.ModuleList(block(a, b) for a, b in zip(inputs, filters, strict=True))
@@ -130,7 +169,7 @@ class _UNet(nn.Module):
             _upsampler(a, b, upsample) for a, b in zip(coarser, finer, strict=True)
         )
         self.bridge = nn.ModuleList(
-            nn.Sequential(*_convolution(width, width)) if bridge else nn.Identity()
+            nn.Sequential(*_convolution(width, width, layers)) if bridge else nn.Identity()
             for width in finer
         )
         self.up = nn.ModuleList(block(2 * width, width) for width in finer)
@@ -139,26 +178,35 @@ class _UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
         for level, down in enumerate(self.down):
-            x = down(self.pool(x) if level else x)
+            x = self.gates("encoder", level, down(self.pool(x) if level else x))
             skips.append(x)
         skips.pop()
         for raise_, bridge, up in zip(self.raise_, self.bridge, self.up, strict=True):
-            x = up(torch.cat([raise_(x), bridge(skips.pop())], dim=1))
+            level = len(skips) - 1
+            skip = self.gates("skip", level, bridge(skips.pop()))
+            x = self.gates("decoder", level, up(torch.cat([raise_(x), skip], dim=1)))
         logits: Tensor = self.head(x)
         return logits
 
 
 class _Block(nn.Module):
     def __init__(
-        self, inputs: int, outputs: int, convolutions: int, *, shortcut: bool, dropout: float
+        self,
+        inputs: int,
+        outputs: int,
+        convolutions: int,
+        layers: _Layers,
+        *,
+        shortcut: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        chain: list[nn.Module] = []
         for index in range(convolutions):
-            layers += _convolution(outputs if index else inputs, outputs)
-        self.chain = nn.Sequential(*layers)
+            chain += _convolution(outputs if index else inputs, outputs, layers)
+        self.chain = nn.Sequential(*chain)
         self.shortcut = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), layers.normaliser(outputs))
             if shortcut
             else None
         )
@@ -172,13 +220,8 @@ class _Block(nn.Module):
         return dropped
 
 
-def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    # ReLU before batch-norm is the published order; so the bias is no dead parameter.
-    return [
-        nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.BatchNorm2d(outputs),
-    ]
+def _convolution(inputs: int, outputs: int, layers: _Layers) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), *layers.after(outputs)]
 
 
 def _upsampler(inputs: int, outputs: int, kind: str) -> nn.Module:
@@ -188,10 +231,3 @@ def _upsampler(inputs: int, outputs: int, kind: str) -> nn.Module:
         nn.Conv2d(inputs, outputs, 1),
         nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
     )
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -10,6 +10,7 @@ from vesselflow.losses import LOSSES
 from vesselflow.metrics import ALL_METRICS
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.models import MODELS
+from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
@@ -20,12 +21,16 @@ from vesselflow.tasks import TASKS
 #: What `config` validates and names parts with: sections of the experiment that are parts, then
 #: what single keys name ("task" of `task`, "normalisation" of `normalise`, "sampler" of `search`,
 #: "importer" and "synth" of stores, "metric" of `objective`, "threshold" and "threshold metric" of
-#: `score`).
+#: `score`, and the layers that arguments of models name).
 REGISTRIES: dict[str, Registry] = {
     "task": TASKS,
     "sampling": SAMPLING,
     "augment": AUGMENTATIONS,
     "model": MODELS,
+    "norm": NORMS,
+    "activation": ACTIVATIONS,
+    "se": EXCITATIONS,
+    "fusion": FUSIONS,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": LEARNING_RATES,

@@ -1,12 +1,14 @@
-"""What the networks of volumes are made of."""
+"""Convolutions and the resampling of maps, of 2 or 3 axes, and how their weights start."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vesselflow.errors import ShapeError
-from vesselflow.models.arguments import GROUPS
 
 
 class Conv3d(nn.Conv3d):
@@ -30,24 +32,51 @@ class Conv3d(nn.Conv3d):
             return super().forward(volume.to(self.weight.dtype))
 
 
-def normaliser(kind: str, width: int) -> nn.Module:
-    """A normalisation of volumes: "batch", "instance" or "group" (8 of them)."""
-    if kind == "batch":
-        return nn.BatchNorm3d(width)
-    if kind == "instance":
-        return nn.InstanceNorm3d(width, affine=True)
-    return nn.GroupNorm(GROUPS if width % GROUPS == 0 else 1, width)
+def convolution(inputs: int, outputs: int, kernel: Sequence[int], *, bias: bool) -> nn.Module:
+    """A convolution that keeps the size; of images or volumes, as the kernel has 2 or 3 axes."""
+    if len(kernel) == 2:
+        height, width = kernel
+        return nn.Conv2d(inputs, outputs, (height, width), padding="same", bias=bias)
+    depth, height, width = kernel
+    return Conv3d(inputs, outputs, (depth, height, width), bias=bias)
+
+
+def pointwise(inputs: int, outputs: int, axes: int, *, bias: bool = True) -> nn.Conv2d | nn.Conv3d:
+    """A convolution of kernel 1."""
+    return (nn.Conv2d if axes == 2 else nn.Conv3d)(inputs, outputs, 1, bias=bias)
+
+
+def raised(x: Tensor, factor: Sequence[int], mode: str = "linear") -> Tensor:
+    """Interpolate a map to a finer grid.
+
+    Corners are not aligned: a coarse pixel stays at the middle of the fine ones that it covers.
+
+    Args:
+        x: float (N, C, *S).
+        factor: Of each axis.
+        mode: "nearest", or anything else for linear interpolation along each axis.
+
+    Returns:
+        (N, C, *S * factor); `x` itself where no axis becomes finer.
+    """
+    if max(factor) == 1:
+        return x
+    size = [side * part for side, part in zip(x.shape[2:], factor, strict=True)]
+    if mode == "nearest":
+        return functional.interpolate(x, size, mode="nearest")
+    linear = "bilinear" if x.ndim == 4 else "trilinear"
+    return functional.interpolate(x, size, mode=linear, align_corners=False)
 
 
 def initialise(module: nn.Module) -> None:
     """He's normal weights and zero biases for convolutions, from torch's global generator."""
-    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def initialise_head(head: nn.Conv3d) -> None:
+def initialise_head(head: nn.Conv2d | nn.Conv3d) -> None:
     """Weights of a last layer: no ReLU follows, so He's factor would only raise the first loss."""
     nn.init.kaiming_normal_(head.weight, nonlinearity="linear")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vesselflow.models.blocks3d import Conv3d
+from vesselflow.models.layers.convolutions import Conv3d
 from vesselflow.models.needs import VOLUMETRIC
 from vesselflow.models.strided import build
 

@@ -1,0 +1,410 @@
+"""Layers beside plain numpy, and beside the libraries that have them too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import timm.layers
+import torch
+from contract_parts import made_up, maps_example, pyramid_example
+from segmentation_models_pytorch.base.modules import SCSEModule
+from torch import nn
+from torch.nn import functional
+
+from vesselflow.config.registry import Registry
+from vesselflow.errors import UserError
+from vesselflow.models import MODELS
+from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS
+from vesselflow.models.layers.excitations import bottleneck
+from vesselflow.models.layers.fusions import Parallel
+
+torch.set_num_threads(1)
+
+SIDES = [(3, 4), (2, 3, 4)]
+MODELS_WITH_SE = [part.name for part in MODELS if "se" in part.arguments.model_fields]
+
+
+def excitation(name: str, axes: int, channels: int = 16, **arguments: object) -> nn.Module:
+    return made_up(EXCITATIONS.build({"name": name, **arguments}, channels=channels, axes=axes))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """The weights; kernels of size 1 as matrices."""
+    found = {}
+    for name, value in module.state_dict().items():
+        array = value.numpy()
+        found[name] = array.reshape(array.shape[:2]) if array.ndim > 3 else array
+    return found
+
+
+def cse(x: np.ndarray, w: dict[str, np.ndarray], prefix: str = "") -> np.ndarray:
+    means = x.reshape(*x.shape[:2], -1).mean(-1)
+    hidden = np.maximum(means @ w[f"{prefix}squeeze.weight"].T + w[f"{prefix}squeeze.bias"], 0)
+    gates = sigmoid(hidden @ w[f"{prefix}excite.weight"].T + w[f"{prefix}excite.bias"])
+    return x * gates.reshape(*gates.shape, *[1] * (x.ndim - 2))
+
+
+def sse(x: np.ndarray, w: dict[str, np.ndarray], prefix: str = "") -> np.ndarray:
+    total = np.einsum("nc...,oc->no...", x, w[f"{prefix}excite.weight"])
+    return x * sigmoid(total + w[f"{prefix}excite.bias"][0])
+
+
+def scse(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    return cse(x, w, "channel.") + sse(x, w, "spatial.")
+
+
+def ese(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    means = x.reshape(*x.shape[:2], -1).mean(-1)
+    gates = np.clip(means @ w["excite.weight"].T + w["excite.bias"] + 3, 0, 6) / 6
+    return x * gates.reshape(*gates.shape, *[1] * (x.ndim - 2))
+
+
+def eca(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    means = x.reshape(*x.shape[:2], -1).mean(-1)
+    kernel = w["excite.weight"].reshape(-1)
+    padded = np.pad(means, ((0, 0), (len(kernel) // 2,) * 2))
+    gates = sigmoid(np.stack([np.correlate(row, kernel, "valid") for row in padded]))
+    return x * gates.reshape(*gates.shape, *[1] * (x.ndim - 2))
+
+
+def project_excite(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    total = np.zeros_like(x)
+    for axis in range(2, x.ndim):
+        others = tuple(other for other in range(2, x.ndim) if other != axis)
+        total += x.mean(axis=others, keepdims=True)
+
+    def column(bias: np.ndarray) -> np.ndarray:
+        return bias.reshape(-1, *[1] * (x.ndim - 2))
+
+    hidden = np.einsum("nc...,oc->no...", total, w["squeeze.weight"]) + column(w["squeeze.bias"])
+    gates = np.einsum("nc...,oc->no...", np.maximum(hidden, 0), w["excite.weight"])
+    return x * sigmoid(gates + column(w["excite.bias"]))
+
+
+FORMULAS: dict[str, Callable[..., np.ndarray]] = {
+    "cse": cse,
+    "sse": sse,
+    "scse": scse,
+    "ese": ese,
+    "eca": eca,
+    "project_excite": project_excite,
+}
+
+
+def test_every_excitation_has_its_formula() -> None:
+    assert list(FORMULAS) == EXCITATIONS.names()
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=len)
+@pytest.mark.parametrize("name", FORMULAS)
+def test_an_excitation_is_its_formula(name: str, sides: tuple[int, ...]) -> None:
+    layer, x = excitation(name, len(sides)), maps_example(16, *sides)
+    with torch.no_grad():
+        found = layer(x).numpy()
+    np.testing.assert_allclose(found, FORMULAS[name](x.numpy(), arrays(layer)), atol=1e-12)
+    assert not np.allclose(found, x.numpy())
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=len)
+@pytest.mark.parametrize("name", FORMULAS)
+def test_an_excitation_starts_with_half_open_gates(name: str, sides: tuple[int, ...]) -> None:
+    torch.manual_seed(3)
+    layer = EXCITATIONS.build({"name": name}, channels=32, axes=len(sides))
+    x = torch.rand(2, 32, *sides, generator=torch.Generator().manual_seed(1)) + 0.1
+    gates = layer(x) / x / (2 if name == "scse" else 1)
+    assert gates.min() > 0.35
+    assert gates.max() < 0.65
+    layer(x).square().mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in layer.parameters())
+
+
+def test_excitations_are_those_of_the_libraries() -> None:
+    x = maps_example(64, 3, 4)
+    ours = excitation("scse", 2, 64)
+    theirs = SCSEModule(64).double()
+    with torch.no_grad():
+        for mine, other in (
+            (ours.channel.squeeze, theirs.cSE[1]),
+            (ours.channel.excite, theirs.cSE[3]),
+            (ours.spatial.excite, theirs.sSE[0]),
+        ):
+            other.weight.copy_(mine.weight.reshape(other.weight.shape))
+            other.bias.copy_(mine.bias)
+        torch.testing.assert_close(ours(x), theirs(x))
+
+        ours = excitation("ese", 2, 64)
+        theirs = timm.layers.EffectiveSEModule(64).double()
+        theirs.fc.weight.copy_(ours.excite.weight[:, :, None, None])
+        theirs.fc.bias.copy_(ours.excite.bias)
+        torch.testing.assert_close(ours(x), theirs(x))
+
+        for channels in (16, 64, 256, 512):
+            x = maps_example(channels, 3, 4)
+            ours = excitation("eca", 2, channels)
+            theirs = timm.layers.EcaModule(channels).double()
+            theirs.conv.weight.copy_(ours.excite.weight)
+            torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("channels", "reduction", "narrow"),
+    [(64, 16, 4), (256, 16, 16), (32, 16, 4), (3, 16, 3), (8, 1, 8), (1, 2, 1)],
+)
+def test_a_bottleneck_has_four_channels_at_least(
+    channels: int, reduction: int, narrow: int
+) -> None:
+    assert bottleneck(channels, reduction) == narrow
+    layer = EXCITATIONS.build({"name": "cse", "reduction": reduction}, channels=channels, axes=2)
+    assert layer.squeeze.weight.shape == (narrow, channels)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_norms_are_their_formulas(axes: int) -> None:
+    x = maps_example(16, *SIDES[axes - 2]) + torch.arange(16.0).view(16, *[1] * axes)
+    places = tuple(range(2, 2 + axes))
+    pooled = {
+        "batch": x.numpy(),
+        "instance": x.numpy(),
+        "group": x.numpy().reshape(2, 8, 2, *x.shape[2:]),
+        "layer": x.numpy().reshape(2, 1, 16, *x.shape[2:]),
+    }
+    over = {
+        "batch": (0, *places),
+        "instance": places,
+        "group": tuple(range(2, 3 + axes)),
+        "layer": tuple(range(2, 3 + axes)),
+    }
+    assert list(pooled) == NORMS.names()
+    for name, values in pooled.items():
+        layer = made_up(NORMS.build({"name": name}, width=16, axes=axes))
+        mean = values.mean(axis=over[name], keepdims=True)
+        var = values.var(axis=over[name], keepdims=True)
+        plain = ((values - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+        weight, bias = (
+            each.detach().numpy().reshape(16, *[1] * axes) for each in (layer.weight, layer.bias)
+        )
+        np.testing.assert_allclose(
+            layer(x).detach().numpy(), plain * weight + bias, rtol=1e-9, atol=1e-12
+        )
+
+
+def test_channels_that_groups_do_not_divide_are_one_group() -> None:
+    assert NORMS.build({"name": "group"}, width=12, axes=2).num_groups == 1
+    assert NORMS.build({"name": "group"}, width=24, axes=3).num_groups == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("relu", lambda x: max(x, 0.0)),
+        ("leaky_relu", lambda x: x if x > 0 else 0.01 * x),
+        ("elu", lambda x: x if x > 0 else math.exp(x) - 1),
+        ("gelu", lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
+        ("silu", lambda x: x / (1 + math.exp(-x))),
+        ("mish", lambda x: x * math.tanh(math.log(1 + math.exp(x)))),
+    ],
+)
+def test_activations_are_their_formulas(name: str, formula: Callable[[float], float]) -> None:
+    values = [-3.0, -0.5, 0.0, 2.0]
+    found = ACTIVATIONS.build({"name": name})(torch.tensor(values, dtype=torch.float64))
+    assert found.tolist() == pytest.approx([formula(x) for x in values], abs=1e-12)
+
+
+# -- fusions ---------------------------------------------------------------------------------------
+
+
+def by_hand(name: str, axes: int) -> torch.Tensor:
+    """A fusion again, out of torch's functions and the weights by their names."""
+    maps, pyramid = pyramid_example(axes)
+    layer = made_up(FUSIONS.build({"name": name}, maps=maps))
+    weights = layer.state_dict()
+    convolve = functional.conv2d if axes == 2 else functional.conv3d
+
+    def block(x: torch.Tensor, at: str) -> torch.Tensor:
+        x = convolve(x, weights[f"{at}.0.weight"], padding=1)
+        x = functional.group_norm(x, 1, weights[f"{at}.1.weight"], weights[f"{at}.1.bias"])
+        return functional.relu(x)
+
+    def up(x: torch.Tensor) -> torch.Tensor:
+        mode = {2: "bilinear", 3: "trilinear"}[axes]
+        return functional.interpolate(x, scale_factor=2, mode=mode, align_corners=False)
+
+    def parallel(at: str) -> torch.Tensor:
+        fine, middle, coarse = pyramid
+        total = block(fine, f"{at}0.steps.0") + up(block(middle, f"{at}1.steps.0"))
+        return total + up(block(up(block(coarse, f"{at}2.steps.0")), f"{at}2.steps.1"))
+
+    def cascade(at: str) -> torch.Tensor:
+        x = block(pyramid[2], f"{at}refine.2")
+        for level in (1, 0):
+            weight, bias = (weights[f"{at}reduce.{level}.{kind}"] for kind in ("weight", "bias"))
+            x = block(up(x) + convolve(pyramid[level], weight, bias), f"{at}refine.{level}")
+        return x
+
+    if name == "parallel":
+        expected = parallel("")
+    elif name == "cascade":
+        expected = cascade("")
+    else:
+        share = 1 / (1 + torch.exp(-weights["balance"]))
+        expected = cascade("cascade.") + share * (parallel("parallel.") - cascade("cascade."))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(pyramid), expected)
+    return expected
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_fusions_by_hand(axes: int) -> None:
+    answers = [by_hand(name, axes) for name in FUSIONS.names()]
+    assert all(answer.shape == (2, 4, *[8] * axes) for answer in answers)
+    assert not any(torch.allclose(a, b) for a, b in pairwise(answers))
+
+
+def test_fusions_have_blocks_of_one_width() -> None:
+    maps, _ = pyramid_example(2)
+
+    def blocks(name: str) -> list[tuple[int, ...]]:
+        layer = FUSIONS.build({"name": name}, maps=maps)
+        kernels = [
+            m for m in layer.modules() if isinstance(m, nn.Conv2d) and m.kernel_size > (1, 1)
+        ]
+        return sorted((m.in_channels, m.out_channels) for m in kernels)
+
+    assert blocks("parallel") == [(4, 4), (5, 4), (5, 4), (5, 4)]
+    assert blocks("cascade") == [(4, 4), (4, 4), (5, 4)]
+    assert blocks("parallel_cascade") == sorted(blocks("parallel") + blocks("cascade"))
+
+
+def test_both_fusions_start_with_equal_shares() -> None:
+    maps, pyramid = pyramid_example(2)
+    torch.manual_seed(0)
+    both = FUSIONS.build({"name": "parallel_cascade"}, maps=maps).double()
+    with torch.no_grad():
+        mean = (both.parallel(pyramid) + both.cascade(pyramid)) / 2
+        torch.testing.assert_close(both(pyramid), mean)
+    assert isinstance(both.parallel, Parallel)
+
+
+# -- in models -------------------------------------------------------------------------------------
+
+
+def small(name: str, **arguments: object) -> nn.Module:
+    """A model of one class; the state of the generator afterwards is that of its weights."""
+    spec = {"name": name, **({"encoder": "resnet18"} if name not in OWN else {}), **arguments}
+    torch.manual_seed(0)
+    return MODELS.build(spec, in_channels=1, classes=1)
+
+
+OWN = ("wnet", "unet3d", "fpn3d")
+
+
+def sample(model: nn.Module) -> torch.Tensor:
+    divisor = model.divisor
+    sides = (64, 64) if isinstance(divisor, int) else tuple(2 * side for side in divisor)
+    return torch.rand(2, 1, *sides, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("place", ["encoder", "skip", "decoder"])
+@pytest.mark.parametrize("name", MODELS_WITH_SE)
+def test_gates_stand_where_they_are_asked_for_and_change_nothing_else(
+    name: str, place: str
+) -> None:
+    plain, gated = small(name), small(name, se="eca", se_at=place)
+    image = sample(plain)
+    # Arms of an ablation start from the same weights but for the gates' own.
+    shared = plain.state_dict()
+    found = gated.state_dict()
+    own = set(found) - set(shared)
+    assert own
+    assert all(torch.equal(found[key], value) for key, value in shared.items())
+    plain.train()
+    gated.train()
+    answers = [first(model(image)) for model in (plain, gated)]
+    assert not torch.equal(*answers)
+    answers[1].square().mean().backward()
+    silent = [key for key, p in gated.named_parameters() if key in own and not p.grad.any()]
+    assert not silent
+    with torch.no_grad():  # gates of 1/2 everywhere: they were built and are used
+        for key, parameter in gated.named_parameters():
+            if key in own:
+                parameter.zero_()
+    assert torch.isfinite(first(gated(image))).all()
+
+
+def first(answer: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return answer[0] if isinstance(answer, tuple) else answer
+
+
+@pytest.mark.parametrize("name", MODELS_WITH_SE)
+def test_places_add_up(name: str) -> None:
+    def gates(place: object) -> int:
+        return sum(p.numel() for p in small(name, se="sse", se_at=place).parameters())
+
+    none = sum(p.numel() for p in small(name).parameters())
+    alone = [gates(place) - none for place in ("encoder", "skip", "decoder")]
+    assert min(alone) > 0
+    assert gates(["encoder", "skip", "decoder"]) - none == sum(alone)
+
+
+@pytest.mark.parametrize("registry", [NORMS, ACTIVATIONS, FUSIONS], ids=lambda r: r.kind)
+@pytest.mark.parametrize("name", [part.name for part in MODELS])
+def test_models_take_every_layer_that_they_name(name: str, registry: Registry) -> None:
+    kind = registry.kind
+    if kind not in MODELS.part(name).arguments.model_fields:
+        return
+    answers = []
+    for layer in registry.names():
+        model = small(name, **{kind: layer}).eval()
+        with torch.no_grad():
+            answers.append(model(sample(model)))
+    assert all(torch.isfinite(answer).all() for answer in answers)
+    assert len({float(answer.sum()) for answer in answers}) == len(answers)
+
+
+def canonical(name: str, **arguments: object) -> dict[str, object]:
+    return MODELS.canonical(MODELS.validate({"name": name, **arguments}))
+
+
+def test_what_says_nothing_names_no_run() -> None:
+    plain = canonical("wnet")
+    assert plain == {"name": "wnet", "version": 1}
+    assert canonical("wnet", se_at="skip", se_reduction=4) == plain
+    assert canonical("wnet", se="eca", se_reduction=4) == canonical("wnet", se="eca")
+    assert canonical("wnet", se="cse", se_reduction=4) == {**plain, "se": "cse", "se_reduction": 4}
+    listed = canonical("wnet", se="cse", se_at=["skip", "encoder", "skip"])
+    assert listed == canonical("wnet", se="cse", se_at=["encoder", "skip"])
+    assert canonical("wnet", se="cse", se_at=["encoder"]) == canonical("wnet", se="cse")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"se": "csse"}, "model.se: 'csse' is not allowed; allowed: cse, sse, scse"),
+        ({"se": "cse", "se_at": "bridge"}, "model.se_at"),
+        ({"se": "cse", "se_at": []}, "model.se_at"),
+        (
+            {"se_reduction": 0},
+            "model.se_reduction: 0 is not allowed; allowed: a whole number, 1 or more",
+        ),
+        ({"norm": "bacth"}, "did you mean 'batch'?"),
+        ({"activation": "tanh"}, "model.activation: 'tanh' is not allowed; allowed: relu"),
+    ],
+)
+def test_bad_layers_are_refused_in_a_line(arguments: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        MODELS.validate({"name": "wnet", **arguments}, where="model")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_branches_are_put_side_by_side() -> None:
+    with pytest.raises(UserError, match="the fusion cascade has nothing to put side by side"):
+        MODELS.validate({"name": "fpn3d", "fusion": "cascade", "merge": "cat"}, where="model")
