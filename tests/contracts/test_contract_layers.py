@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -293,6 +294,10 @@ def test_both_fusions_start_with_equal_shares() -> None:
     assert isinstance(both.parallel, Parallel)
 
 
+#: Models with an encoder of our own.
+OWN = ("wnet", "unet3d", "fpn3d")
+
+
 # -- in models -------------------------------------------------------------------------------------
 
 
@@ -303,17 +308,20 @@ def small(name: str, **arguments: object) -> nn.Module:
     return MODELS.build(spec, in_channels=1, classes=1)
 
 
-OWN = ("wnet", "unet3d", "fpn3d")
-
-
 def sample(model: nn.Module) -> torch.Tensor:
     divisor = model.divisor
     sides = (64, 64) if isinstance(divisor, int) else tuple(2 * side for side in divisor)
     return torch.rand(2, 1, *sides, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("place", ["encoder", "skip", "decoder"])
-@pytest.mark.parametrize("name", MODELS_WITH_SE)
+def places_of(name: str) -> list[str]:
+    """All but the encoder, where that is a library's."""
+    return ["encoder", "skip", "decoder"] if name in OWN else ["skip", "decoder"]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [(name, place) for name in MODELS_WITH_SE for place in places_of(name)]
+)
 def test_gates_stand_where_they_are_asked_for_and_change_nothing_else(
     name: str, place: str
 ) -> None:
@@ -339,6 +347,28 @@ def test_gates_stand_where_they_are_asked_for_and_change_nothing_else(
     assert torch.isfinite(first(gated(image))).all()
 
 
+@pytest.mark.parametrize("name", MODELS_WITH_SE)
+def test_a_copy_has_gates_of_its_own(name: str) -> None:
+    model = small(name, se="sse", se_at=places_of(name)).eval()
+    image = sample(model)
+    before = model(image).detach()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for key, parameter in twin.named_parameters():
+            if "gates." in key:
+                parameter.add_(1.0)
+    assert torch.equal(model(image), before)
+    assert not torch.equal(twin(image), before)
+
+
+@pytest.mark.parametrize("name", sorted({*MODELS_WITH_SE} - {*OWN}))
+def test_an_encoder_of_a_library_takes_no_gates(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        MODELS.validate({"name": name, "se": "cse", "se_at": "encoder"}, where="model")
+    assert str(caught.value).startswith("model.se_at")
+    assert "skip, decoder" in str(caught.value)
+
+
 def first(answer: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     return answer[0] if isinstance(answer, tuple) else answer
 
@@ -349,9 +379,9 @@ def test_places_add_up(name: str) -> None:
         return sum(p.numel() for p in small(name, se="sse", se_at=place).parameters())
 
     none = sum(p.numel() for p in small(name).parameters())
-    alone = [gates(place) - none for place in ("encoder", "skip", "decoder")]
+    alone = [gates(place) - none for place in places_of(name)]
     assert min(alone) > 0
-    assert gates(["encoder", "skip", "decoder"]) - none == sum(alone)
+    assert gates(places_of(name)) - none == sum(alone)
 
 
 @pytest.mark.parametrize("registry", [NORMS, ACTIVATIONS, FUSIONS], ids=lambda r: r.kind)

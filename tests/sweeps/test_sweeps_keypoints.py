@@ -170,6 +170,12 @@ train: {{epochs: 1, steps_per_epoch: 2, micro_batch_size: 2}}
             "data.patch: patches of 16 x 32 x 32 px are no whole cells of 6 x 6 x 6 px",
         ),
         (
+            "filters: [4, 8]}",
+            "filters: [4, 8], se: cse, se_at: [skip, decoder]}",
+            "model.se_at: with an output stride of 4 x 4 x 4 a unet3d of 2 levels ends with its "
+            "encoder; there is no skip and no decoder; allowed: encoder, or a list with it; or",
+        ),
+        (
             "data: {train: a, ood: [b]",
             "grid: {data.train: [a, c]}\ndata: {ood: []",
             "grid.data.train: points that learn keypoints and others that learn segment",

@@ -12,13 +12,20 @@ from pydantic import Field, model_validator
 
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Registry
-from vesselflow.errors import UserError
-from vesselflow.models.arguments import Activation, Channels, Excited, Norm, Probability
+from vesselflow.models.arguments import (
+    Activation,
+    Channels,
+    Excited,
+    Norm,
+    Probability,
+    check_pyramid,
+)
 from vesselflow.models.layers import FUSIONS
 from vesselflow.models.smp import (
     Deeplabv3Arguments,
     Deeplabv3PlusArguments,
     DptArguments,
+    Fpn2dArguments,
     FpnArguments,
     LinknetArguments,
     ManetArguments,
@@ -129,25 +136,15 @@ class Fpn3dArguments(Excited):
     dropout: Probability = 0.0
 
     @model_validator(mode="after")
-    def _has_that_level(self) -> "Fpn3dArguments":
-        if self.finest_level >= len(self.filters):
-            raise UserError(
-                f"there is no level {self.finest_level} of {len(self.filters)} filters",
-                where="model.finest_level",
-                allowed=f"0 to {len(self.filters) - 1}, the coarsest",
-            )
-        if self.merge == "cat" and self.fusion != "parallel":
-            raise UserError(
-                f"the fusion {self.fusion} has nothing to put side by side",
-                where="model.merge",
-                allowed="add, or cat beside fusion: parallel",
-            )
+    def _fits(self) -> "Fpn3dArguments":
+        check_pyramid(self.finest_level, range(len(self.filters)), self.fusion, self.merge)
         return self
 
 
 MODELS.add("wnet", target="vesselflow.models.wnet:WNet", arguments=WNetArguments)
 MODELS.add("unet3d", target="vesselflow.models.unet3d:UNet3d", arguments=UNet3dArguments)
 MODELS.add("fpn3d", target="vesselflow.models.fpn3d:Fpn3d", arguments=Fpn3dArguments)
+MODELS.add("fpn2d", target="vesselflow.models.fpn2d:fpn2d", arguments=Fpn2dArguments)
 MODELS.add("unet", target="vesselflow.models.smp:unet", arguments=UnetArguments)
 MODELS.add(
     "unetplusplus",

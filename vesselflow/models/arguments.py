@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Arguments
+from vesselflow.errors import UserError
 from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, NORMS
 
 Channels = Annotated[int, Field(ge=1)]
@@ -54,3 +55,29 @@ class Excited(Arguments):
         elif "reduction" not in EXCITATIONS.part(self.se).arguments.model_fields:
             silent = ("se_reduction",)
         return {key: value for key, value in values.items() if key not in silent}
+
+
+def check_pyramid(finest_level: int, levels: range, fusion: str, merge: str) -> None:
+    """Refuse a pyramid that ends at a level that is not there, and branches that none has.
+
+    Args:
+        finest_level: As in the config.
+        levels: Of the encoder, finest first.
+        fusion: Name of the fusion.
+        merge: What becomes of parallel branches.
+
+    Raises:
+        UserError: The key in `where` is `model.finest_level` or `model.merge`.
+    """
+    if finest_level not in levels:
+        raise UserError(
+            f"there is no level {finest_level} of {len(levels)}",
+            where="model.finest_level",
+            allowed=f"{levels[0]} to {levels[-1]}, the coarsest",
+        )
+    if merge == "cat" and fusion != "parallel":
+        raise UserError(
+            f"the fusion {fusion} has nothing to put side by side",
+            where="model.merge",
+            allowed="add, or cat beside fusion: parallel",
+        )

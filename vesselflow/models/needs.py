@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vesselflow.errors import UserError
 from vesselflow.models.arguments import GROUPS
 
 #: Models of volumes.
@@ -118,6 +119,30 @@ def native_stride(spec: Mapping[str, Any], stride: tuple[int, ...]) -> tuple[int
     return next(fitting)
 
 
+def check_places(spec: Mapping[str, Any], stride: int | tuple[int, ...]) -> None:
+    """Refuse excitations in a decoder that an output stride leaves out.
+
+    Args:
+        spec: Name and arguments with all defaults filled in.
+        stride: Of the output.
+
+    Raises:
+        UserError: The key in `where` is `model.se_at`.
+    """
+    if spec["name"] != "unet3d" or spec["se"] is None or "encoder" in spec["se_at"]:
+        return
+    wanted = (stride,) * axes_of(spec) if isinstance(stride, int) else stride
+    if native_stride(spec, wanted) == level_strides(spec)[-1]:
+        raise UserError(
+            f"with an output stride of {' x '.join(map(str, wanted))} a unet3d of "
+            f"{len(spec['filters'])} levels ends with its encoder; there is no "
+            f"{' and no '.join(spec['se_at'])}",
+            where="model.se_at",
+            allowed="encoder, or a list with it",
+            hint="or give model.filters more levels",
+        )
+
+
 def halved(levels: int, flat_levels: int) -> tuple[tuple[int, int, int], ...]:
     """Strides of levels that are halved one after the other, the first of them in-plane only.
 
@@ -136,8 +161,8 @@ def _normalises_alone(spec: Mapping[str, Any]) -> bool:
 
     Then two voxels must be there: of one nothing is left.
     """
-    widths = (spec["filters"][-1], spec.get("segmentation_channels"))
-    alone = {"instance": True, "group": bool({1, GROUPS} & {*widths}), "layer": 1 in widths}
+    widths = {*spec.get("filters", ())[-1:], spec.get("segmentation_channels")}
+    alone = {"instance": True, "group": bool({1, GROUPS} & widths), "layer": 1 in widths}
     return alone.get(spec["norm"], False)
 
 
@@ -161,9 +186,14 @@ def needs(spec: Mapping[str, Any]) -> Needs | None:
         return None
     stride = min(spec.get("output_stride", 32), 2 ** spec["depth"])
     later = [names for start, names in _NORMALISED_LATER.items() if encoder.startswith(start)]
+    coarsest = all(name in names for names in later)
+    least = stride * (_PAN_STRIDES if name == "pan" else 1)
+    if name == "fpn2d":  # its fusion normalises that map, too
+        coarsest = coarsest or spec["norm"] == "batch"
+        least = 2 * stride if _normalises_alone(spec) else stride
     return Needs(
         stride,
-        stride * (_PAN_STRIDES if name == "pan" else 1),
+        least,
         pools=name in _POOLING or encoder.startswith("timm-sk"),
-        normalises_coarsest=all(name in names for names in later),
+        normalises_coarsest=coarsest,
     )

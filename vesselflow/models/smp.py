@@ -20,10 +20,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vesselflow.config.named import Named
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
-from vesselflow.models.arguments import Channels, Probability
+from vesselflow.models.arguments import (
+    Activation,
+    Channels,
+    Excited,
+    Norm,
+    Probability,
+    check_pyramid,
+)
 from vesselflow.models.encoders import check_encoder
+from vesselflow.models.layers import FUSIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 Depth = Annotated[int, Field(ge=3, le=5)]
+#: Places of excitations beside an encoder that is a library's.
+DecoderPlaces = Annotated[tuple[Literal["skip", "decoder"], ...], Field(strict=False, min_length=1)]
 
 
 class _Encoded(Arguments):
@@ -96,22 +107,66 @@ class ManetArguments(_Smp):
         return self
 
 
-class UnetArguments(ManetArguments):
-    """Arguments of `unet`.
+class UnetPlusPlusArguments(ManetArguments):
+    """Arguments of `unetplusplus`.
 
     Attributes:
         attention: Attention of the decoder: None or "scse".
     """
 
-    architecture = "unet"
+    architecture = "unetplusplus"
 
     attention: Literal["scse"] | None = None
 
 
-class UnetPlusPlusArguments(UnetArguments):
-    """Arguments of `unetplusplus`: those of `unet`."""
+class UnetArguments(Excited, UnetPlusPlusArguments):
+    """Arguments of `unet`.
 
-    architecture = "unetplusplus"
+    Attributes:
+        attention: The library's own attention of the decoder, on what enters and what leaves each
+            block: None or "scse".
+        se_at: Where it stands: one place, or a list of them; the encoder is the library's.
+    """
+
+    architecture = "unet"
+
+    se_at: DecoderPlaces = ("decoder",)
+
+
+class Fpn2dArguments(Excited, _Smp):
+    """Arguments of `fpn2d`, see `vesselflow.models.fpn2d.Fpn2d`.
+
+    Attributes:
+        pyramid_channels: Channels of every map of the pyramid.
+        segmentation_channels: Channels of every map of the fusion.
+        finest_level: Level of the pyramid's finest map, 1 for stride 2, or that of the finest that
+            the encoder has; logits are interpolated from there.
+        fusion: How one map is made of the pyramid's.
+        merge: What the parallel fusion makes of its branches: their sum, or one beside the other.
+        upsample: How the pyramid raises its maps.
+        norm: Normalisation of the fusion; the encoder has its own.
+        activation: Of the fusion.
+        dropout: Probability of dropping a channel of what was fused.
+        se_at: Where it stands: one place, or a list of them; the encoder is the library's.
+    """
+
+    architecture = "fpn2d"
+
+    pyramid_channels: Channels = 128
+    segmentation_channels: Channels = 64
+    finest_level: Annotated[int, Field(ge=1, le=5)] = 1
+    fusion: Annotated[str, Named("fusion", FUSIONS)] = "parallel"
+    merge: Literal["add", "cat"] = "add"
+    upsample: Literal["nearest", "bilinear"] = "nearest"
+    norm: Norm = "batch"
+    activation: Activation = "relu"
+    dropout: Probability = 0.0
+    se_at: DecoderPlaces = ("decoder",)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Fpn2dArguments:
+        check_pyramid(self.finest_level, range(1, self.depth + 1), self.fusion, self.merge)
+        return self
 
 
 class FpnArguments(_Smp):
@@ -206,20 +261,51 @@ def unet(
     depth: int,
     decoder_channels: Sequence[int] | None,
     attention: str | None,
+    se: str | None,
+    se_at: Sequence[str],
+    se_reduction: int | None,
     in_channels: int = 3,
     classes: int = 1,
 ) -> nn.Module:
-    """U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597)."""
-    return _build(
+    """U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597).
+
+    Excitations stand at each "skip" and behind each block of the "decoder".
+    """
+    widths = _decoder_channels(decoder_channels, depth)
+    model = build_encoded(
         "Unet",
         encoder,
         weights,
         depth,
         in_channels,
         classes,
-        decoder_channels=_decoder_channels(decoder_channels, depth),
+        decoder_channels=widths,
         decoder_attention_type=attention,
     )
+    if se is not None:
+        _excite(model, widths, se, se_at, se_reduction)
+    return model
+
+
+def _excite(
+    model: Any, widths: Sequence[int], se: str, places: Sequence[str], reduction: int | None
+) -> None:
+    """Put gates on what goes into the library's decoder, and on what its blocks give.
+
+    By hooks, so that all other parts and weights keep their names.
+    """
+    from vesselflow.models.layers.gates import Gates, Hook, SkipHook
+
+    skips = enumerate(model.encoder.out_channels)
+    channels = {
+        # At stride 1 there is no skip, and the coarsest map goes through all blocks.
+        "skip": {level: width for level, width in list(skips)[1:-1] if width},
+        "decoder": dict(enumerate(reversed(widths))),
+    }
+    model.gates = Gates(se, places, channels, axes=2, reduction=reduction)
+    model.decoder.register_forward_pre_hook(SkipHook(model.gates))
+    for level, block in enumerate(reversed(model.decoder.blocks)):
+        block.register_forward_hook(Hook(model.gates, "decoder", level))
 
 
 def unetplusplus(
@@ -233,7 +319,7 @@ def unetplusplus(
     classes: int = 1,
 ) -> nn.Module:
     """U-Net++ (Zhou et al. 2018, https://arxiv.org/abs/1807.10165)."""
-    return _build(
+    return build_encoded(
         "UnetPlusPlus",
         encoder,
         weights,
@@ -255,7 +341,7 @@ def manet(
     classes: int = 1,
 ) -> nn.Module:
     """MA-Net (Fan et al. 2020, https://ieeexplore.ieee.org/abstract/document/9201310)."""
-    return _build(
+    return build_encoded(
         "MAnet",
         encoder,
         weights,
@@ -270,7 +356,7 @@ def linknet(
     *, encoder: str, weights: str | None, depth: int, in_channels: int = 3, classes: int = 1
 ) -> nn.Module:
     """LinkNet (Chaurasia and Culurciello 2017, https://arxiv.org/abs/1707.03718)."""
-    return _build("Linknet", encoder, weights, depth, in_channels, classes)
+    return build_encoded("Linknet", encoder, weights, depth, in_channels, classes)
 
 
 def fpn(
@@ -283,7 +369,7 @@ def fpn(
     classes: int = 1,
 ) -> nn.Module:
     """Panoptic FPN (Kirillov et al. 2019, https://arxiv.org/abs/1901.02446)."""
-    return _build(
+    return build_encoded(
         "FPN",
         encoder,
         weights,
@@ -306,7 +392,7 @@ def pspnet(
     classes: int = 1,
 ) -> nn.Module:
     """PSPNet (Zhao et al. 2017, https://arxiv.org/abs/1612.01105)."""
-    return _build(
+    return build_encoded(
         "PSPNet",
         encoder,
         weights,
@@ -328,7 +414,7 @@ def pan(
     classes: int = 1,
 ) -> nn.Module:
     """Pyramid attention network (Li et al. 2018, https://arxiv.org/abs/1805.10180)."""
-    return _build(
+    return build_encoded(
         "PAN",
         encoder,
         weights,
@@ -350,7 +436,7 @@ def deeplabv3(
     classes: int = 1,
 ) -> nn.Module:
     """DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587)."""
-    return _build(
+    return build_encoded(
         "DeepLabV3",
         encoder,
         weights,
@@ -373,7 +459,7 @@ def deeplabv3plus(
     classes: int = 1,
 ) -> nn.Module:
     """DeepLabV3+ (Chen et al. 2018, https://arxiv.org/abs/1802.02611)."""
-    return _build(
+    return build_encoded(
         "DeepLabV3Plus",
         encoder,
         weights,
@@ -389,20 +475,20 @@ def upernet(
     *, encoder: str, weights: str | None, depth: int, in_channels: int = 3, classes: int = 1
 ) -> nn.Module:
     """UPerNet (Xiao et al. 2018, https://arxiv.org/abs/1807.10221)."""
-    return _build("UPerNet", encoder, weights, depth, in_channels, classes)
+    return build_encoded("UPerNet", encoder, weights, depth, in_channels, classes)
 
 
 def segformer(
     *, encoder: str, weights: str | None, depth: int, in_channels: int = 3, classes: int = 1
 ) -> nn.Module:
     """SegFormer (Xie et al. 2021, https://arxiv.org/abs/2105.15203)."""
-    return _build("Segformer", encoder, weights, depth, in_channels, classes)
+    return build_encoded("Segformer", encoder, weights, depth, in_channels, classes)
 
 
 def dpt(*, encoder: str, weights: str | None, in_channels: int = 3, classes: int = 1) -> nn.Module:
     """Dense prediction transformer (Ranftl et al. 2021, https://arxiv.org/abs/2103.13413)."""
     # Without dynamic sizes a transformer takes only images of the size in its name.
-    return _build("DPT", encoder, weights, 4, in_channels, classes, dynamic_img_size=True)
+    return build_encoded("DPT", encoder, weights, 4, in_channels, classes, dynamic_img_size=True)
 
 
 def _decoder_channels(channels: Sequence[int] | None, depth: int) -> Sequence[int]:
@@ -411,8 +497,8 @@ def _decoder_channels(channels: Sequence[int] | None, depth: int) -> Sequence[in
     return channels
 
 
-def _build(
-    architecture: str,
+def build_encoded(
+    architecture: str | type[nn.Module],
     encoder: str,
     weights: str | None,
     depth: int,
@@ -420,7 +506,7 @@ def _build(
     classes: int,
     **arguments: Any,
 ) -> nn.Module:
-    """Build one of the library's models.
+    """Build one of the library's models, or a class that takes an encoder as they do.
 
     Raises:
         UserError: An encoder or depth that the architecture does not take, or weights that could
@@ -429,7 +515,7 @@ def _build(
     with _quiet():
         import segmentation_models_pytorch as smp
 
-        kind = getattr(smp, architecture)
+        kind = getattr(smp, architecture) if isinstance(architecture, str) else architecture
         keywords = {
             "encoder_name": encoder,
             "encoder_depth": depth,
@@ -442,11 +528,11 @@ def _build(
         # The library has no error of its own: an unsuitable encoder raises any of these.
         except (ValueError, NotImplementedError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{architecture.lower()} cannot use encoder '{encoder}' with depth {depth}"
+                f"{kind.__name__.lower()} cannot use encoder '{encoder}' with depth {depth}"
                 f" ({_first_line(error)})",
                 where="model.encoder",
                 hint="choose another encoder or depth; resnet18 with depth 5 suits most"
-                if architecture != "DPT"
+                if kind.__name__ != "DPT"
                 else "choose a vision transformer of timm, such as tu-vit_tiny_patch16_224",
             ) from error
         if weights is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,3 +48,29 @@ class Gates(nn.ModuleDict):
         """The map of a place and level, gated where there is a gate."""
         key = f"{place}{level}"
         return self[key](x) if key in self else x
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A forward hook that gates what a module gives; copied and pickled with its network."""
+
+    gates: Gates
+    place: str
+    level: int
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The gated output."""
+        gated: Tensor = self.gates(self.place, self.level, output)
+        return gated
+
+
+@dataclass(frozen=True)
+class SkipHook:
+    """A hook before a decoder that gates the maps that it is given, by their level."""
+
+    gates: Gates
+
+    def __call__(self, module: nn.Module, inputs: tuple[Sequence[Tensor]]) -> tuple[list[Tensor]]:
+        """The maps, finest first, those with gates gated."""
+        (maps,) = inputs
+        return ([self.gates("skip", level, each) for level, each in enumerate(maps)],)
