@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": ("vesselflow.cli.plan_command", "how long a sweep will take, and what it will cost"),
     "data": ("vesselflow.cli.data", "import, inspect, verify and synthesise HDF5 stores"),
     "keys": ("vesselflow.cli.keys", "every key that a search space may hold, with its default"),
+    "model": ("vesselflow.cli.model", "what the networks of a space cost, and what they see"),
     "runs": ("vesselflow.cli.runs", "list the runs of a results folder"),
     "report": ("vesselflow.cli.report", "tables and figures of a sweep"),
     "gc": ("vesselflow.cli.gc", "remove what no answer in a results folder needs"),
