@@ -37,6 +37,7 @@ OTHER = {
     "split.folds": 5,
     "split.test": "official",
     "split.val_fraction": 0.3,
+    "split.train_share": 0.5,
     "split.seed": 1,
     "split.file": "x.csv",
     "normalise.scope": "patch",

@@ -112,6 +112,52 @@ def test_val_takes_its_share_of_the_other_groups() -> None:
     assert [len(f.train) for f in by_fold(pairs(4), 2, val_fraction=0.99)] == [2, 2]
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, 4), min_size=6, max_size=16),
+    st.floats(0.01, 1.0),
+    st.floats(0.01, 1.0),
+    st.integers(0, 1000),
+)
+def test_a_share_of_the_training_groups_trains_and_a_smaller_one_is_a_part_of_it(
+    sizes: list[int], one: float, other: float, seed: int
+) -> None:
+    groups = [f"g{g}" for g, size in enumerate(sizes) for _ in range(size)]
+    sources = [info(i, group) for i, group in enumerate(groups)]
+    group_of = {s.id: s.group for s in sources}
+    small, large = sorted((one, other))
+    whole = by_fold(sources, 3, seed=seed)
+    assert by_fold(sources, 3, seed=seed, train_share=1.0) == whole
+    for all_, fewer, few in zip(
+        whole,
+        by_fold(sources, 3, seed=seed, train_share=large),
+        by_fold(sources, 3, seed=seed, train_share=small),
+        strict=True,
+    ):
+        assert all_.val == fewer.val == few.val
+        assert all_.test == fewer.test == few.test
+        assert {*few.train} <= {*fewer.train} <= {*all_.train}
+        counts = [len({group_of[i] for i in fold.train}) for fold in (all_, fewer, few)]
+        for share, count in ((large, counts[1]), (small, counts[2])):
+            assert count == max(1, int(share * counts[0] + 0.5))
+            kept = {group_of[i] for i in (fewer if share == large else few).train}
+            assert sum(group_of[i] in kept for i in all_.train) == len(
+                (fewer if share == large else few).train
+            ), "groups are kept whole"
+        assert (few.digest == fewer.digest) == (few.train == fewer.train)
+
+
+def test_a_share_is_drawn_anew_for_each_fold_and_seed() -> None:
+    kept = {
+        tuple(fold.train)
+        for seed in range(4)
+        for fold in make_folds(
+            chase(), folds=1, val_fraction=0.2, test="official", seed=seed, train_share=0.25
+        )
+    }
+    assert len(kept) > 1
+
+
 def test_the_official_test_is_the_test_of_every_fold() -> None:
     sources = chase()
     made = by_fold(sources, 5, test="official")

@@ -178,6 +178,13 @@ class Split(Section):
     val_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of the groups outside test that validate"
     )
+    train_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of a fold's training groups that train, one at least; the rest are left "
+        "out, and a smaller share is a part of a larger one",
+    )
     seed: int = Field(0, ge=0, description="Seed of the assignment of groups to folds")
     file: str | None = Field(
         None, description="File with a predefined split, relative to the YAML; null makes one"

@@ -12,7 +12,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +63,7 @@ def make_folds(
     test: Literal["fold", "official"],
     seed: int,
     predefined: Path | str | None = None,
+    train_share: float = 1.0,
 ) -> list[Fold]:
     """Split the sources of a store by group; a pure function of its arguments.
 
@@ -75,6 +76,9 @@ def make_folds(
     * `predefined`: a JSON file as `write_folds` makes it, or a folder with train.csv, val.csv and
       test.csv (source ids or file names in the first column); it is taken as it is, if it is sound.
 
+    Of the groups that train, `train_share` are kept (rounded, at least one), in an order keyed by
+    (seed, fold): the smaller share is a part of the larger. What validates and tests stays.
+
     Args:
         sources: All sources of the training store.
         folds: How many folds, at least 1 (2 for ``test="fold"``).
@@ -82,6 +86,7 @@ def make_folds(
         test: Where test comes from.
         seed: Of the split; not of the runs.
         predefined: Split made by somebody else, or None.
+        train_share: Share of the training groups, in (0, 1].
 
     Raises:
         UserError: Too few groups, no official split or a leaking one, a predefined split that names
@@ -97,7 +102,7 @@ def make_folds(
         made = _by_fold(sources, folds, val_fraction, seed)
     for fold in made:
         _check_parts(fold, sources, "split" if predefined is None else str(predefined))
-    return made
+    return [_thinned(fold, sources, train_share, seed) for fold in made]
 
 
 def check_leaks(
@@ -219,6 +224,16 @@ def _pick(
     """A fold out of sets of groups; ids in store order."""
     lists = [tuple(s.id for s in sources if s.group in part) for part in (train, val, test)]
     return _made(index, lists, sources)
+
+
+def _thinned(fold: Fold, sources: Sequence[SourceInfo], share: float, seed: int) -> Fold:
+    """The fold with a share of the groups that train."""
+    own = set(fold.train)
+    members = _groups([source for source in sources if source.id in own])
+    count = max(1, math.floor(share * len(members) + 0.5))
+    kept = set(_ordered(members, seed, "train", fold.index)[:count])
+    train = tuple(s.id for s in sources if s.id in own and s.group in kept)
+    return replace(fold, train=train)
 
 
 def _made(index: int, parts: Sequence[tuple[str, ...]], sources: Sequence[SourceInfo]) -> Fold:

@@ -151,6 +151,7 @@ def folds_of(
         test=split.test,
         seed=split.seed,
         predefined=split_file,
+        train_share=split.train_share,
     )
     check_leaks(
         folds,
