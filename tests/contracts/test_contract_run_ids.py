@@ -37,7 +37,7 @@ SHIPPED = {
     ("data_size.yaml", "full"): (2, "68bb43777a5e06b2de5e", "9dc697ab19594db3ef24"),
     ("encoders.yaml", None): (4, "434145ba1929de9649ee", "c81a7659b35a74a407ea"),
     ("encoders.yaml", "full"): (16, "53cec1b347192bd4f974", "008aa6398dfbd5b1998f"),
-    ("fpn.yaml", None): (3, "061fee78c71a0e15f24e", "f02d4917f589913edc1a"),
+    ("fpn.yaml", None): (3, "a7b2cd7b692518c8bb66", "9de5b35cff4d92006850"),
     ("fpn.yaml", "full"): (12, "7fe11e7530a635944744", "f342884c2afc64129d5a"),
     ("keypoints_fpn.yaml", None): (3, "3d625dc4f449318ac039", "2232cde1e3b54e48dbb3"),
     ("keypoints_fpn.yaml", "full"): (6, "ac16b7867472614b9b2a", "edb1ec8baa3f0fa23e2c"),

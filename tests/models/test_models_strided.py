@@ -29,9 +29,18 @@ AVERAGED = [
     ({"name": "unet3d", "filters": [4, 4]}, 3),
     ({"name": "unet3d", "filters": [4, 4, 4]}, (1, 2, 2)),
     ({"name": "wnet", "filters": [4, 4]}, 4),
-    ({"name": "unet", "encoder": "resnet18"}, 8),
+    ({"name": "fpn", "encoder": "resnet18"}, 8),
 ]
 CASES = NATIVE + AVERAGED
+#: With an encoder of a library, which looks half a pixel to one side; decoders end there.
+ENCODED = [
+    ({"name": "unet", "encoder": "resnet18"}, 2),
+    ({"name": "unet", "encoder": "resnet18", "depth": 3, "se": "sse", "se_at": ["skip"]}, 4),
+    ({"name": "unet", "encoder": "resnet18", "depth": 4, "se": "sse"}, 8),
+    ({"name": "fpn2d", "encoder": "resnet18"}, 2),
+    ({"name": "fpn2d", "encoder": "resnet18", "finest_level": 3, "se": "sse"}, 4),
+    ({"name": "fpn2d", "encoder": "resnet18"}, 32),
+]
 
 
 def ids(value: object) -> str:
@@ -82,6 +91,69 @@ def test_levels_that_are_not_answered_are_not_built() -> None:
     assert all(finer > coarser for finer, coarser in pairwise(counts))
     # Of 8, 16 and 32 filters: two convolutions of 27 with their norms, and what raises to them.
     assert counts[0] - counts[1] == (16 * 8 * 8 + 8) + 27 * 8 * (16 + 8) + 2 * 16 - 8 * 2
+
+
+@pytest.mark.parametrize(("spec", "stride"), ENCODED, ids=ids)
+def test_encoded_models_answer_on_the_cells(spec: dict, stride: int) -> None:
+    model = made(spec, stride, classes=3)
+    assert not isinstance(model, Averaged)
+    padded = divisor_of(MODELS.validate(spec), stride)
+    assert isinstance(padded, int)
+    assert padded % model.divisor == 0
+    logits = model(torch.randn(2, 1, 2 * padded, padded))
+    assert logits.shape == (2, 3, 2 * padded // stride, padded // stride)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "own"),
+    [("unet", 8, 4), ("unet", 6, 2), ("unet", 3, 1), ("fpn2d", 16, 8), ("fpn2d", 8, 8)],
+)
+def test_what_is_finer_than_the_cells_is_averaged(name: str, stride: int, own: int) -> None:
+    spec = {"name": name, "encoder": "resnet18", "depth": 3}
+    assert native_stride(MODELS.validate(spec), (stride, stride)) == (own, own)
+    model = made(spec, stride)
+    assert isinstance(model, Averaged) == (own != stride)
+    side = math.lcm(8, stride)
+    assert model(torch.randn(2, 1, side, side)).shape == (2, 2, side // stride, side // stride)
+
+
+@pytest.mark.parametrize("name", ["unet", "fpn2d"])
+def test_finer_parts_of_a_decoder_are_not_built_and_what_is_there_gets_a_gradient(
+    name: str,
+) -> None:
+    spec = {"name": name, "encoder": "resnet18", "se": "eca", "se_at": ["skip", "decoder"]}
+    models = [made(spec, stride) for stride in (1, 2, 4, 8, 16)]
+    counts = [sum(p.numel() for p in model.parameters()) for model in models]
+    # The pyramid begins at stride 2 anyway.
+    for finer, coarser in list(pairwise(counts))[0 if name == "unet" else 1 :]:
+        assert finer > coarser
+    image = torch.randn(2, 1, 64, 64)
+    for model in models:
+        model(image).square().mean().backward()
+        own = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+        assert not own
+
+
+def test_a_decoder_that_ends_early_is_the_beginning_of_the_whole_one() -> None:
+    spec = {"name": "unet", "encoder": "resnet18"}
+    whole, early = made(spec, 1).eval(), made(spec, 4).eval()
+    image, seen = torch.randn(1, 1, 64, 64), []
+    whole.decoder.blocks[2].register_forward_hook(lambda *each: seen.append(each[-1]))
+    with torch.inference_mode():
+        whole(image)
+        # Both drew the weights of encoder and decoder first.
+        torch.testing.assert_close(early.segmentation_head(seen[0]), early(image))
+
+
+def test_foreground_is_not_rare_unless_it_is_said() -> None:
+    spec = {"name": "unet", "encoder": "resnet18"}
+    biases = {
+        rare: build(spec, in_channels=1, classes=1, stride=2, rare=rare).segmentation_head[0].bias
+        for rare in (True, False)
+    }
+    assert biases[True].item() == pytest.approx(math.log(PRIOR / (1 - PRIOR)))
+    assert biases[False].item() == 0
 
 
 @pytest.mark.parametrize(

@@ -318,3 +318,88 @@ def test_how_a_voxel_is_decided_names_evaluations() -> None:
     alone = replace(PROTOCOL, exclusive=True)
     assert alone.name != PROTOCOL.name
     assert "exclusive" not in PROTOCOL.identity()
+
+
+# -- an output stride ------------------------------------------------------------------------------
+
+
+@quick
+@given(
+    seed=st.integers(0, 2**31), factor=st.sampled_from([(1, 1), (2, 2), (4, 2)]),
+    classes=st.integers(1, 3),
+)  # fmt: skip
+def test_masks_are_learnt_as_means_over_what_of_a_cell_is_inside(
+    seed: int, factor: tuple[int, int], classes: int
+) -> None:
+    random = np.random.default_rng(seed)
+    target = random.random((2, classes, 8, 4)).astype(np.float32)
+    fov = (random.random((2, 1, 8, 4)) < 0.7).astype(np.float32)
+    task = build_task(TaskSpec("segment", 1, CLASSES[:classes], 2, factor))
+    found, inside = task.supervise(torch.from_numpy(target), torch.from_numpy(fov), None, None)
+    rows, columns = 8 // factor[0], 4 // factor[1]
+    assert found.shape == (2, classes, rows, columns)
+    assert inside.shape == (2, 1, rows, columns)
+    for n in range(2):
+        for y in range(rows):
+            for x in range(columns):
+                at = (
+                    slice(y * factor[0], (y + 1) * factor[0]),
+                    slice(x * factor[1], (x + 1) * factor[1]),
+                )
+                seen = fov[n, 0][at] > 0
+                assert inside[n, 0, y, x] == (2 * seen.sum() >= seen.size)
+                if inside[n, 0, y, x]:
+                    means = [plane[at][seen].mean() for plane in target[n]]
+                    assert found[n, :, y, x].tolist() == pytest.approx(means, abs=1e-6)
+
+
+def test_without_a_stride_nothing_is_touched() -> None:
+    target, fov = torch.rand(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
+    found, inside = build_task(SPEC).supervise(target, fov, None, None)
+    assert found is target
+    assert inside is fov
+
+
+def test_a_stride_stands_in_the_identity() -> None:
+    plain = TaskSpec("segment", 1, ("vessel",), 2, (1, 1))
+    assert plain.identity is None
+    assert replace(plain, ds_factor=(2, 2)).identity == {
+        "name": "segment",
+        "version": 1,
+        "ds_factor": (2, 2),
+    }
+    both = replace(SPEC, ds_factor=(2, 2)).identity
+    assert both is not None
+    assert both.keys() == {"name", "version", "activation", "ds_factor"}
+
+
+def test_predictions_of_cells_are_interpolated_between_their_centres() -> None:
+    class Ramp(nn.Module):
+        """Its logit is the place of a cell's centre along x, in px."""
+
+        def forward(self, image: Tensor) -> Tensor:
+            cells = torch.arange(image.shape[-1] // 4) * 4 + 1.5
+            return cells.expand(1, 1, image.shape[-2] // 4, -1)
+
+    side = 32
+    fov = np.ones((side, side), np.uint8)
+    whole = WholeImage(
+        source_id="s",
+        group="g",
+        image=np.zeros((1, side, side), np.float32),
+        fov_working=fov,
+        centre=np.zeros(1, np.float32),
+        scale=np.ones(1, np.float32),
+        target=fov,
+        fov=fov,
+        box=(0, 0, side, side),
+        inner=(side, side),
+        offset=(0, 0),
+    )
+    task = build_task(TaskSpec("segment", 1, ("vessel",), 2, (4, 4)))
+    judging = Protocol("best", "dice", "none", classes=("vessel",))
+    found = task.predict(Ramp(), whole, EXPERIMENT, judging, device="cpu", dataset_statistics=None)
+    assert found.shape == (1, side, side)
+    inner = slice(2, side - 2)
+    expected = np.broadcast_to(np.arange(side), (side, side))
+    np.testing.assert_allclose(found[0][inner, inner], expected[inner, inner], atol=1e-4)

@@ -86,8 +86,9 @@ class Task(Section):
     )
     ds_factor: Annotated[int, Field(ge=1, le=64)] | Sides | None = Field(
         None,
-        description="Of keypoints: working px of a cell of the heat-map, one number or one for "
-        "each axis; null takes what the training store says",
+        description="Working px of a cell of the model's output, one number or one for each axis; "
+        "masks are then learnt as means over cells and predicted by interpolation; null takes 1, "
+        "of keypoints what the training store says",
     )
     ds_sigma: Lengths = Field(
         None,

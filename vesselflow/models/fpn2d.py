@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ class Fpn2d(nn.Module):
     - Pyramid, from the coarsest map up to that of `finest_level`: a 1 x 1 convolution of each map,
       to which the coarser one is added, and a 3 x 3 convolution of each sum.
     - Fusion: one map of these on the finest of their grids (`layers.fusions`).
-    - Head: 1 x 1 convolution to the logits, which are interpolated to full resolution.
+    - Head: 1 x 1 convolution to the logits, which are interpolated to the output's resolution. A
+      pyramid ends where the output does.
 
     Weights of pyramid, fusion and head are drawn from torch's global generator: He's normal, zero
     biases; those of the encoder are its library's.
@@ -48,6 +50,7 @@ class Fpn2d(nn.Module):
         se_reduction: Of its bottleneck; None for its own.
         in_channels: Channels of the image.
         classes: Channels of the logits.
+        stride: Of the logits, a power of two up to that of the coarsest map.
 
     Attributes:
         divisor: Heights and widths must be multiples of it.
@@ -77,6 +80,7 @@ class Fpn2d(nn.Module):
         se_reduction: int | None,
         in_channels: int = 3,
         classes: int = 1,
+        stride: tuple[int, ...] = (1, 1),
     ) -> None:
         from segmentation_models_pytorch.encoders import get_encoder
 
@@ -89,7 +93,9 @@ class Fpn2d(nn.Module):
         self.auxiliary_weight = 0.0
         # Transformers and alike have no map at stride 2: it has no channels.
         first = next(level for level, width in enumerate(out_channels) if level and width)
-        self._finest = max(finest_level, first)
+        answered = int(math.log2(stride[0]))
+        self._finest = max(finest_level, first, answered)
+        self._last = (2 ** (self._finest - answered),) * 2
         widths = list(out_channels[self._finest :])
         kernels, factors = [(3, 3)] * len(widths), [(2, 2)] * (len(widths) - 1)
         self.pyramid = Pyramid(widths, pyramid_channels, kernels, factors, upsample)
@@ -122,7 +128,7 @@ class Fpn2d(nn.Module):
             image: float (N, in_channels, H, W), H and W multiples of `divisor`.
 
         Returns:
-            Logits (N, classes, H, W).
+            Logits (N, classes, H, W), each side divided by that of `stride`.
 
         Raises:
             ShapeError: H or W is not a multiple of `divisor`.
@@ -135,7 +141,7 @@ class Fpn2d(nn.Module):
             )
         maps = self._gated("skip", self.encoder(image)[self._finest :])
         fused = self.fusion(self._gated("decoder", self.pyramid(maps)))
-        return raised(self.head(self.dropout(fused)), (2**self._finest,) * 2)
+        return raised(self.head(self.dropout(fused)), self._last)
 
     def _gated(self, place: str, maps: Sequence[Tensor]) -> list[Tensor]:
         return [self.gates(place, level, each) for level, each in enumerate(maps)]

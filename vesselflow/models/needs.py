@@ -91,14 +91,16 @@ def divisor_of(spec: Mapping[str, Any], stride: int | tuple[int, ...] = 1) -> in
 def level_strides(spec: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """Strides of the maps that a model can answer at by itself, finest first.
 
-    Those of all its levels for models of volumes; the others answer pixel by pixel only.
+    Those of all its levels for models of volumes, of all blocks of its decoder for `unet`, of its
+    pyramid for `fpn2d`; the others answer pixel by pixel only.
 
     Args:
         spec: Name and arguments with all defaults filled in.
     """
-    if spec["name"] not in VOLUMETRIC:
-        return ((1,) * axes_of(spec),)
-    return halved(len(spec["filters"]), spec["flat_levels"])
+    if spec["name"] in VOLUMETRIC:
+        return halved(len(spec["filters"]), spec["flat_levels"])
+    finer = {"unet": spec.get("depth", 1), "fpn2d": spec.get("depth", 0) + 1}.get(spec["name"], 1)
+    return tuple((2**level,) * 2 for level in range(finer))
 
 
 def native_stride(spec: Mapping[str, Any], stride: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ stages as parameters without a gradient.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -266,10 +267,12 @@ def unet(
     se_reduction: int | None,
     in_channels: int = 3,
     classes: int = 1,
+    stride: tuple[int, ...] = (1, 1),
 ) -> nn.Module:
     """U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597).
 
-    Excitations stand at each "skip" and behind each block of the "decoder".
+    Excitations stand at each "skip" and behind each block of the "decoder", which ends at the block
+    that has the output stride.
     """
     widths = _decoder_channels(decoder_channels, depth)
     model = build_encoded(
@@ -282,9 +285,22 @@ def unet(
         decoder_channels=widths,
         decoder_attention_type=attention,
     )
+    blocks = depth - int(math.log2(stride[0]))
+    if blocks < depth:
+        _end_early(model, blocks, widths, classes)
     if se is not None:
-        _excite(model, widths, se, se_at, se_reduction)
+        _excite(model, widths[:blocks], se, se_at, se_reduction)
     return model
+
+
+def _end_early(model: Any, blocks: int, widths: Sequence[int], classes: int) -> None:
+    """Leave out the finest blocks of the library's decoder, and predict from the last one left."""
+    from segmentation_models_pytorch.base import SegmentationHead
+    from segmentation_models_pytorch.base.initialization import initialize_head
+
+    del model.decoder.blocks[blocks:]
+    model.segmentation_head = SegmentationHead(widths[blocks - 1], classes, kernel_size=3)
+    initialize_head(model.segmentation_head)
 
 
 def _excite(
@@ -296,10 +312,11 @@ def _excite(
     """
     from vesselflow.models.layers.gates import Gates, Hook, SkipHook
 
-    skips = enumerate(model.encoder.out_channels)
+    encoded = model.encoder.out_channels
+    coarsest = len(encoded) - 1
+    first = max(1, coarsest - len(widths))  # at stride 1 there is no skip
     channels = {
-        # At stride 1 there is no skip, and the coarsest map goes through all blocks.
-        "skip": {level: width for level, width in list(skips)[1:-1] if width},
+        "skip": {level: encoded[level] for level in range(first, coarsest) if encoded[level]},
         "decoder": dict(enumerate(reversed(widths))),
     }
     model.gates = Gates(se, places, channels, axes=2, reduction=reduction)

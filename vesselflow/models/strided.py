@@ -1,9 +1,10 @@
-"""Models whose logits are coarser than their input, as heat-maps of keypoints are.
+"""Models whose logits are coarser than their input: heat-maps of keypoints, and masks on request.
 
 With an output stride of f, cell j covers the pixels f j to f j + f - 1 of an axis, so that its
-centre lies at f j + (f - 1) / 2. A model of volumes ends its decoder at the coarsest level whose
-voxels fill the cells without a rest, which saves the finer levels; what is then still too fine, and
-the logits of every other model, are averaged over each cell. So any model takes any stride.
+centre lies at f j + (f - 1) / 2. A model of volumes, `unet` and `fpn2d` end their decoder at the
+coarsest level whose pixels fill the cells without a rest, which saves the finer levels; what is
+then still too fine, and the logits of every other model, are averaged over each cell. So any model
+takes any stride.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ PRIOR = 0.01
 
 
 def build(
-    spec: Mapping[str, Any], *, in_channels: int, classes: int, stride: int | tuple[int, ...] = 1
+    spec: Mapping[str, Any],
+    *,
+    in_channels: int,
+    classes: int,
+    stride: int | tuple[int, ...] = 1,
+    rare: bool = True,
 ) -> nn.Module:
     """Build a model whose logits have a stride.
 
@@ -34,8 +40,9 @@ def build(
         in_channels: Channels of the images.
         classes: Channels of the logits.
         stride: Pixels per cell, at least 1: of all axes, or one number for each. At 1 it is the
-            registered model itself, with its names and numbers; above, the head's bias starts from
-            foreground as rare as `PRIOR`.
+            registered model itself, with its names and numbers.
+        rare: With a stride above 1 the head's bias starts from foreground as rare as `PRIOR`, as
+            that of heat-maps is.
 
     Returns:
         The model, with the attributes `divisor` (sides must be multiples of it and of the stride)
@@ -55,7 +62,7 @@ def build(
     if max(own) > 1:
         runtime["stride"] = own
     model: nn.Module = MODELS.build(spec, **runtime)
-    if max(wanted) > 1:
+    if max(wanted) > 1 and rare:
         _start_rare(model, classes)
     if own == wanted:
         return model

@@ -58,7 +58,7 @@ def task_of(experiment: Experiment, facts: StoreFacts) -> TaskSpec:
             part.version,
             classes,
             axes,
-            (1,) * axes,
+            per_axis(1 if given.ds_factor is None else given.ds_factor, axes, "task.ds_factor"),
             activation=_activation(given.activation, layout, facts.name),
         )
     if given.activation == "softmax":

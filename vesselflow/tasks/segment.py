@@ -12,6 +12,8 @@ from vesselflow.inference.whole import predict_whole
 from vesselflow.metrics.histogram import Histogram, score
 from vesselflow.metrics.registry import OF_CLASS
 from vesselflow.metrics.thresholds import THRESHOLDS
+from vesselflow.models.layers.convolutions import raised
+from vesselflow.models.strided import cell_means
 from vesselflow.tasks.activation import one_against_rest
 from vesselflow.tasks.pictures import Shown
 from vesselflow.tasks.spec import TaskSpec
@@ -45,8 +47,15 @@ class Segment:
     def supervise(
         self, target: Tensor, fov: Tensor, keypoints: Keypoints | None, spacing: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See `vesselflow.tasks.task.Task`: the masks as they are."""
-        return target, fov
+        """See `vesselflow.tasks.task.Task`: the masks as they are, or their means over cells.
+
+        A mean counts what of a cell lies inside the fov; a cell of which half does is inside.
+        """
+        if self.spec.stride == 1:
+            return target, fov
+        seen, inside = (cell_means(each, self.spec.ds_factor) for each in (target * fov, fov))
+        # Half of a cell is inside at least where it counts.
+        return seen / inside.clamp(min=0.5), (inside >= 0.5).to(fov.dtype)
 
     def activated(self, logits: Tensor) -> Tensor:
         """See `vesselflow.tasks.task.Task`: as they are, or against all else."""
@@ -70,7 +79,7 @@ class Segment:
     ) -> NDArray[np.float32]:
         """Logits (C, *S) in native px."""
         logits = predict_whole(
-            lambda image: self.activated(model(image)),
+            lambda image: raised(self.activated(model(image)), self.spec.ds_factor),
             whole,
             experiment,
             tta=judging.tta,

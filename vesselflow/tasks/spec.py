@@ -48,6 +48,11 @@ class TaskSpec:
         return 1 if set(self.ds_factor) == {1} else self.ds_factor
 
     @property
+    def sparse(self) -> bool:
+        """Whether next to nothing of an image is foreground, as of heat-maps of keypoints."""
+        return self.name != "segment"
+
+    @property
     def identity(self) -> dict[str, Any] | None:
         """What is hashed of it; None for what the store's digest says already."""
         values = dataclasses.asdict(self)
@@ -55,6 +60,9 @@ class TaskSpec:
             # Keypoints always have a sigmoid for each class.
             del values["activation"]
             return values
-        if self.activation == "sigmoid":
-            return None
-        return {key: values[key] for key in ("name", "version", "activation")}
+        told: dict[str, Any] = (
+            {} if self.activation == "sigmoid" else {"activation": self.activation}
+        )
+        if self.stride != 1:
+            told["ds_factor"] = self.ds_factor
+        return {"name": self.name, "version": self.version, **told} if told else None

@@ -130,6 +130,7 @@ def build_model(
         in_channels=channels,
         classes=len(task.classes),
         stride=task.stride,
+        rare=task.sparse,
     )
     if experiment.train.channels_last:
         model = model.to(memory_format=channels_last(axes_of(experiment.model)))
