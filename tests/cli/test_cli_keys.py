@@ -86,7 +86,7 @@ def test_the_overview_and_a_section_and_a_part_and_a_key() -> None:
     assert "label_smoothing" not in part
     key = keys("loss.beta").out
     assert "loss.combined" in key
-    assert "loss.focal" not in key
+    assert "loss.mse" not in key
     assert "smooth" not in key
     assert "Number of folds, by group" in keys("split.folds").out
     assert "Seeds of every point and fold" in keys("seeds").out

@@ -1,5 +1,6 @@
 """Losses against numbers computed by hand, independent formulas, torch and SMP."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,12 +11,18 @@ from hypothesis import strategies as st
 from segmentation_models_pytorch import losses as smp
 from torch.nn import functional
 
+from vesselflow.errors import UserError
 from vesselflow.losses import LOSSES
 from vesselflow.losses.bce import bce_loss
 from vesselflow.losses.combined import combined_loss
 from vesselflow.losses.dice import dice_loss
+from vesselflow.losses.fbeta import fbeta_loss
 from vesselflow.losses.focal import focal_loss
+from vesselflow.losses.focal_tversky import focal_tversky_loss
 from vesselflow.losses.fuzzy import fuzzy_loss
+from vesselflow.losses.jaccard import jaccard_loss
+from vesselflow.losses.lovasz import lovasz_loss
+from vesselflow.losses.mcc import mcc_loss
 from vesselflow.losses.mse import mse_loss
 from vesselflow.losses.tversky import tversky_loss
 
@@ -76,6 +83,25 @@ def value(spec: dict, target: torch.Tensor = HARD, fov: torch.Tensor | None = No
         ({"name": "focal"}, HARD, LN2 / 8 + LN43 / 32),
         # Positives by 0.9, negatives by 0.1; each class has ln 2 / 4 + ln(4/3) / 16.
         ({"name": "focal", "alpha": 0.9}, HARD, (LN2 / 4 + LN43 / 16) / 4),
+        # TP = 5/4, FP = FN = 3/4: wrong = 3/2, over 5/4 + 3/2 + 1
+        ({"name": "jaccard"}, HARD, 1.5 / 3.75),
+        # beta 2: wrong = 4 * 3/4 + 3/4, over 5 * 5/4 + 15/4 + 1
+        ({"name": "fbeta"}, HARD, 3.75 / 11),
+        ({"name": "fbeta"}, 0 * HARD, 2 / 3),
+        # beta 0.7: wrong = 3/4, over 5/4 + 3/4 + 1, to the power of 3/4
+        ({"name": "focal_tversky"}, HARD, 0.25**0.75),
+        # TP = TN = 5/4 + 1, FP = FN = 3/4: (81 - 9) / 16 over 3^2
+        ({"name": "mcc"}, HARD, 1 - 4.5 / 9),
+        # TP = 1, TN = 2 + 1, FP = 2, FN = 0: 3 over sqrt(3 * 1 * 5 * 3)
+        ({"name": "mcc"}, 0 * HARD, 1 - 3 / math.sqrt(45)),
+        # Errors 1/2 (t = 1), 1/2 (t = 0), 1/4 (1), 1/4 (0); J = 1/3, 2/4, 3/4, 4/5 with s = 1,
+        # T = 2: 1/2 * J_2 + 1/4 * (J_4 - J_2)
+        ({"name": "lovasz"}, HARD, 0.25 + 0.25 * 0.3),
+        # Errors 1/4 (t = 3/4), 1/4 (1), 1/4 (0), 1/2 (0), the last first: J_1 = 1 / (7/4 + 1 + 1),
+        # J_4 = 4 / (7/4 + 1/4 + 2 + 1)
+        ({"name": "lovasz"}, SOFT, 0.5 / 3.75 + 0.25 * (0.8 - 1 / 3.75)),
+        # Errors 1, 1 - ln 3, 1 - ln 3, 1: no error below 0
+        ({"name": "lovasz", "errors": "hinge"}, HARD, 0.5),
         # p - t = -1/2 -1/4 1/4 1/2
         ({"name": "mse"}, HARD, (1 / 4 + 1 / 16 + 1 / 16 + 1 / 4) / 4),
         # p - t = -1/4 -1/4 1/4 1/2, weights 1 + 4 * 3/4 = 4, 5, 1, 1
@@ -105,6 +131,9 @@ def numpy_losses(x: np.ndarray, t: np.ndarray) -> dict[str, float]:
     def tversky(tp: float, fp: float, fn: float) -> float:
         return float(1 - (tp + 1) / (tp + 0.5 * fp + 0.5 * fn + 1))
 
+    tp, fp, fn, tn = (p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum(), np.dot(1 - p, 1 - t)
+    both = (tp + fp + 1) * (tp + fn + 1) * (tn + fp + 1) * (tn + fn + 1)
+
     return {
         "bce": bce,
         "dice": dice,
@@ -115,7 +144,23 @@ def numpy_losses(x: np.ndarray, t: np.ndarray) -> dict[str, float]:
         "tversky": tversky((p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum()),
         "focal": float(np.mean(np.abs(t - p) ** 2 * -(t * np.log(p) + (1 - t) * np.log(1 - p)))),
         "mse": float(np.mean((p - t) ** 2)),
+        "jaccard": float(1 - (tp + 1) / (tp + fp + fn + 1)),
+        "fbeta": float(1 - (5 * tp + 1) / (5 * tp + 4 * fn + fp + 1)),
+        "focal_tversky": float((1 - (tp + 1) / (tp + 0.3 * fp + 0.7 * fn + 1)) ** 0.75),
+        "mcc": float(1 - ((tp + 1) * (tn + 1) - fp * fn) / np.sqrt(both)),
+        "lovasz": lovasz_of_sets(np.abs(p - t), t),
     }
+
+
+def lovasz_of_sets(error: np.ndarray, t: np.ndarray) -> float:
+    """The extension as an integral over cuts: J of the set with larger errors, at every cut."""
+    cuts = np.sort(np.unique(np.append(error, 0.0)))
+    total = 0.0
+    for low, high in itertools.pairwise(cuts):
+        wrong = error > low
+        found, union = t[~wrong].sum(), t.sum() + (1 - t)[wrong].sum()
+        total += (high - low) * (1 - (found + 1) / (union + 1))
+    return total
 
 
 def batch(seed: int, n: int = 3, soft: bool = True) -> tuple[torch.Tensor, ...]:
@@ -183,6 +228,57 @@ def test_focal_is_that_of_smp_on_hard_targets(alpha: float | None) -> None:
     expected = smp.FocalLoss("binary", alpha=alpha, gamma=2.0)(logits, target)
     ours = focal_loss(logits, target, gamma=2.0, alpha=alpha)
     assert ours.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_jaccard_is_that_of_smp_on_one_image() -> None:
+    logits, target, _ = batch(9, n=1, soft=False)
+    expected = smp.JaccardLoss("binary", smooth=2.0)(logits, target)
+    assert jaccard_loss(logits, target, smooth=2.0).item() == pytest.approx(
+        expected.item(), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("gamma", [4.0 / 3.0, 2.0])
+def test_focal_tversky_is_that_of_smp_on_one_image(gamma: float) -> None:
+    # SMP's gamma is the exponent itself, and its alpha weighs false alarms.
+    logits, target, _ = batch(10, n=1, soft=False)
+    theirs = smp.TverskyLoss("binary", alpha=0.3, beta=0.7, gamma=1 / gamma, smooth=2.0)
+    ours = focal_tversky_loss(logits, target, beta=0.7, smooth=2.0, gamma=gamma)
+    assert ours.item() == pytest.approx(theirs(logits, target).item(), abs=1e-6)
+
+
+def test_mcc_is_that_of_smp_on_one_image() -> None:
+    # SMP takes probabilities, and pools the batch.
+    logits, target, _ = batch(11, n=1, soft=False)
+    expected = smp.MCCLoss(eps=1e-6)(torch.sigmoid(logits), target)
+    assert mcc_loss(logits, target, smooth=1e-6).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_known_fault_of_smp_an_empty_target_has_a_coefficient_of_chance() -> None:
+    # However right the prediction is: half of it is the smoothing's.
+    empty = torch.zeros(1, 1, 8, 8)
+    theirs = smp.MCCLoss()(torch.sigmoid(empty - 20.0), empty)
+    ours = mcc_loss(empty - 20.0, empty, smooth=1.0)
+    assert theirs.item() > 0.4
+    assert ours.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_lovasz_hinge_is_that_of_smp_image_by_image() -> None:
+    logits, target, _ = batch(12, soft=False)
+    ours = lovasz_loss(logits, target, errors="hinge", smooth=1e-6)
+    assert ours.item() == pytest.approx(
+        smp.LovaszLoss("binary", per_image=True)(logits, target).item(), abs=1e-5
+    )
+
+
+def test_lovasz_on_probabilities_is_that_of_two_classes_in_smp() -> None:
+    # Of the classes (0, x), softmax is the sigmoid of x; SMP then means over both classes' losses.
+    logits, target, _ = batch(13, soft=False)
+    two = torch.cat([torch.zeros_like(logits), logits], 1)
+    expected = smp.LovaszLoss("multiclass", per_image=True)(two, target[:, 0].long())
+    vessel = lovasz_loss(logits, target, errors="probability", smooth=1e-6)
+    background = lovasz_loss(-logits, 1 - target, errors="probability", smooth=1e-6)
+    assert (vessel + background).item() / 2 == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_known_fault_of_smp_empty_target_teaches_nothing() -> None:
@@ -415,3 +511,161 @@ def test_focal_gradient_is_finite_where_p_reaches_t(gamma: float) -> None:
     target = image(1.0, 0.0, 0.5, 1.0)
     focal_loss(logits, target, gamma=gamma, alpha=None).backward()
     assert torch.isfinite(logits.grad).all()
+
+
+# ---- jaccard, fbeta, focal_tversky, mcc, lovasz -------------------------------------------------
+
+
+@quick
+@given(seed=seeds, smooth=st.floats(1e-3, 100))
+def test_jaccard_follows_from_dice_image_by_image(seed: int, smooth: float) -> None:
+    logits, target, fov = batch(seed, n=1)
+    dice = dice_loss(logits, target, fov, smooth=2 * smooth, per="image").item()
+    ours = jaccard_loss(logits, target, fov, smooth=smooth).item()
+    assert ours == pytest.approx(2 * dice / (1 + dice), abs=1e-6)
+
+
+@quick
+@given(seed=seeds, beta=st.floats(0.1, 10), smooth=st.floats(1e-3, 100))
+def test_fbeta_is_a_tversky_loss_and_dice_at_one(seed: int, beta: float, smooth: float) -> None:
+    logits, target, fov = batch(seed)
+    square = beta * beta
+    tversky = tversky_loss(
+        logits, target, fov, beta=square / (1 + square), smooth=smooth / (1 + square)
+    )
+    ours = fbeta_loss(logits, target, fov, beta=beta, smooth=smooth)
+    assert ours.item() == pytest.approx(tversky.item(), abs=1e-6)
+    dice = dice_loss(logits, target, fov, smooth=smooth, per="image")
+    one = fbeta_loss(logits, target, fov, beta=1.0, smooth=smooth)
+    assert one.item() == pytest.approx(dice.item(), abs=1e-6)
+
+
+@quick
+@given(seed=seeds, beta=st.floats(0, 1))
+def test_focal_tversky_without_focus_is_tversky(seed: int, beta: float) -> None:
+    logits, target, fov = batch(seed)
+    focal = focal_tversky_loss(logits, target, fov, beta=beta, smooth=1.0, gamma=1.0)
+    tversky = tversky_loss(logits, target, fov, beta=beta, smooth=1.0)
+    assert focal.item() == pytest.approx(tversky.item(), abs=1e-6)
+
+
+def test_gamma_of_focal_tversky_above_one_teaches_more_near_the_target() -> None:
+    target = image(1.0, 1.0, 0.0, 0.0)
+
+    def pull(size: float, gamma: float) -> float:
+        logits = (size * (2 * target - 1)).requires_grad_()
+        focal_tversky_loss(logits, target, beta=0.5, smooth=1.0, gamma=gamma).backward()
+        return float(logits.grad.norm())
+
+    assert pull(6.0, 2.0) > 2 * pull(6.0, 1.0)
+    assert pull(-6.0, 2.0) < pull(-6.0, 1.0)
+    exact = image(200.0, 200.0, -200.0, -200.0).requires_grad_()
+    focal_tversky_loss(exact, target, beta=0.5, smooth=1.0, gamma=4.0).backward()
+    assert (exact.grad == 0).all(), "where the power has no finite gradient"
+
+
+@quick
+@given(seed=seeds, smooth=st.floats(1e-3, 100), soft=st.booleans())
+def test_mcc_is_the_same_for_the_complement_and_below_two(
+    seed: int, smooth: float, soft: bool
+) -> None:
+    logits, target, fov = batch(seed, soft=soft)
+    ours = mcc_loss(logits, target, fov, smooth=smooth).item()
+    assert ours == pytest.approx(mcc_loss(-logits, 1 - target, fov, smooth=smooth).item(), abs=1e-5)
+    assert 0.0 <= ours < 2.0
+
+
+def test_mcc_of_right_of_chance_and_of_wrong() -> None:
+    target = torch.zeros(1, 1, 40, 40)
+    target[..., :10] = 1.0
+    for size, expected in ((50.0, 0.0), (0.0, 1.0), (-50.0, 2.0)):
+        loss = mcc_loss(size * (2 * target - 1), target, smooth=1e-3)
+        assert loss.item() == pytest.approx(expected, abs=1e-4)
+    # A skewed guess that knows nothing is no better than another one.
+    assert mcc_loss(0 * target - 3.0, target, smooth=1e-3).item() == pytest.approx(1.0, abs=1e-4)
+
+
+@quick
+@given(seed=seeds, smooth=st.floats(1e-3, 100))
+def test_lovasz_of_hard_predictions_is_jaccard(seed: int, smooth: float) -> None:
+    logits, target, fov = batch(seed, soft=False)
+    hard = 300.0 * torch.where(logits > 0, 1.0, -1.0)
+    ours = lovasz_loss(hard, target, fov, errors="probability", smooth=smooth)
+    assert ours.item() == pytest.approx(
+        jaccard_loss(hard, target, fov, smooth=smooth).item(), abs=1e-6
+    )
+
+
+@quick
+@given(seed=seeds, smooth=st.floats(1e-3, 100))
+def test_lovasz_is_zero_with_no_gradient_when_p_equals_t(seed: int, smooth: float) -> None:
+    logits, _, fov = batch(seed)
+    logits.requires_grad_()
+    target = torch.sigmoid(logits.detach())
+    total = lovasz_loss(logits, target, fov, errors="probability", smooth=smooth)
+    total.backward()
+    assert total.item() == 0.0
+    assert (logits.grad == 0).all()
+
+
+@quick
+@given(seed=seeds, share=st.floats(0, 1))
+def test_lovasz_is_convex_in_the_errors(seed: int, share: float) -> None:
+    # Of hinge errors above 0 the errors are linear in the logits; soft targets weigh the sets.
+    first, target, fov = batch(seed)
+    second = batch(seed + 1)[0]
+
+    def at(logits: torch.Tensor) -> float:
+        return lovasz_loss(logits.clamp(-0.9, 0.9), target, fov, errors="hinge", smooth=1.0).item()
+
+    between = share * first.clamp(-0.9, 0.9) + (1 - share) * second.clamp(-0.9, 0.9)
+    assert at(between) <= share * at(first) + (1 - share) * at(second) + 1e-5
+
+
+def test_lovasz_weighs_pixels_exactly_in_a_large_image() -> None:
+    # The difference of two indices of 10^6 pixels is 1e-6 of them: rounding, if it were taken.
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 1, 1000, 1000, generator=g)
+    target = (torch.rand(1, 1, 1000, 1000, generator=g) > 0.9).float()
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        x = logits.to(dtype, copy=True).requires_grad_()
+        lovasz_loss(x, target.to(dtype), errors="probability", smooth=1.0).backward()
+        gradients.append(x.grad.double())
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[1].norm()
+
+
+def test_hinge_keeps_its_gradient_where_a_logit_is_confidently_wrong() -> None:
+    target = image(1.0, 1.0, 0.0, 0.0)
+    pulls = []
+    for errors in ("hinge", "probability"):
+        wrong = (-40.0 * (2 * target - 1)).requires_grad_()
+        lovasz_loss(wrong, target, errors=errors, smooth=1.0).backward()
+        pulls.append(wrong.grad.abs().max().item())
+    assert pulls[0] > 0.1
+    assert pulls[1] < 1e-9
+
+
+def test_hinge_takes_the_side_of_a_soft_target() -> None:
+    logits = image(2.0, -2.0, 2.0, -2.0)
+    target = image(0.6, 0.4, 0.5, 0.0)
+    # Only pixel 3 is wrong, by 3; J = 1 / (1.5 + 0.5 + 1)
+    loss = lovasz_loss(logits, target, errors="hinge", smooth=1.0)
+    assert loss.item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "key", "allowed"),
+    [
+        ({"name": "jaccard", "smooth": 0}, "loss.smooth", "above 0"),
+        ({"name": "fbeta", "beta": 0}, "loss.beta", "above 0"),
+        ({"name": "focal_tversky", "gamma": 0}, "loss.gamma", r"\[0.1, 10\]"),
+        ({"name": "focal_tversky", "beta": 1.5}, "loss.beta", r"\[0, 1\]"),
+        ({"name": "mcc", "smooth": -1}, "loss.smooth", "above 0"),
+        ({"name": "lovasz", "errors": "hing"}, "loss.errors", "probability, hinge"),
+    ],
+)
+def test_bad_values_are_one_line_with_the_key(spec: dict, key: str, allowed: str) -> None:
+    with pytest.raises(UserError, match=allowed) as caught:
+        LOSSES.validate(spec, where="loss")
+    assert caught.value.where == key

@@ -11,8 +11,13 @@ from vesselflow.config.registry import Registry
 from vesselflow.losses.bce import BceArguments
 from vesselflow.losses.combined import CombinedArguments
 from vesselflow.losses.dice import DiceArguments
+from vesselflow.losses.fbeta import FbetaArguments
 from vesselflow.losses.focal import FocalArguments
+from vesselflow.losses.focal_tversky import FocalTverskyArguments
 from vesselflow.losses.fuzzy import FuzzyArguments
+from vesselflow.losses.jaccard import JaccardArguments
+from vesselflow.losses.lovasz import LovaszArguments
+from vesselflow.losses.mcc import MccArguments
 from vesselflow.losses.mse import MseArguments
 from vesselflow.losses.tversky import TverskyArguments
 
@@ -24,3 +29,12 @@ LOSSES.add("fuzzy", target="vesselflow.losses.fuzzy:Fuzzy", arguments=FuzzyArgum
 LOSSES.add("tversky", target="vesselflow.losses.tversky:Tversky", arguments=TverskyArguments)
 LOSSES.add("focal", target="vesselflow.losses.focal:Focal", arguments=FocalArguments)
 LOSSES.add("mse", target="vesselflow.losses.mse:Mse", arguments=MseArguments)
+LOSSES.add("jaccard", target="vesselflow.losses.jaccard:Jaccard", arguments=JaccardArguments)
+LOSSES.add("fbeta", target="vesselflow.losses.fbeta:Fbeta", arguments=FbetaArguments)
+LOSSES.add(
+    "focal_tversky",
+    target="vesselflow.losses.focal_tversky:FocalTversky",
+    arguments=FocalTverskyArguments,
+)
+LOSSES.add("mcc", target="vesselflow.losses.mcc:Mcc", arguments=MccArguments)
+LOSSES.add("lovasz", target="vesselflow.losses.lovasz:Lovasz", arguments=LovaszArguments)

@@ -34,6 +34,18 @@ class Pixels:
         """Sum of `values` (N, C, P) over the pixels that count, (N, C)."""
         return (values * self.inside).sum(dim=-1)
 
+    def counts(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft counts of what is hit, falsely found and missed: sums of p t, p (1 - t), (1 - p) t.
+
+        Args:
+            p: Probabilities (N, C, P).
+
+        Returns:
+            Three of (N, C), over the pixels that count.
+        """
+        hit = self.sum(p * self.target)
+        return hit, self.sum(p * (1.0 - self.target)), self.sum((1.0 - p) * self.target)
+
     def mean(self, values: Tensor) -> Tensor:
         """Mean of `values` (N, C, P) over the pixels that count, (N, C); 0 without such pixels."""
         return self.sum(values) / self.count.clamp(min=1.0)

@@ -60,10 +60,7 @@ def tversky_loss(
     import torch
 
     px = pixels(logits, target, fov)
-    p = torch.sigmoid(px.logits)
-    hit = px.sum(p * px.target)
-    false_alarm = px.sum(p * (1.0 - px.target))
-    missed = px.sum((1.0 - p) * px.target)
+    hit, false_alarm, missed = px.counts(torch.sigmoid(px.logits))
     wrong = (1.0 - beta) * false_alarm + beta * missed
     return px.mean_over_images(wrong / (hit + wrong + smooth))
 
