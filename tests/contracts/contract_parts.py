@@ -56,6 +56,11 @@ REVISED: dict[tuple[str, str], dict[str, Any]] = {
     ("schedule", "cosine"): {"floor": 0.1},
 }
 
+#: Arguments that a part has no default for.
+REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
+    ("loss", "compose"): {"terms": {"dice": {"weight": 2, "smooth": 2}, "bce": {"weight": 0.5}}},
+}
+
 #: Smaller encoders and larger images than the defaults, where a model needs them.
 ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224", "wnet": None} | dict.fromkeys(
     VOLUMETRIC
@@ -80,8 +85,13 @@ def loss_example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return logits.unsqueeze(1).float(), target.unsqueeze(1), fov.unsqueeze(1)
 
 
+def loss_spec(name: str) -> dict[str, Any]:
+    """A loss with its defaults, and with what it requires."""
+    return {"name": name, **REQUIRED.get(("loss", name), {})}
+
+
 def _loss(name: str, arguments: Mapping[str, Any]) -> list[float]:
-    return [float(LOSSES.build({"name": name, **arguments})(*loss_example())[0])]
+    return [float(LOSSES.build({**loss_spec(name), **arguments})(*loss_example())[0])]
 
 
 def _augmentation(name: str, arguments: Mapping[str, Any]) -> list[float]:

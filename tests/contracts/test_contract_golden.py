@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract_parts import GOLDEN, PROBES, REVISED, versions
+from contract_parts import GOLDEN, PROBES, REQUIRED, REVISED, versions
 
 from vesselflow.config.registry import Registry
 from vesselflow.runs.registries import REGISTRIES
@@ -56,7 +56,8 @@ def test_a_part_without_golden_values_is_found() -> None:
 def test_golden_values(kind: str, part: Any, version: int) -> None:
     arguments = {} if version == part.version else REVISED[kind, part.name]
     if kind not in ("sampler", "importer", "synth"):  # these need more than their defaults
-        assert part.version_at(part.arguments.model_validate(arguments)) == version
+        whole = {**REQUIRED.get((kind, part.name), {}), **arguments}
+        assert part.version_at(part.arguments.model_validate(whole)) == version
     found, expected = PROBES[kind](part.name, arguments), GOLDEN[kind][part.name][version]
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):

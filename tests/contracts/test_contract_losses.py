@@ -1,10 +1,12 @@
 """What every registered loss has to keep; a new loss is held to it by being registered."""
 
+import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
-from contract_parts import loss_example
+from contract_parts import loss_example, loss_spec
 
 from vesselflow.errors import ShapeError
 from vesselflow.losses import LOSSES
@@ -13,7 +15,6 @@ from vesselflow.losses.loss import Loss
 torch.set_num_threads(1)
 
 NAMES = LOSSES.names()
-#: Spec of every loss with its defaults, and with a scheduled or pooled variant where it has one.
 POOLING = [name for name in NAMES if "per" in LOSSES.part(name).arguments.model_fields]
 
 
@@ -29,7 +30,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def loss(name: str) -> Loss:
-    return LOSSES.build({"name": name})
+    return LOSSES.build(loss_spec(name))
 
 
 def test_total_is_a_finite_float32_scalar_with_detached_terms(loss: Loss) -> None:
@@ -243,18 +244,41 @@ def test_pickles(loss: Loss) -> None:
     assert repr(copy) == repr(loss)
 
 
-def test_every_scalar_may_be_scheduled(name: str) -> None:
-    defaults = LOSSES.build({"name": name}).scalars(0.0)
+def with_value(spec: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The spec with a value at a key, "beta" or "terms.bce.weight"."""
+    changed = copy.deepcopy(spec)
+    *path, last = key.split(".")
+    inner = changed
+    for step in path:
+        inner = inner[step]
+    inner[last] = value
+    return changed
+
+
+def test_every_scalar_may_be_scheduled_under_its_key(name: str) -> None:
+    spec = loss_spec(name)
+    defaults = LOSSES.build(spec).scalars(0.0)
     assert defaults
     for key, value in defaults.items():
         ramp = {"schedule": "linear", "from": value, "to": 1.0}
-        scheduled = LOSSES.build(LOSSES.validate({"name": name, key: ramp}))
+        scheduled = LOSSES.build(LOSSES.validate(with_value(spec, key, ramp)))
         assert scheduled.scalars(0.0)[key] == value
         assert scheduled.scalars(0.5)[key] == pytest.approx((value + 1.0) / 2)
         for progress in (0.0, 0.25, 1.0):
-            fixed = LOSSES.build({"name": name, key: scheduled.scalars(progress)[key]})
+            fixed = LOSSES.build(with_value(spec, key, scheduled.scalars(progress)[key]))
             here, _ = scheduled(*loss_example(), progress=progress)
             assert here.item() == fixed(*loss_example())[0].item()
+
+
+def test_the_total_is_the_sum_of_what_the_terms_weigh(loss: Loss) -> None:
+    logits, target, fov = loss_example()
+    total, terms = loss(logits, target, fov, progress=0.5)
+    weighted = loss.weighted(logits, target, fov, 0.5)
+    assert {name: value.item() for name, (_, value) in weighted.items()} == {
+        name: value.item() for name, value in terms.items()
+    }
+    summed = sum(weight * value.item() for weight, value in weighted.values())
+    assert total.item() == pytest.approx(summed, abs=1e-6)
 
 
 def test_misfitting_shapes_are_refused(loss: Loss) -> None:

@@ -96,6 +96,17 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("loss", {"name": "focal_tversky"}, "581eb1aa9ecb861222e2"),
     ("loss", {"name": "mcc"}, "11bfdaff40916caff438"),
     ("loss", {"name": "lovasz"}, "a3589deec1d583c2efad"),
+    (
+        "loss",
+        {
+            "name": "compose",
+            "terms": {
+                "lovasz": {"weight": {"schedule": "linear", "from": 0, "to": 1}},
+                "bce": {"pos_weight": 2},
+            },
+        },
+        "63aa2e9c02a761550d74",
+    ),
     ("augment", {"hflip": {}}, "3caaf38168f15979d3b4"),
     ("augment", {"vflip": {}}, "1e47f4a5d3a3cfbe8fd6"),
     ("augment", {"rotate90": {}}, "b67c2bf3f3533ddf57ad"),

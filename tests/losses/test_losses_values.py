@@ -149,7 +149,13 @@ def numpy_losses(x: np.ndarray, t: np.ndarray) -> dict[str, float]:
         "focal_tversky": float((1 - (tp + 1) / (tp + 0.3 * fp + 0.7 * fn + 1)) ** 0.75),
         "mcc": float(1 - ((tp + 1) * (tn + 1) - fp * fn) / np.sqrt(both)),
         "lovasz": lovasz_of_sets(np.abs(p - t), t),
+        # Of the terms below.
+        "compose": 0.5 * bce + 2 * float(1 - (2 * tp + 2) / (2 * tp + fp + fn + 2)),
     }
+
+
+#: Arguments that a loss has no default for.
+REQUIRED = {"compose": {"terms": {"dice": {"weight": 2, "smooth": 2}, "bce": {"weight": 0.5}}}}
 
 
 def lovasz_of_sets(error: np.ndarray, t: np.ndarray) -> float:
@@ -179,9 +185,8 @@ def test_defaults_equal_the_definitions_in_numpy(name: str, seed: int) -> None:
         numpy_losses(x[m].double().numpy(), t[m].double().numpy())[name]
         for x, t, m in zip(logits, target, fov, strict=True)
     ]
-    assert LOSSES.build({"name": name})(logits, target, fov)[0].item() == pytest.approx(
-        np.mean(each), abs=1e-6
-    )
+    loss = LOSSES.build({"name": name, **REQUIRED.get(name, {})})
+    assert loss(logits, target, fov)[0].item() == pytest.approx(np.mean(each), abs=1e-6)
 
 
 # ---- libraries, where they agree, and where they do not -----------------------------------------

@@ -7,9 +7,9 @@ A loss is its file (argument model, function, class), its line here and its test
 torch inside its functions, because this one may not import it at all.
 """
 
-from vesselflow.config.registry import Registry
 from vesselflow.losses.bce import BceArguments
 from vesselflow.losses.combined import CombinedArguments
+from vesselflow.losses.compose import ComposeArguments
 from vesselflow.losses.dice import DiceArguments
 from vesselflow.losses.fbeta import FbetaArguments
 from vesselflow.losses.focal import FocalArguments
@@ -19,9 +19,11 @@ from vesselflow.losses.jaccard import JaccardArguments
 from vesselflow.losses.lovasz import LovaszArguments
 from vesselflow.losses.mcc import MccArguments
 from vesselflow.losses.mse import MseArguments
+from vesselflow.losses.registry import LOSSES
 from vesselflow.losses.tversky import TverskyArguments
 
-LOSSES = Registry("loss")
+__all__ = ["LOSSES"]
+
 LOSSES.add("bce", target="vesselflow.losses.bce:Bce", arguments=BceArguments)
 LOSSES.add("dice", target="vesselflow.losses.dice:Dice", arguments=DiceArguments)
 LOSSES.add("combined", target="vesselflow.losses.combined:Combined", arguments=CombinedArguments)
@@ -38,3 +40,4 @@ LOSSES.add(
 )
 LOSSES.add("mcc", target="vesselflow.losses.mcc:Mcc", arguments=MccArguments)
 LOSSES.add("lovasz", target="vesselflow.losses.lovasz:Lovasz", arguments=LovaszArguments)
+LOSSES.add("compose", target="vesselflow.losses.compose:Compose", arguments=ComposeArguments)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vesselflow.config.scalars import Share
 from vesselflow.losses.bce import BceArguments, bce_loss
 from vesselflow.losses.dice import DiceArguments, dice_loss
-from vesselflow.losses.loss import Loss
+from vesselflow.losses.loss import Loss, weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def combined_loss(
     Raises:
         ShapeError: The shapes do not fit each other.
     """
-    total, _ = combined_terms(
+    terms = combined_terms(
         logits,
         target,
         fov,
@@ -65,7 +65,7 @@ def combined_loss(
         smooth=smooth,
         per=per,
     )
-    return total
+    return weighted_sum(terms, logits)
 
 
 def combined_terms(
@@ -78,8 +78,8 @@ def combined_terms(
     label_smoothing: float,
     smooth: float,
     per: Literal["image", "batch"],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """`combined_loss` and its two terms, detached and before their weights."""
+) -> dict[str, tuple[float, Tensor]]:
+    """Weight and value of the two terms of `combined_loss`."""
     import torch
 
     # A term without a share is still logged, but costs no backward pass.
@@ -87,10 +87,7 @@ def combined_terms(
         bce = bce_loss(logits, target, fov, pos_weight=pos_weight, label_smoothing=label_smoothing)
     with torch.set_grad_enabled(torch.is_grad_enabled() and beta > 0.0):
         dice = dice_loss(logits, target, fov, smooth=smooth, per=per)
-    shares = [(1.0 - beta, bce), (beta, dice)]
-    parts = [term if share == 1.0 else share * term for share, term in shares if share > 0.0]
-    total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    return total, {"bce": bce.detach(), "dice": dice.detach()}
+    return {"bce": (1.0 - beta, bce), "dice": (beta, dice)}
 
 
 class Combined(Loss):
@@ -99,8 +96,9 @@ class Combined(Loss):
     name = "combined"
     function = staticmethod(combined_loss)
 
-    def evaluate(
-        self, logits: Tensor, target: Tensor, fov: Tensor | None, values: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the terms `bce` and `dice`, before their weights."""
+    def weighted(
+        self, logits: Tensor, target: Tensor, fov: Tensor | None, progress: float
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The terms `bce` and `dice`."""
+        values = {**self._arguments, **self.scalars(progress)}
         return combined_terms(logits, target, fov, **values)

@@ -11,11 +11,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def weighted_sum(weighted: dict[str, tuple[float, Tensor]], logits: Tensor) -> Tensor:
+    """Sum of w L over terms (w, L): with a weight of exactly 1 it is L itself, to the bit.
+
+    A weight of exactly 0 takes no part, not even as 0 times something (which is NaN where that is
+    infinite). Where no term has a weight, which schedules may bring about, the sum is 0 with a
+    gradient of 0.
+
+    Args:
+        weighted: Weight, at least 0, and scalar value of each term; added in their order.
+        logits: What the values were computed from.
+    """
+    import torch
+
+    parts = list(weighted_parts(weighted).values())
+    if not parts:
+        nothing = torch.zeros_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return torch.where(nothing > 0, logits, nothing).sum()
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def weighted_parts(weighted: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+    """The terms that have a weight, times it."""
+    return {
+        name: value if weight == 1.0 else weight * value
+        for name, (weight, value) in weighted.items()
+        if weight > 0.0
+    }
+
+
 class Loss:
     """A loss with its arguments: call it with tensors and the progress of training.
 
     A subclass names the loss and gives its pure function; one that has several terms overrides
-    `evaluate`. Instances hold plain values only: they pickle, and carry no state between calls.
+    `weighted`. Instances hold plain values only: they pickle, and carry no state between calls.
 
     Args:
         **arguments: Values of the loss's argument model, schedules included.
@@ -39,12 +71,12 @@ class Loss:
             if isinstance(value, (int, float, ScalarSchedule))
         }
 
-    def evaluate(
-        self, logits: Tensor, target: Tensor, fov: Tensor | None, values: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and its detached terms, all schedules resolved in `values`."""
-        total = type(self).function(logits, target, fov, **values)
-        return total, {self.name: total.detach()}
+    def weighted(
+        self, logits: Tensor, target: Tensor, fov: Tensor | None, progress: float
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Weight and value of each term, of which the loss is the sum (see `weighted_sum`)."""
+        values = {**self._arguments, **self.scalars(progress)}
+        return {self.name: (1.0, type(self).function(logits, target, fov, **values))}
 
     def __call__(
         self,
@@ -63,10 +95,12 @@ class Loss:
             progress: Share of training done, in [0, 1]; only schedules read it.
 
         Returns:
-            The total, a float32 scalar with a gradient, and its terms by name, detached.
+            The total, a float32 scalar with a gradient, and its terms by name, detached and before
+            their weights.
 
         Raises:
             ShapeError: The shapes do not fit each other.
         """
-        values = {**self._arguments, **self.scalars(progress)}
-        return self.evaluate(logits, target, fov, values)
+        weighted = self.weighted(logits, target, fov, progress)
+        terms = {name: value.detach() for name, (_, value) in weighted.items()}
+        return weighted_sum(weighted, logits), terms

@@ -12,7 +12,7 @@ from typing import Any
 
 from vesselflow.config.experiment import PARTS, SECTIONS, load_experiment
 from vesselflow.config.fingerprint import SECTION_CHANGES, experiment_identity
-from vesselflow.config.named import named_fields
+from vesselflow.config.named import named_fields, specs_fields
 from vesselflow.config.registry import Registry
 
 #: Sections whose parts stand in an identity under names of their own.
@@ -67,9 +67,7 @@ def _compared(
         old = old if isinstance(old, Mapping) else {}
         if section in _LISTS:
             for name, part in entry.items():
-                before = old.get(name)
-                before = before if isinstance(before, Mapping) else {}
-                yield from _part(section, before, part, registries[section])
+                yield from _part(section, _inside(old, name), part, registries[section])
         elif section in PARTS:
             yield from _part(section, old, entry, registries[section])
         else:
@@ -85,8 +83,17 @@ def _compared(
 def _part(
     section: str, then: Mapping[str, Any], now: Mapping[str, Any], registry: Registry
 ) -> Iterator[Mended]:
-    changes = registry.part(now["name"]).changes
-    yield from _mended(f"{section} {now['name']}", then, now, "version", changes)
+    part = registry.part(now["name"])
+    yield from _mended(f"{section} {part.name}", then, now, "version", part.changes)
+    for field, held in specs_fields(part.arguments):
+        for name, entry in now[field].items():
+            before, changes = _inside(_inside(then, field), name), held.home.part(name).changes
+            yield from _mended(f"{section}.{field} {name}", before, entry, "version", changes)
+
+
+def _inside(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    inner = entry.get(key)
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def _mended(
