@@ -96,6 +96,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("loss", {"name": "focal_tversky"}, "581eb1aa9ecb861222e2"),
     ("loss", {"name": "mcc"}, "11bfdaff40916caff438"),
     ("loss", {"name": "lovasz"}, "a3589deec1d583c2efad"),
+    ("loss", {"name": "cldice"}, "c463c5caee12e8fcabf1"),
+    ("loss", {"name": "boundary"}, "78110b320604275ebe23"),
+    ("loss", {"name": "skeleton_recall"}, "566941cc8c2efd5a99a4"),
     (
         "loss",
         {

@@ -8,6 +8,8 @@ torch inside its functions, because this one may not import it at all.
 """
 
 from vesselflow.losses.bce import BceArguments
+from vesselflow.losses.boundary import BoundaryArguments
+from vesselflow.losses.cldice import CldiceArguments
 from vesselflow.losses.combined import CombinedArguments
 from vesselflow.losses.compose import ComposeArguments
 from vesselflow.losses.dice import DiceArguments
@@ -20,6 +22,7 @@ from vesselflow.losses.lovasz import LovaszArguments
 from vesselflow.losses.mcc import MccArguments
 from vesselflow.losses.mse import MseArguments
 from vesselflow.losses.registry import LOSSES
+from vesselflow.losses.skeleton_recall import SkeletonRecallArguments
 from vesselflow.losses.tversky import TverskyArguments
 
 __all__ = ["LOSSES"]
@@ -41,3 +44,10 @@ LOSSES.add(
 LOSSES.add("mcc", target="vesselflow.losses.mcc:Mcc", arguments=MccArguments)
 LOSSES.add("lovasz", target="vesselflow.losses.lovasz:Lovasz", arguments=LovaszArguments)
 LOSSES.add("compose", target="vesselflow.losses.compose:Compose", arguments=ComposeArguments)
+LOSSES.add("cldice", target="vesselflow.losses.cldice:Cldice", arguments=CldiceArguments)
+LOSSES.add("boundary", target="vesselflow.losses.boundary:Boundary", arguments=BoundaryArguments)
+LOSSES.add(
+    "skeleton_recall",
+    target="vesselflow.losses.skeleton_recall:SkeletonRecall",
+    arguments=SkeletonRecallArguments,
+)

@@ -55,6 +55,11 @@ class Loss:
 
     name: ClassVar[str]
     function: ClassVar[Callable[..., Tensor]]
+    #: Neighbours of a pixel matter: it takes images and volumes, not pixels in any order, and on
+    #: an empty or full target it may push single pixels the wrong way.
+    spatial: ClassVar[bool] = False
+    #: An empty target draws every pixel down. False for losses of recall, which say nothing there.
+    teaches_absence: ClassVar[bool] = True
 
     def __init__(self, **arguments: Any) -> None:
         self._arguments = arguments
@@ -64,11 +69,11 @@ class Loss:
         return f"{type(self).__name__}({values})"
 
     def scalars(self, progress: float) -> dict[str, float]:
-        """The scalars at `progress` in [0, 1], schedules resolved; words (``image``) left out."""
+        """The scalars at `progress` in [0, 1], schedules resolved; no words, no whole numbers."""
         return {
             key: resolve(value, progress)
             for key, value in self._arguments.items()
-            if isinstance(value, (int, float, ScalarSchedule))
+            if isinstance(value, (float, ScalarSchedule))
         }
 
     def weighted(
