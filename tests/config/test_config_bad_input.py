@@ -30,7 +30,7 @@ IN_FILE = {
         "train: {epoch: 3}",
         "space.yaml: train.epoch: unknown key 'epoch'; allowed: epochs, steps_per_epoch, "
         "micro_batch_size, micro_batches_per_step, amp, channels_last, clip_norm, ema, "
-        "checkpoint_every_s, nan_tolerance; did you mean 'epochs'?",
+        "checkpoint_every_s, nan_tolerance, log_gradient_shares; did you mean 'epochs'?",
     ),
     "unknown-shuffle": (
         "data: {train: a, shuffle: {name: windw, samples: 3}}",
@@ -141,7 +141,7 @@ IN_FILE = {
         "space.yaml: grid.size: unknown key 'train.epoch'; allowed: train.epochs, "
         "train.steps_per_epoch, train.micro_batch_size, train.micro_batches_per_step, train.amp, "
         "train.channels_last, train.clip_norm, train.ema, train.checkpoint_every_s, "
-        "train.nan_tolerance; did you mean 'train.epochs'?",
+        "train.nan_tolerance, train.log_gradient_shares; did you mean 'train.epochs'?",
     ),
     "bad-value-in-a-setting": (
         "grid: {size: {settings: [{label: x, set: {train.epochs: 0}}]}}",
@@ -436,8 +436,8 @@ SETS = {
     "train.epoch=1": (
         "--set: unknown key 'train.epoch'; allowed: train.epochs, train.steps_per_epoch, "
         "train.micro_batch_size, train.micro_batches_per_step, train.amp, train.channels_last, "
-        "train.clip_norm, train.ema, train.checkpoint_every_s, train.nan_tolerance; "
-        "did you mean 'train.epochs'?"
+        "train.clip_norm, train.ema, train.checkpoint_every_s, train.nan_tolerance, "
+        "train.log_gradient_shares; did you mean 'train.epochs'?"
     ),
     "beta=1": f"--set: unknown key 'beta'; allowed: {TOP}, size; did you mean 'loss.beta'?",
     "loss.beta=1.3": (

@@ -53,6 +53,7 @@ OTHER = {
     "train.ema": 0.9,
     "train.checkpoint_every_s": 5.0,
     "train.nan_tolerance": 0,
+    "train.log_gradient_shares": 10,
     "score.epochs": "all",
     "score.threshold": "half",
     "score.threshold_metric": "iou",

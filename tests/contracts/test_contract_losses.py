@@ -293,6 +293,18 @@ def test_the_total_is_the_sum_of_what_the_terms_weigh(loss: Loss) -> None:
     assert total.item() == pytest.approx(summed, abs=1e-6)
 
 
+def test_shares_of_the_gradient_add_up_and_touch_nothing(loss: Loss) -> None:
+    logits, target, fov = loss_example()
+    logits.requires_grad_()
+    shares = loss.gradient_shares(logits, target, fov, progress=0.5)
+    assert set(shares) == set(loss(logits, target, fov)[1])
+    assert sum(share.item() for share in shares.values()) == pytest.approx(1.0, abs=1e-6)
+    assert all(0 <= share <= 1 and not share.requires_grad for share in shares.values())
+    assert logits.grad is None
+    with torch.no_grad():
+        assert loss.gradient_shares(logits.bfloat16(), target, fov, progress=0.5)
+
+
 def test_misfitting_shapes_are_refused(loss: Loss) -> None:
     logits, target, fov = loss_example()
     with pytest.raises(ShapeError, match="logits"):

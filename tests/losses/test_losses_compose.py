@@ -115,6 +115,21 @@ def test_no_weight_at_all_is_zero_with_a_gradient_of_zero() -> None:
     assert set(terms) == {"bce", "dice"}
 
 
+def test_shares_of_the_gradient_are_those_of_the_weighted_terms() -> None:
+    logits, target, fov = batch()
+    weights = {"bce": 3.0, "dice": 0.5, "mse": 0.0}
+    loss = composed(**{name: {"weight": weight} for name, weight in weights.items()})
+    norms = {}
+    for name, weight in weights.items():
+        x = logits.clone().requires_grad_()
+        (weight * LOSSES.build({"name": name})(x, target, fov)[0]).backward()
+        norms[name] = float(x.grad.norm())
+    for name, share in loss.gradient_shares(logits, target, fov, progress=0.0).items():
+        assert share.item() == pytest.approx(norms[name] / sum(norms.values()), abs=1e-6)
+    nothing = composed(bce={"weight": RAMP}).gradient_shares(logits, target, fov, progress=0.0)
+    assert math.isnan(nothing["bce"])
+
+
 # ---- what is taken ------------------------------------------------------------------------------
 
 NAMES = ", ".join(name for name in LOSSES.names() if name != "compose")

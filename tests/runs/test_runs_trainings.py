@@ -32,6 +32,7 @@ grid: {{{grid}}}
         ("stores.b.scale: [1, 2]", 4),
         ("stores.a.scale: [1, 2]", 8),
         ("train.checkpoint_every_s: [60, 600]", 4),
+        ("train.log_gradient_shares: [null, 10]", 4),
     ],
 )
 def test_points_that_only_score_otherwise_share_their_trainings(

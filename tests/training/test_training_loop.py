@@ -13,6 +13,7 @@ import training_cases as cases
 from torch import nn
 
 import vesselflow.training.step as step_module
+from vesselflow.losses.loss import Loss
 from vesselflow.training import packing
 from vesselflow.training.loop import Diverged, Hooks, load_weights
 from vesselflow.training.step import BatchStatistics
@@ -117,6 +118,36 @@ def test_volumes_have_the_same_bits_on_any_number_of_workers(kind, size, groups_
         path = groups_folder / f"{kind}-{size}-{rank}.pickle"
         trace: cases.Trace = pickle.loads(path.read_bytes())
         assert cases.differences(solo.model, trace.model) == []
+
+
+def test_shares_of_the_gradient_are_logged_and_change_no_bit(groups_folder: Path, monkeypatch):
+    asked, of_loss = [], Loss.gradient_shares
+
+    def noted(self, *images, progress):
+        asked.append(progress)
+        return of_loss(self, *images, progress=progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loss, "gradient_shares", noted)
+        logged = cases.run_tiny(cases.SHARES)
+    # Of eight steps of three micro-batches.
+    assert asked == [step / 7 for step in (0, 3, 6) for _ in range(3)]
+    settings = cases.SHARES.train.model_dump() | {"log_gradient_shares": None}
+    plain = cases.run_tiny(cases.tiny_experiment(loss=cases.SHARES.loss, train=settings))
+    assert cases.differences(plain.model, logged.model) == []
+    names = {"train/share/bce", "train/share/lovasz"}
+    for (_, _, without), (epoch, _, values) in zip(plain.curve, logged.curve, strict=True):
+        assert values.keys() - without.keys() == names
+        assert {name: values[name] for name in without} == without
+        assert sum(values[name] for name in names) == pytest.approx(1.0, abs=1e-6)
+        # The weight begins at 0.
+        assert (values["train/share/lovasz"] < 0.5) == (epoch == 1)
+        assert values["train/loss.terms.lovasz.weight"] > 0
+        assert values["train/term/lovasz"] > 0
+    # On more workers it is the same.
+    shared = pickle.loads((groups_folder / "shares-2-0.pickle").read_bytes())
+    solo = cases.run_tiny(cases.SHARES, spoilt=cases.SPOILT)
+    assert cases.differences(solo.curve, shared.curve) == []
 
 
 def test_records_without_a_fov_train_to_the_same_bits(monkeypatch):

@@ -313,11 +313,20 @@ HARD = tiny_experiment(
     loss={"name": "dice"},
     train={"epochs": 3, "steps_per_epoch": 3, "micro_batches_per_step": 3},
 )
+#: Two terms that are composed, and their shares of the gradient in every third step.
+SHARES = tiny_experiment(
+    loss={
+        "name": "compose",
+        "terms": {"bce": {}, "lovasz": {"weight": {"schedule": "linear", "from": 0, "to": 2}}},
+    },
+    train={"steps_per_epoch": 4, "micro_batches_per_step": 3, "log_gradient_shares": 3},
+)
 GROUPS = {
     "images": (SHARED, (2, 3, 4)),
     "volumes": (VOLUMES, (2, 3)),
     "points": (POINTS, (3,)),
     "hard": (HARD, (3,)),
+    "shares": (SHARES, (2,)),
 }
 
 

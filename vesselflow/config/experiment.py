@@ -234,6 +234,11 @@ class Train(Section):
     nan_tolerance: int = Field(
         5, ge=0, description="Bad steps in a row that are skipped before the run fails"
     )
+    log_gradient_shares: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Every how many steps to log the share of each term of the loss in the norm of "
+        "the gradient (with respect to the logits, not the weights); null never does",
+    )
 
 
 class Every(Section):

@@ -83,6 +83,38 @@ class Loss:
         values = {**self._arguments, **self.scalars(progress)}
         return {self.name: (1.0, type(self).function(logits, target, fov, **values))}
 
+    def gradient_shares(
+        self, logits: Tensor, target: Tensor, fov: Tensor | None, *, progress: float
+    ) -> dict[str, Tensor]:
+        """The share of each term in the norm of the gradient, |g_i| / (|g_1| + |g_2| + ...).
+
+        g_i is the gradient of term i times its weight, with respect to the logits. That is cheap,
+        as no network is passed through, and not the share in the gradient of the weights. Terms
+        that pull against each other have shares all the same: they add up to 1. 0 for a term
+        without a weight, NaN for all where no term has a gradient. Nothing of a training is
+        touched: the loss is evaluated once more, on a copy.
+
+        Args:
+            logits: As `__call__` takes them, and so the others.
+            target: Likewise.
+            fov: Likewise.
+            progress: Likewise.
+
+        Returns:
+            Term -> scalar in [0, 1].
+        """
+        import torch
+
+        with torch.enable_grad():
+            x = logits.detach().float().requires_grad_()
+            weighted = self.weighted(x, target, fov, progress)
+            norms = {name: x.new_zeros(()) for name in weighted}
+            for name, part in weighted_parts(weighted).items():
+                (gradient,) = torch.autograd.grad(part, x, retain_graph=True)
+                norms[name] = torch.linalg.vector_norm(gradient)
+        total = torch.stack(list(norms.values())).sum()
+        return {name: norm / total for name, norm in norms.items()}
+
     def __call__(
         self,
         logits: Tensor,

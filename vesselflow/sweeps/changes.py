@@ -26,7 +26,7 @@ from vesselflow.tasks import TASKS
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
     *("name", "question", "description", "hypotheses", "resources", "estimate", "prices"),
-    "train.checkpoint_every_s",
+    *("train.checkpoint_every_s", "train.log_gradient_shares"),
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.
 GROWING = ("seeds", "folds", "data.ood")

@@ -350,6 +350,10 @@ class Stepper:
             objective = objective + self._auxiliary_weight * extra
         objective.backward()
         named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}}
+        every = self._experiment.train.log_gradient_shares
+        if every is not None and step % every == 0:
+            shares = self._loss.gradient_shares(main, target, fov_out, progress=progress)
+            named |= {f"share/{name}": value for name, value in shares.items()}
         self._terms = list(named)
         values = list(named.values())
         if self._of_samples:
