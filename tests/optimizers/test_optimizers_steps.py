@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vesselflow.config.registry import Registry
 from vesselflow.errors import UserError
@@ -83,7 +87,10 @@ KINDS = {
     "adamw": (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
     "adam": (torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1}),
     "sgd": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),
+    "radam": (torch.optim.RAdam, {"lr": 0.01, "weight_decay": 0.1}),
 }
+#: What torch's own class needs beside them.
+OTHERS: dict[str, dict[str, bool]] = {"radam": {"decoupled_weight_decay": True}}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -93,8 +100,8 @@ def test_the_bits_are_those_of_torch(name: str) -> None:
     start = torch.randn(50, generator=draws)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     one = OPTIMIZERS.build({"name": name, **arguments}, parameters=[ours])
-    other = kind([theirs], **arguments, foreach=False)
-    for step in range(6):
+    other = kind([theirs], **arguments, **OTHERS.get(name, {}), foreach=False)
+    for step in range(9):  # radam is rectified from the sixth on
         gradient = torch.randn(50, generator=draws)
         for optimizer, weight in ((one, ours), (other, theirs)):
             optimizer.zero_grad()
@@ -112,8 +119,72 @@ def test_the_bits_are_those_of_torch(name: str) -> None:
     assert ours.requires_grad
 
 
+def radam_by_hand(
+    gradients: np.ndarray, lr: float, decay: float, beta1: float, beta2: float
+) -> Any:
+    """Weights from 0 in float64; Liu et al. 2020, algorithm 2."""
+    w = m = v = np.zeros_like(gradients[0])
+    longest = 2 / (1 - beta2) - 1
+    for t, g in enumerate(gradients, start=1):
+        w = w * (1 - lr * decay)
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        length = longest - 2 * t * beta2**t / (1 - beta2**t)
+        step = m / (1 - beta1**t)
+        if length > 5:
+            r = (length - 4) * (length - 2) * longest
+            r = math.sqrt(r / ((longest - 4) * (longest - 2) * length))
+            step = r * step / (np.sqrt(v / (1 - beta2**t)) + 1e-8)
+        w = w - lr * step
+    return w
+
+
+def lion_by_hand(gradients: np.ndarray, lr: float, decay: float, beta1: float, beta2: float) -> Any:
+    """The same; Chen et al. 2023, algorithm 2."""
+    w = m = np.zeros_like(gradients[0])
+    for g in gradients:
+        w = w - lr * (np.sign(beta1 * m + (1 - beta1) * g) + decay * w)
+        m = beta2 * m + (1 - beta2) * g
+    return w
+
+
+BY_HAND = {"radam": radam_by_hand, "lion": lion_by_hand}
+
+
+@given(
+    name=st.sampled_from(sorted(BY_HAND)),
+    seed=st.integers(0, 999),
+    steps=st.integers(1, 12),
+    lr=st.floats(1e-4, 0.1),
+    decay=st.floats(0, 1),
+    betas=st.tuples(st.floats(0, 0.95), st.floats(0, 0.999)),
+)
+def test_the_steps_of_the_papers(
+    name: str, seed: int, steps: int, lr: float, decay: float, betas: tuple[float, float]
+) -> None:
+    gradients = np.random.default_rng(seed).normal(size=(steps, 4))
+    gradients[:, 0] = 0.0  # one without a direction
+    weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    arguments = {"lr": lr, "weight_decay": decay, "beta1": betas[0], "beta2": betas[1]}
+    optimizer = OPTIMIZERS.build({"name": name, **arguments}, parameters=[weight])
+    for gradient in gradients:
+        weight.grad = torch.from_numpy(gradient)
+        optimizer.step()
+    expected = BY_HAND[name](gradients, lr, decay, *betas)
+    np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_all_weights_move_as_far_with_lion() -> None:
+    weight = torch.nn.Parameter(torch.zeros(3))
+    still = torch.nn.Parameter(torch.ones(2))
+    optimizer = OPTIMIZERS.build({"name": "lion", "lr": 0.5}, parameters=[weight, still])
+    weight.grad = torch.tensor([1e-12, -1e6, 0.0])
+    optimizer.step()
+    assert weight.tolist() == [-0.5, 0.5, 0.0]
+    assert still.tolist() == [1.0, 1.0]  # it had no gradient
+
+
 def test_a_step_does_not_import_the_compiler() -> None:
-    names = ", ".join(f"{name!r}" for name in KINDS)
+    names = ", ".join(f"{name!r}" for name in OPTIMIZERS.names())
     code = f"""
 import sys, torch
 from vesselflow.optimizers import OPTIMIZERS
