@@ -222,7 +222,9 @@ def _optimizer(name: str, arguments: Mapping[str, Any]) -> list[float]:
 
 def _schedule(name: str, arguments: Mapping[str, Any]) -> list[float]:
     factor = LEARNING_RATES.build({"name": name, **arguments})
-    return [factor(step, 20) for step in (0, 1, 5, 10, 14, 15, 19)]
+    # Epochs of two steps, whose loss stands still from the second on.
+    losses = [1.0] + [0.5] * 9
+    return [factor(step, 20, losses[: step // 2]) for step in (0, 1, 5, 10, 14, 15, 19)]
 
 
 #: Intensities inside the fov of `test_golden_by_hand` (tests/stores): 0, 51, 102, 255 of 255.

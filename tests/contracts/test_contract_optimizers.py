@@ -12,6 +12,7 @@ from vesselflow.errors import UserError
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.arguments import OptimizerArguments
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
+from vesselflow.optimizers.learning_rates.warmed import WarmedArguments
 
 torch.set_num_threads(1)
 
@@ -91,6 +92,20 @@ def test_it_goes_on_from_its_state_to_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNING_RATES.names())
+def test_a_schedule_is_a_pure_function_of_step_steps_and_losses(name: str) -> None:
+    losses = [0.5] * 8
+    once, again = (LEARNING_RATES.build({"name": name}) for _ in range(2))
+    forward = [once(number, 50, losses[: number // 5]) for number in range(50)]
+    back = [again(number, 50, losses[: number // 5]) for number in reversed(range(50))]
+    assert forward == back[::-1]
+    assert all(0 < factor <= 1 for factor in forward)
+    assert [once(number, 50) for number in range(5)] == forward[:5]  # no epoch was over yet
+    assert max(forward) > 0.9
+
+
+@pytest.mark.parametrize(
+    "name", [part.name for part in LEARNING_RATES if issubclass(part.arguments, WarmedArguments)]
+)
 def test_a_schedule_begins_at_the_top_after_its_warm_up(name: str) -> None:
     factor = LEARNING_RATES.build({"name": name, "warmup": 0.2})
     rise = [factor(number, 100) for number in range(21)]

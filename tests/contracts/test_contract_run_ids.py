@@ -163,6 +163,17 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("schedule", {"name": "cosine", "warmup": 0.5}, "000c909b534710571e3f"),
     ("schedule", {"name": "cyclic"}, "40d91c366b5b5c493635"),
     ("schedule", {"name": "cyclic", "cycles": 3, "floor": 0.01}, "40e6778387daa24df34c"),
+    ("schedule", {"name": "linear"}, "223082d90dd710814262"),
+    ("schedule", {"name": "polynomial", "power": 0.5, "floor": 0.01}, "1f10dfc03e756ce5c8a6"),
+    ("schedule", {"name": "step"}, "be884117f769a0dc0c6e"),
+    (
+        "schedule",
+        {"name": "step", "every": None, "milestones": [0.5, 0.75]},
+        "26a4b108e8dd76422e6b",
+    ),
+    ("schedule", {"name": "one_cycle", "peak": 0.2}, "0465576662bc8fcc327b"),
+    ("schedule", {"name": "triangular", "minimum": 0.2, "maximum": 0.9}, "4dd3b26c0a3c319ef5c6"),
+    ("schedule", {"name": "plateau", "patience": 2}, "1648497abf81e6d200da"),
     ("train", {"epochs": 20, "ema": 0.99, "clip_norm": 1}, "7ad03330c0332c38374b"),
     ("data", {"working_size_px": 256, "patch": 64, "stride": 32}, "ff9656520c63adb5b814"),
 ]

@@ -53,6 +53,34 @@ def test_training_changes_every_weight(undisturbed):
     assert undisturbed.curve[0][2]["train/loss"] > undisturbed.curve[1][2]["train/loss"]
 
 
+PLATEAU = cases.tiny_experiment(
+    schedule={"name": "plateau", "patience": 1, "threshold": 9.0, "warmup": 0.0},
+    train={"epochs": 4, "steps_per_epoch": 2},
+)
+
+
+@pytest.mark.parametrize("steps", [4, 5])
+def test_a_plateau_goes_on_from_the_losses_of_a_checkpoint(steps: int) -> None:
+    # Only the first epoch is better, by so high a threshold: the rate falls after each other one.
+    whole = cases.run_tiny(PLATEAU)
+    rates = [values["train/lr"] for _, _, values in whole.curve]
+    assert rates == pytest.approx([0.01, 0.01, 0.005, 0.0025])
+    assert whole.last["losses"] == [values["train/loss"] for _, _, values in whole.curve]
+    before = cases.run_tiny(PLATEAU, stop_after=steps)
+    after = cases.run_tiny(PLATEAU, resume=before.checkpoints[steps])
+    assert cases.differences(after.last, whole.last) == []
+    assert cases.differences(before.curve + after.curve, whole.curve) == []
+
+
+def test_a_checkpoint_from_before_losses_were_kept_is_read() -> None:
+    before = cases.run_tiny(cases.tiny_experiment(), stop_after=7)
+    old = before.last
+    del old["losses"]
+    after = cases.run_tiny(cases.tiny_experiment(), resume=packing.dump(old))
+    assert after.outcome.finished
+    assert len(after.last["losses"]) == 1
+
+
 def test_scored_weights_are_the_average(undisturbed):
     kept = load_weights(undisturbed.weights[2])
     assert cases.differences(kept, undisturbed.last["ema"]["average"]) == []

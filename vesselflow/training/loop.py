@@ -228,6 +228,7 @@ def train(
         per_sample=memory is not None,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
+    losses: list[float] = []  # the mean of each epoch that is done
     # Of an epoch whose steps are done: its training means, until its curve is written.
     pending: dict[str, float] | None = None
     if resume is not None:
@@ -241,6 +242,7 @@ def train(
         step, skipped, in_a_row = state["step"], state["skipped"], state["in_a_row"]
         means = _EpochMeans(state["means"], state["means_counts"])
         pending = state["pending"]
+        losses = list(state.get("losses", ()))  # there were none before schedules looked at them
         if memory is not None:
             memory.load({name: values.numpy() for name, values in state["memory"].items()})
 
@@ -256,6 +258,7 @@ def train(
             "means": means.sums,
             "means_counts": means.counts,
             "pending": pending,
+            "losses": losses,
         }
         if memory is not None:
             learnt = memory.state().items()
@@ -304,7 +307,7 @@ def train(
     with saving:
         while step < steps:
             progress = step / max(1, steps - 1)
-            lr = experiment.optimizer["lr"] * schedule(step, steps)
+            lr = experiment.optimizer["lr"] * schedule(step, steps, losses)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = lr
             began, writing = hooks.clock(), saving.busy
@@ -339,6 +342,7 @@ def train(
                 hooks.progress((step - 1) // per_epoch + 1, step)
             if ends_epoch:
                 pending = {f"train/{name}": value for name, value in means.means().items()}
+                losses.append(pending["train/loss"])
                 means = _EpochMeans()
                 if memory is not None:
                     memory.end_epoch()

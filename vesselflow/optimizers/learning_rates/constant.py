@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vesselflow.optimizers.learning_rates.warmed import Warmed, WarmedArguments
@@ -15,6 +16,6 @@ class ConstantArguments(WarmedArguments):
 class Constant(Warmed):
     """The whole learning rate after the warm-up."""
 
-    def shape(self, step: int, steps: int) -> float:
+    def shape(self, step: int, steps: int, losses: Sequence[float]) -> float:
         """1."""
         return 1.0

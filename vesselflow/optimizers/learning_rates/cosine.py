@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,6 @@ class Cosine(Warmed):
 
     floor: float
 
-    def shape(self, step: int, steps: int) -> float:
+    def shape(self, step: int, steps: int, losses: Sequence[float]) -> float:
         """See `cosine`."""
         return cosine(step, steps, self.floor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -26,7 +27,7 @@ class Cyclic(Warmed):
     floor: float
     cycles: int
 
-    def shape(self, step: int, steps: int) -> float:
+    def shape(self, step: int, steps: int, losses: Sequence[float]) -> float:
         """The cosine of the cycle that the step stands in."""
         # In whole numbers: in floats a restart may come out as the end of the cycle before it.
         cycle = step * self.cycles // steps
