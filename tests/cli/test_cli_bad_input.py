@@ -632,6 +632,21 @@ def test_an_encoder_of_timm_is_tried_on_its_sizes(here: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("train.freeze=[enocder]", "the model has no parameter below 'enocder'; allowed: "),
+        ("train.encoder_lr_factor=0.1", "the encoder of the model is none: it has first, second; "),
+    ],
+)
+def test_parameters_that_no_model_has_are_missed_before_the_first_run(
+    here: Path, key: str, said: str
+) -> None:
+    before = "looking for parameters in models (this loads torch)\n"
+    line = refused(here, "sweep", "space.yaml", "--dry-run", "--set", key, said_before=before)
+    assert line.startswith(f"space.yaml: {key.split('=')[0]}: {said}")
+
+
 PRETRAINED = ("--set", "model={name: unet, encoder: resnet18, weights: imagenet}")
 
 

@@ -175,6 +175,10 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("schedule", {"name": "triangular", "minimum": 0.2, "maximum": 0.9}, "4dd3b26c0a3c319ef5c6"),
     ("schedule", {"name": "plateau", "patience": 2}, "1648497abf81e6d200da"),
     ("train", {"epochs": 20, "ema": 0.99, "clip_norm": 1}, "7ad03330c0332c38374b"),
+    ("train", {"swa": {}}, "c945bea384184586aa3f"),
+    ("train", {"swa": {"start": 0.5}}, "f37cfaf20fdd95a1a627"),
+    ("train", {"freeze": ["first"]}, "ea394bed828424532ffd"),
+    ("train", {"encoder_lr_factor": 0.1, "no_decay_on_norms": True}, "30de114524328abc6a6b"),
     ("data", {"working_size_px": 256, "patch": 64, "stride": 32}, "ff9656520c63adb5b814"),
 ]
 

@@ -13,6 +13,7 @@ import training_cases as cases
 from torch import nn
 
 import vesselflow.training.step as step_module
+from vesselflow.config.experiment import Swa
 from vesselflow.losses.loss import Loss
 from vesselflow.training import packing
 from vesselflow.training.loop import Diverged, Hooks, load_weights
@@ -79,6 +80,48 @@ def test_a_checkpoint_from_before_losses_were_kept_is_read() -> None:
     after = cases.run_tiny(cases.tiny_experiment(), resume=packing.dump(old))
     assert after.outcome.finished
     assert len(after.last["losses"]) == 1
+
+
+SWA = cases.tiny_experiment(
+    train={"epochs": 4, "steps_per_epoch": 2, "ema": None, "swa": {"start": 0.5}},
+    score={"epochs": "all"},
+)
+
+
+def test_the_mean_of_the_last_epochs_is_what_is_scored() -> None:
+    plain = cases.run_tiny(
+        cases.tiny_experiment(
+            train={"epochs": 4, "steps_per_epoch": 2, "ema": None}, score={"epochs": "all"}
+        )
+    )
+    own = {epoch: load_weights(payload) for epoch, payload in plain.weights.items()}
+    trace = cases.run_tiny(SWA)
+    assert cases.differences(trace.model, plain.model) == []  # the training knows nothing of it
+    kept = {epoch: load_weights(payload) for epoch, payload in trace.weights.items()}
+    assert cases.differences(kept[1], own[1]) == []  # before the mean begins
+    for epoch in (2, 3, 4):
+        for name, value in kept[epoch].items():
+            every = torch.stack([own[number][name] for number in range(2, epoch + 1)]).double()
+            mean = every.mean(0) if value.is_floating_point() else every[-1]
+            torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(kept[4]["first.head.weight"], own[4]["first.head.weight"])
+
+
+@pytest.mark.parametrize("steps", [3, 4, 7])
+def test_a_mean_of_weights_goes_on_from_a_checkpoint(steps: int) -> None:
+    whole = cases.run_tiny(SWA)
+    before = cases.run_tiny(SWA, stop_after=steps)
+    after = cases.run_tiny(SWA, resume=before.checkpoints[steps])
+    assert cases.differences(after.last, whole.last) == []
+    assert whole.weights == before.weights | after.weights
+
+
+@pytest.mark.parametrize(
+    ("start", "epochs", "first"),
+    [(0.75, 8, 6), (0.75, 10, 8), (0.7, 10, 7), (0.0, 3, 1), (0.99, 2, 2), (0.75, 1, 1)],
+)
+def test_the_first_epoch_of_the_mean(start: float, epochs: int, first: int) -> None:
+    assert Swa(start=start).first(epochs) == first
 
 
 def test_scored_weights_are_the_average(undisturbed):
@@ -176,6 +219,18 @@ def test_shares_of_the_gradient_are_logged_and_change_no_bit(groups_folder: Path
     shared = pickle.loads((groups_folder / "shares-2-0.pickle").read_bytes())
     solo = cases.run_tiny(cases.SHARES, spoilt=cases.SPOILT)
     assert cases.differences(solo.curve, shared.curve) == []
+
+
+def test_options_of_a_training_have_the_same_bits_on_any_number_of_workers(groups_folder: Path):
+    solo = cases.run_tiny(cases.OPTIONS)
+    rates = [values["train/lr"] for _, _, values in solo.curve]
+    assert rates[2] < rates[1]  # the plateau was one
+    traces = [
+        pickle.loads((groups_folder / f"options-3-{rank}.pickle").read_bytes()) for rank in range(3)
+    ]
+    assert cases.differences([trace.model for trace in traces], [solo.model] * 3) == []
+    assert cases.differences(traces[0].last, solo.last) == []
+    assert traces[0].weights == solo.weights
 
 
 def test_records_without_a_fov_train_to_the_same_bits(monkeypatch):

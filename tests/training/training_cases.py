@@ -321,12 +321,32 @@ SHARES = tiny_experiment(
     },
     train={"steps_per_epoch": 4, "micro_batches_per_step": 3, "log_gradient_shares": 3},
 )
+#: What else a training may be told: its state is in checkpoints, and equal for all workers.
+OPTIONS = tiny_experiment(
+    data={"working_size_px": None},
+    augment={"hflip": {}},
+    model={"name": "fpn3d", "filters": [4, 8], "pyramid_channels": 4, "norm": "batch"},
+    optimizer={"name": "lion", "lr": 0.003},
+    schedule={"name": "plateau", "patience": 1, "threshold": 9.0},
+    train={
+        "epochs": 3,
+        "steps_per_epoch": 2,
+        "micro_batches_per_step": 3,
+        "ema": None,
+        "swa": {"start": 0.5},
+        "freeze": ["encoder.0"],
+        "encoder_lr_factor": 0.5,
+        "no_decay_on_norms": True,
+    },
+    score={"epochs": "all"},
+)
 GROUPS = {
     "images": (SHARED, (2, 3, 4)),
     "volumes": (VOLUMES, (2, 3)),
     "points": (POINTS, (3,)),
     "hard": (HARD, (3,)),
     "shares": (SHARES, (2,)),
+    "options": (OPTIONS, (3,)),
 }
 
 

@@ -7,6 +7,7 @@ Validate with ``context={"registries": {"augment": ..., "model": ..., ...}}``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -204,6 +205,19 @@ class Normalise(Section):
     )
 
 
+class Swa(Section):
+    """Equal-weight mean of the weights after each of the last epochs."""
+
+    start: float = Field(
+        0.75, ge=0, lt=1, description="Share of the training from which on its weights count"
+    )
+
+    def first(self, epochs: int) -> int:
+        """The first epoch whose weights count, of `epochs`; from 1."""
+        # 0.7 * 10 is a little more than 7 in floats of 64 bits.
+        return max(1, math.ceil(self.start * epochs - 1e-9))
+
+
 class Train(Section):
     """The training loop."""
 
@@ -224,6 +238,23 @@ class Train(Section):
     )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Decay of averaged weights, which are then scored; null has none"
+    )
+    swa: Swa | None = Field(
+        None,
+        description="Equal-weight mean of the weights after each epoch from a share of the "
+        "training on, {start: 0.75}, which is then scored; null has none",
+    )
+    freeze: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
+        (),
+        description="Modules or parameters that keep their first weights, by their names or what "
+        "these begin with, [encoder]; batch-norms among them keep their statistics",
+    )
+    encoder_lr_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Factor on the learning rate of the model's encoder; null treats all alike",
+    )
+    no_decay_on_norms: bool = Field(
+        False, description="Weight decay leaves out biases and the weights of norms"
     )
     checkpoint_every_s: float = Field(
         600.0,
@@ -387,7 +418,7 @@ class Experiment(Section):
         """What no section can check by itself."""
         faults = Faults()
         if (info.context or {}).get("fit", True):
-            for check in (_fit_ood, _fit_pixels, _fit_patch, _fit_folds, _fit_scoring):
+            for check in _FIT:
                 with faults.gathered():
                     check(self)
         if faults:
@@ -509,6 +540,29 @@ def _fit_scoring(experiment: Experiment) -> None:
         )
     if len(set(epochs)) < len(epochs):
         raise UserError("an epoch is named twice", where="score.epochs", allowed="each epoch once")
+
+
+def _fit_averages(experiment: Experiment) -> None:
+    if experiment.train.ema is not None and experiment.train.swa is not None:
+        raise UserError(
+            "train.ema averages the weights already",
+            where="train.swa",
+            allowed="one of the two",
+            hint="set train.ema: null",
+        )
+
+
+def _fit_decay(experiment: Experiment) -> None:
+    if experiment.train.no_decay_on_norms and not experiment.optimizer.get("weight_decay"):
+        raise UserError(
+            f"the optimizer {experiment.optimizer['name']} has no weight decay here to leave out",
+            where="train.no_decay_on_norms",
+            allowed="false, or true with an optimizer.weight_decay above 0",
+        )
+
+
+#: What no section can check by itself.
+_FIT = (_fit_ood, _fit_pixels, _fit_patch, _fit_folds, _fit_scoring, _fit_averages, _fit_decay)
 
 
 def _registry(info: ValidationInfo, section: str) -> Registry:

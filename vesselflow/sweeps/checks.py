@@ -399,6 +399,34 @@ def check_models(
             )
 
 
+def check_parameters(
+    space: Space,
+    file: Path,
+    experiments: Sequence[Experiment],
+    stores: Mapping[str, StoreFacts],
+    notify: Callable[[str], None],
+) -> None:
+    """Find the parameters that some runs freeze, or train more slowly; imports torch for these."""
+    wanted = {
+        canonical_json([each.model, each.train.freeze, each.train.encoder_lr_factor]): each
+        for each in experiments
+        if each.train.freeze or each.train.encoder_lr_factor is not None
+    }
+    if not wanted:
+        return
+    notify("looking for parameters in models (this loads torch)")
+    from vesselflow.models.trial import build_meta
+    from vesselflow.training.parameters import freeze, parameter_groups
+
+    for each in wanted.values():
+        random = {"weights": None} if "weights" in each.model else {}
+        channels = _channels(stores[each.data.train]) or 3
+        with placed(space, file):
+            model = build_meta({**each.model, **random}, channels)
+            freeze(model, each.train.freeze)
+            parameter_groups(model, each.train)
+
+
 def check_weights(
     space: Space,
     file: Path,

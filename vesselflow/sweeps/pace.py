@@ -70,6 +70,7 @@ def kind_of(experiment: Experiment) -> str:
             "micro_batches_per_step": train.micro_batches_per_step,
             "precision": [train.amp, train.channels_last],
             "ema": train.ema is not None,
+            **({"freeze": list(train.freeze)} if train.freeze else {}),
             # The loss of each sample alone; other ways to draw cost nothing.
             **({"sampling": "hard"} if experiment.sampling["name"] == "hard" else {}),
             "tta": experiment.score.tta,

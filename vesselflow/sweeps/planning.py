@@ -163,6 +163,7 @@ def plan_sweep(
     )
     left = plan.open_points(fresh=fresh)
     checks.check_models(space, file, left, stores, notify)
+    checks.check_parameters(space, file, left, stores, notify)
     if here:
         checks.check_weights(space, file, left, weights or notify, fetch=start)
     return plan

@@ -22,14 +22,17 @@ from vesselflow.feed.order import key
 from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
 from vesselflow.models import strided
+from vesselflow.models.averages import Average
 from vesselflow.models.ema import Ema
 from vesselflow.models.needs import axes_of
+from vesselflow.models.swa import Swa
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.training import packing
 from vesselflow.training.group import Group, Solo, together
 from vesselflow.training.interval import NOTHING_SEEN, Due, Survival
+from vesselflow.training.parameters import freeze, parameter_groups, rate, training_mode
 from vesselflow.training.saving import Saver, Write
 from vesselflow.training.step import Stepper
 
@@ -209,10 +212,14 @@ def train(
     steps = settings.epochs * per_epoch
     scored = set(experiment.score.at(settings.epochs))
     model = build_model(experiment, channels, seed, task).to(device)
-    optimizer = OPTIMIZERS.build(experiment.optimizer, parameters=model.parameters())
+    freeze(model, settings.freeze)
+    optimizer = OPTIMIZERS.build(experiment.optimizer, parameters=parameter_groups(model, settings))
     schedule = LEARNING_RATES.build(experiment.schedule)
     loss = LOSSES.build(experiment.loss)
     ema = Ema(model, settings.ema) if settings.ema is not None else None
+    swa, first_averaged = None, 0
+    if settings.swa is not None:
+        swa, first_averaged = Swa(model), settings.swa.first(settings.epochs)
     augmenter = compose(experiment.augment) if experiment.augment else None
     stepper = Stepper(
         experiment,
@@ -239,6 +246,8 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         if ema is not None:
             ema.load_state_dict(state["ema"])
+        if swa is not None:
+            swa.load_state_dict(state["swa"])
         step, skipped, in_a_row = state["step"], state["skipped"], state["in_a_row"]
         means = _EpochMeans(state["means"], state["means_counts"])
         pending = state["pending"]
@@ -260,6 +269,8 @@ def train(
             "pending": pending,
             "losses": losses,
         }
+        if swa is not None:
+            state["swa"] = swa.state_dict(copy=False)
         if memory is not None:
             learnt = memory.state().items()
             state["memory"] = {name: torch.from_numpy(values) for name, values in learnt}
@@ -271,7 +282,9 @@ def train(
         assert pending is not None
         epoch, values = step // per_epoch, dict(pending)
         if epoch in scored:
-            with _evaluated(model, ema):
+            # There is no mean of the last epochs before the first of them.
+            average = swa if swa is not None and swa.updates else ema
+            with _evaluated(model, average, settings.freeze):
                 hooks.keep_weights(epoch, step, dump_weights(model))
                 values.update(hooks.score(model, epoch, step))
         hooks.epoch(epoch, step, values)
@@ -303,13 +316,13 @@ def train(
         pending = None
     due = Due(settings.checkpoint_every_s, survival, hooks.clock)
     tell_interval()
-    model.train()
+    training_mode(model, settings.freeze)
     with saving:
         while step < steps:
             progress = step / max(1, steps - 1)
             lr = experiment.optimizer["lr"] * schedule(step, steps, losses)
             for parameters in optimizer.param_groups:
-                parameters["lr"] = lr
+                parameters["lr"] = rate(parameters, lr)
             began, writing = hooks.clock(), saving.busy
             result = stepper.run(
                 step,
@@ -344,6 +357,8 @@ def train(
                 pending = {f"train/{name}": value for name, value in means.means().items()}
                 losses.append(pending["train/loss"])
                 means = _EpochMeans()
+                if swa is not None and step // per_epoch >= first_averaged:
+                    swa.update(model)
                 if memory is not None:
                     memory.end_epoch()
             if ends_epoch or result.save or result.stop:
@@ -363,11 +378,13 @@ def train(
 
 
 @contextmanager
-def _evaluated(model: nn.Module, ema: Ema | None) -> Iterator[None]:
+def _evaluated(
+    model: nn.Module, average: Average | None, frozen: tuple[str, ...]
+) -> Iterator[None]:
     """Put the model into evaluation mode, with the averaged weights where there are any."""
-    with ema.applied(model) if ema is not None else nullcontext():
+    with average.applied(model) if average is not None else nullcontext():
         model.eval()
         try:
             yield
         finally:
-            model.train()
+            training_mode(model, frozen)

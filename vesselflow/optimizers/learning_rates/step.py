@@ -79,6 +79,5 @@ class Stepped(Warmed):
     def _shares(self) -> Iterator[float]:
         if self.every is None:
             return iter(self.milestones)
-        # None at the end itself, whatever rounding makes of 5 * 0.2.
         shares = (number * self.every for number in itertools.count(1))
-        return itertools.takewhile(lambda share: share < 1 - 1e-9, shares)
+        return itertools.takewhile(lambda share: share < 1, shares)

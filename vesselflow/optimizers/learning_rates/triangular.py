@@ -52,6 +52,5 @@ class Triangular:
 
     def __call__(self, step: int, steps: int, losses: Sequence[float] = ()) -> float:
         """Factor on the learning rate, in (0, 1]; arguments as of `Warmed`."""
-        # In whole numbers: in floats a cycle may begin at the end of the one before.
-        share = step * self.cycles % steps / steps
+        share = step * self.cycles / steps % 1
         return self.minimum + (self.maximum - self.minimum) * (1 - abs(2 * share - 1))
