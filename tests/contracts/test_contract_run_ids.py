@@ -175,6 +175,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("schedule", {"name": "triangular", "minimum": 0.2, "maximum": 0.9}, "4dd3b26c0a3c319ef5c6"),
     ("schedule", {"name": "plateau", "patience": 2}, "1648497abf81e6d200da"),
     ("train", {"epochs": 20, "ema": 0.99, "clip_norm": 1}, "7ad03330c0332c38374b"),
+    ("train", {"log_health": True}, "040629cbdc9d087e7a44"),
     ("train", {"swa": {}}, "c945bea384184586aa3f"),
     ("train", {"swa": {"start": 0.5}}, "f37cfaf20fdd95a1a627"),
     ("train", {"freeze": ["first"]}, "ea394bed828424532ffd"),
@@ -226,7 +227,8 @@ def test_every_shipped_space_is_here() -> None:
 @pytest.mark.parametrize(("section", "values", "name"), CASES)
 def test_a_run_keeps_its_name(section: str, values: dict[str, Any], name: str) -> None:
     assert _name(section, values) == name
-    assert (name == DEFAULT) == (values in ({}, {"name": "combined"}, {"name": "wnet"}))
+    neutral = ({}, {"name": "combined"}, {"name": "wnet"}, {"log_health": True})
+    assert (name == DEFAULT) == (values in neutral)
 
 
 def test_a_run_of_exclusive_classes_keeps_its_name() -> None:

@@ -262,6 +262,11 @@ class Train(Section):
         description="Longest time without a checkpoint inside an epoch, in seconds; it is shorter "
         "(30 s at least) where failures are frequent and checkpoints cheap",
     )
+    log_health: bool = Field(
+        False,
+        description="Keep norms of gradients and updates of each top-level module in the curve "
+        "(health/...), and warn where they are 0 or too large; changes no result",
+    )
     nan_tolerance: int = Field(
         5, ge=0, description="Bad steps in a row that are skipped before the run fails"
     )

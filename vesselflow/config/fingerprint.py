@@ -57,6 +57,7 @@ RESULT_NEUTRAL = {
     "task.rigid": "the task stands in the run's identity",
     "train.checkpoint_every_s": "when a checkpoint is written changes no number",
     "train.log_gradient_shares": "what is logged beside a training changes no number of it",
+    "train.log_health": "what is looked at changes no number",
     "score.threshold": "part of the evaluation's name",
     "score.threshold_metric": "part of the evaluation's name",
     "score.tta": "part of the evaluation's name",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +32,7 @@ from vesselflow.sweeps.step_trace import (
     step_trace,
 )
 from vesselflow.training.group import lead, together
+from vesselflow.training.health import warnings
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
 from vesselflow.training.saving import Write
 
@@ -58,6 +60,7 @@ class TrainingJob:
         self._batches: StepClock | None = None
         self._notes: CostNotes | None = None
         self._trace: StepTrace | None = None
+        self._warned: set[str] = set()
 
     def run(self) -> bool:
         """Train to the end; False when it was stopped on request before.
@@ -96,6 +99,7 @@ class TrainingJob:
             rows = [{"epoch": epoch, "step": step, **values}]
             context.gate.keep(lambda: self._attempt().write_rows(step, rows))
             context.reports.epoch(epoch, step, values)
+            self._warn(epoch, values)
 
         def keep_weights(epoch: int, step: int, payload: bytes) -> None:
             with self._saving():
@@ -135,6 +139,16 @@ class TrainingJob:
             summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
             lead(context.group, lambda: self._finish(summary))
         return outcome.finished
+
+    def _warn(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Say what an epoch's gradients show, each thing once in an attempt."""
+        context, attempt = self.context, self._attempt()
+        for name, text in warnings(values):
+            if name not in self._warned:
+                self._warned.add(name)
+                line = f"epoch {epoch}: {text}"
+                context.gate.keep(functools.partial(attempt.log_once, line))
+                context.reports.message(f"{context.spec.label}: {line}")
 
     def _begin(self) -> tuple[bytes | None, int]:
         """Begin an attempt: the checkpoint that it resumes from, and its step (rank 0 alone)."""

@@ -348,13 +348,19 @@ def train(
                         "train.clip_norm"
                     )
             scalars = {f"loss.{name}": value for name, value in loss.scalars(progress).items()}
-            means.add({**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars})
+            means.add(
+                {**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars}
+                | result.health
+            )
             ends_epoch = step % per_epoch == 0
             tell_interval()
             if group.rank == 0:
                 hooks.progress((step - 1) // per_epoch + 1, step)
             if ends_epoch:
-                pending = {f"train/{name}": value for name, value in means.means().items()}
+                pending = {
+                    name if name.startswith("health/") else f"train/{name}": value
+                    for name, value in means.means().items()
+                }
                 losses.append(pending["train/loss"])
                 means = _EpochMeans()
                 if swa is not None and step // per_epoch >= first_averaged:

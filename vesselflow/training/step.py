@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from vesselflow.targets.keypoints import Keypoints, exact_device
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.tasks.task import build_task
 from vesselflow.training.group import Group, together
+from vesselflow.training.health import Health
 from vesselflow.training.reduction import TreeSum, node_spans
 
 
@@ -112,6 +113,7 @@ class StepResult:
         stop: Some worker asked to stop after this step.
         save: Some worker asked for a checkpoint after this step.
         sample_losses: float64 (micro-batches x samples,), in their order; None unless asked for.
+        health: Numbers of the gradient, by their names in a curve; empty unless asked for.
     """
 
     losses: dict[str, float]
@@ -120,6 +122,7 @@ class StepResult:
     stop: bool = False
     save: bool = False
     sample_losses: np.ndarray | None = None
+    health: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ class Stepper:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._sizes = [p.numel() for p in self._parameters]
         self._statistics = BatchStatistics(model)
+        self._health = Health(model) if experiment.train.log_health else None
         self._generator = torch.Generator()
         self._auxiliary_weight = float(getattr(model, "auxiliary_weight", 0.0))
         self._terms: list[str] = []
@@ -303,13 +307,17 @@ class Stepper:
         gradient = gradient / count
         norm = float(torch.linalg.vector_norm(gradient))
         applied = bool(np.isfinite(norm))
+        health = self._health
         if applied:
+            if health is not None:
+                health.begin()
             self._apply(gradient, norm)
+        seen_health = {} if health is None else health.values(gradient)
         table = np.stack([value.cpu().numpy() for value in values]).astype(np.float64)
         terms, samples = np.split(table, [len(self._terms)], axis=1)
         losses = dict(zip(self._terms, terms.mean(axis=0).tolist(), strict=True))
         single = samples.reshape(-1) if self._of_samples else None
-        return StepResult(losses, norm, applied, stop, save, single)
+        return StepResult(losses, norm, applied, stop, save, single, seen_health)
 
     def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
         self._generator.manual_seed(key(self._seed, "augment", step, index))
