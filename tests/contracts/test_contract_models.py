@@ -128,3 +128,33 @@ def test_an_output_stride_of_one_changes_nothing(built):
     assert list(same.state_dict()) == list(model.state_dict())
     pairs = zip(same.parameters(), model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_pass_changes_nothing_but_the_statistics_of_batch_norms(built):
+    """Without a step of an optimizer; whatever else moves would move at another pace by workers."""
+    name_, _, model, image = built
+    own = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for name, _ in module.named_buffers(recurse=False)
+    }
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    for training in (True, False):
+        model.train(training)
+        outputs = model(image)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        sum(one.square().mean() for one in outputs).backward()
+        moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+        others = sorted(moved - own)
+        assert not others, f"beside the batch-norms ({len(own)} statistics) moved: {others}"
+        if training:
+            still = {n for n in own - moved if not n.startswith(UNUSED.get(name_, ("none",)))}
+            assert not still, f"statistics that no pass moves: {sorted(still)}"
+            before = {name: value.clone() for name, value in model.state_dict().items()}
+        else:
+            assert not moved, f"an evaluation moved {sorted(moved)}"
+    model.zero_grad()
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode

@@ -108,6 +108,15 @@ def test_looking_changes_no_bit_and_is_in_the_curve() -> None:
     assert cases.differences(before.curve + after.curve, seen.curve) == []
 
 
+def test_the_blocks_of_a_step_make_up_its_gradient_before_clipping() -> None:
+    steps = {"epochs": 3, "steps_per_epoch": 1, "clip_norm": 0.01, "log_health": True}
+    trace = cases.run_tiny(cases.tiny_experiment(train=steps))
+    for _, _, values in trace.curve:
+        parts = [values[f"health/grad_norm/{block}"] for block in ("first", "second")]
+        assert math.hypot(*parts) == pytest.approx(values["train/grad_norm"], rel=1e-5)
+        assert values["train/grad_norm"] > 0.01
+
+
 def test_a_warning_is_said_once_and_stands_in_the_log(tmp_path: Path) -> None:
     stores = cases.tiny_stores(tmp_path)
     experiment = cases.tiny_experiment(
