@@ -61,7 +61,10 @@ def test_what_is_said_of_keys_that_say_it_in_different_places() -> None:
     # Inherited from a base that is nobody's arguments.
     assert row("model.linknet", "depth")[:2] == ("a whole number, 3 to 5", "5")
     assert row("model.segformer", "encoder")[1] == "mit_b0"
-    assert row("augment.affine", "scale")[:2] == ("a list of 2 (above 0)", "[0.9, 1.1]")
+    assert row("augment.affine", "scale")[:2] == (
+        "a list of 2 (a number above 0, or a schedule)",
+        "[0.9, 1.1]",
+    )
     # Defaults that depend on other keys.
     assert row("loss.schedule", "end")[1] == "1; 0.1 for warmup"
     assert row("space", "name")[1] == "stem of the file"

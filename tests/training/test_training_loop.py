@@ -470,3 +470,19 @@ def test_a_divergence_crosses_processes():
     error = pickle.loads(pickle.dumps(Diverged("at step 3")))
     assert isinstance(error, Diverged)
     assert str(error) == "at step 3"
+
+
+def test_augmentations_take_the_progress_of_training():
+    # Off in the first of two epochs, and then on: the second alone learns otherwise.
+    halfway = {"schedule": "step", "from": 0.0, "to": 1.0}
+    traces = [
+        cases.run_tiny(
+            cases.tiny_experiment(
+                augment={"hflip": {"p": p}, "gamma": {"p": p}}, score={"epochs": "all"}
+            )
+        )
+        for p in (0.0, halfway)
+    ]
+    first, second = (trace.weights for trace in traces)
+    assert first[1] == second[1]
+    assert first[2] != second[2]

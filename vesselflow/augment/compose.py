@@ -10,27 +10,67 @@ from torch import Tensor
 
 from vesselflow.augment import AUGMENTATIONS
 from vesselflow.augment.draws import Draws, Mover, Part
+from vesselflow.config.scalars import ScalarSchedule
 from vesselflow.errors import ShapeError
 from vesselflow.targets.keypoints import Keypoints
+
+
+class Timed:
+    """A part at any progress of training: made anew for each where an argument is a schedule.
+
+    So parts know plain numbers only, and every argument that a model lets be a schedule is one.
+
+    Args:
+        name: Of the part.
+        arguments: All of them; numbers, schedules, tuples of both, and what else there is.
+    """
+
+    def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
+        self.name, self._arguments = name, dict(arguments)
+        self._make = AUGMENTATIONS.part(name).load()
+        settled = all(_at(value, 0.0) == value for value in self._arguments.values())
+        self._settled: Part | None = self._make(**self._arguments) if settled else None
+
+    def at(self, progress: float) -> Part:
+        """The part at a progress in [0, 1]."""
+        if self._settled is not None:
+            return self._settled
+        arguments = {key: _at(value, progress) for key, value in self._arguments.items()}
+        part: Part = self._make(**arguments)
+        return part
+
+
+def _at(value: Any, progress: float) -> Any:
+    if isinstance(value, ScalarSchedule):
+        return value.value(progress)
+    if isinstance(value, tuple):
+        return tuple(_at(entry, progress) for entry in value)
+    return value
 
 
 class Augmenter:
     """Applies parts one after another to a batch; made by `compose`.
 
     Args:
-        parts: Names and parts, in order of application.
+        parts: In order of application.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, Part]]) -> None:
+    def __init__(self, parts: Sequence[Timed]) -> None:
         self.parts = tuple(parts)
 
     @property
     def grades(self) -> bool:
         """Whether any part changes values, and does not only move them."""
-        return any(not isinstance(part, Mover) for _, part in self.parts)
+        return any(not isinstance(part.at(0.0), Mover) for part in self.parts)
 
     def __call__(
-        self, image: Tensor, target: Tensor, fov: Tensor, *, generator: torch.Generator
+        self,
+        image: Tensor,
+        target: Tensor,
+        fov: Tensor,
+        *,
+        generator: torch.Generator,
+        progress: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch.
 
@@ -41,6 +81,7 @@ class Augmenter:
             generator: On the CPU. Exactly one number is drawn from it, whatever is configured and
                 whatever comes out; all further draws are keyed by that number, the part and the
                 index of the sample.
+            progress: Of training, in [0, 1], for arguments that are schedules.
 
         Returns:
             image, target and fov, moved together. A sample that no part chose is bit-identical; the
@@ -51,7 +92,7 @@ class Augmenter:
         Raises:
             ShapeError: The shapes do not fit each other.
         """
-        image, target, fov, _ = self._augmented(image, target, fov, None, generator)
+        image, target, fov, _ = self._augmented(image, target, fov, None, generator, progress)
         return image, target, fov
 
     def moved(
@@ -62,6 +103,7 @@ class Augmenter:
         keypoints: Keypoints,
         *,
         generator: torch.Generator,
+        progress: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor, Keypoints]:
         """Augment a batch that has keypoints, and move them with its pixels.
 
@@ -71,6 +113,7 @@ class Augmenter:
             fov: As of `__call__`.
             keypoints: Of the batch.
             generator: As of `__call__`; one number is drawn.
+            progress: As of `__call__`.
 
         Returns:
             What `__call__` gives, bit for bit, and the keypoints where their pixels are now. Those
@@ -85,7 +128,9 @@ class Augmenter:
             raise ShapeError(
                 f"keypoints of {keypoints.axes} axes do not fit image {tuple(image.shape)}"
             )
-        image, target, fov, points = self._augmented(image, target, fov, keypoints, generator)
+        image, target, fov, points = self._augmented(
+            image, target, fov, keypoints, generator, progress
+        )
         assert points is not None
         return image, target, fov, points
 
@@ -97,6 +142,7 @@ class Augmenter:
         fov: Tensor,
         keypoints: Keypoints | None,
         generator: torch.Generator,
+        progress: float,
     ) -> tuple[Tensor, Tensor, Tensor, Keypoints | None]:
         if image.ndim not in (4, 5) or fov.shape != (image.shape[0], 1, *image.shape[2:]):
             raise ShapeError(
@@ -113,8 +159,8 @@ class Augmenter:
         base = int(torch.randint(2**62, (1,), generator=generator).item())
         if self.parts:
             image, target, fov = image.clone(), target.clone(), fov.clone()
-        for name, part in self.parts:
-            draws = Draws(base, name, image.shape[0])
+        for timed in self.parts:
+            part, draws = timed.at(progress), Draws(base, timed.name, image.shape[0])
             part.apply(image, target, fov, draws)
             if keypoints is not None and isinstance(part, Mover):
                 keypoints = part.move(keypoints, tuple(image.shape[2:]), draws)
@@ -130,13 +176,10 @@ def compose(spec: Mapping[str, Mapping[str, Any]]) -> Augmenter:
     Raises:
         UserError: Unknown name, unknown or bad argument.
     """
+    models = {}
     for name, values in spec.items():
         AUGMENTATIONS.part(name, where="augment")
-        AUGMENTATIONS.arguments(name, values, where=f"augment.{name}")
+        models[name] = AUGMENTATIONS.arguments(name, values, where=f"augment.{name}")
     return Augmenter(
-        [
-            (name, AUGMENTATIONS.build({"name": name, **spec[name]}))
-            for name in AUGMENTATIONS.names()
-            if name in spec
-        ]
+        [Timed(name, dict(models[name])) for name in AUGMENTATIONS.names() if name in models]
     )

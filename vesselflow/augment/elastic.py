@@ -10,6 +10,8 @@ from pydantic import Field
 from vesselflow.augment.arguments import Axes, Border, Probability
 from vesselflow.augment.draws import Draws, choose
 from vesselflow.config.registry import Arguments
+from vesselflow.config.scalars import Range as Limits
+from vesselflow.config.scalars import ScalarSchedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +36,7 @@ class ElasticArguments(Arguments):
     """
 
     p: Probability = 0.5
-    std_px: Annotated[float, Field(ge=0.0)] = 2.0
+    std_px: Annotated[float | ScalarSchedule, Limits(0.0)] = 2.0
     spacing_px: Annotated[float, Field(ge=4.0)] = 32.0
     axes: Axes = "plane"
     border: Border = "outside"

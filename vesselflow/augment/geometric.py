@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from vesselflow.augment.arguments import Axes, Border, Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread, spread_log
 from vesselflow.config.registry import Arguments
+from vesselflow.config.scalars import Range as Limits
+from vesselflow.config.scalars import ScalarSchedule, Share
 from vesselflow.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,10 +60,10 @@ class AffineArguments(Arguments):
     """
 
     p: Probability = 0.5
-    degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
+    degrees: Annotated[float | ScalarSchedule, Limits(0.0, 180.0)] = 15.0
     scale: Range = (0.9, 1.1)
-    translate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    shear_degrees: Annotated[float, Field(ge=0.0, lt=45.0)] = 0.0
+    translate: Share = 0.05
+    shear_degrees: Annotated[float | ScalarSchedule, Limits(0.0, 45.0, open_high=True)] = 0.0
     axes: Axes = "plane"
     border: Border = "outside"
 

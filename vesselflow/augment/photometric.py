@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread, spread_log
 from vesselflow.config.registry import Arguments
+from vesselflow.config.scalars import Range as Limits
+from vesselflow.config.scalars import ScalarSchedule, Share
 from vesselflow.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,10 +38,10 @@ class ColorJitterArguments(Arguments):
     """
 
     p: Probability = 0.5
-    brightness: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    contrast: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    saturation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+    brightness: Share = 0.2
+    contrast: Share = 0.2
+    saturation: Share = 0.2
+    hue: Annotated[float | ScalarSchedule, Limits(0.0, 0.5)] = 0.02
 
 
 class GammaArguments(Arguments):
@@ -65,7 +67,7 @@ class GaussianNoiseArguments(Arguments):
     """
 
     p: Probability = 0.5
-    std: Annotated[float, Field(ge=0.0, le=1.0)] = 0.03
+    std: Share = 0.03
 
 
 class ColorJitter:

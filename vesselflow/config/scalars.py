@@ -157,19 +157,22 @@ class Range:
         high: Greatest value; infinity for no bound (infinity itself is refused).
         open_low: `low` itself is refused.
         others: Values that pass as they are, for example ``("balanced",)``.
+        open_high: `high` itself is refused.
     """
 
     low: float
     high: float = math.inf
     open_low: bool = False
     others: tuple[str | None, ...] = ()
+    open_high: bool = False
 
     @property
     def interval(self) -> str:
         """The interval in words: "a number in [0, 1]", "a number above 0"."""
         if math.isinf(self.high):
             return f"a number {'above' if self.open_low else 'of at least'} {self.low:g}"
-        return f"a number in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
+        opening, closing = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"a number in {opening}{self.low:g}, {self.high:g}{closing}"
 
     @property
     def allowed(self) -> str:
@@ -179,7 +182,8 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
-        return above and value <= self.high and math.isfinite(value)
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and math.isfinite(value)
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

@@ -330,10 +330,17 @@ class Stepper:
                 grades = Grades.of(image, fov)
                 image = grades.to_unit(image)
             if keypoints is None:
-                image, target, fov = self._augmenter(image, target, fov, generator=self._generator)
+                image, target, fov = self._augmenter(
+                    image, target, fov, generator=self._generator, progress=progress
+                )
             else:
                 image, target, fov, keypoints = self._augmenter.moved(
-                    image, target, fov, keypoints, generator=self._generator
+                    image,
+                    target,
+                    fov,
+                    keypoints,
+                    generator=self._generator,
+                    progress=progress,
                 )
             if grades is not None:
                 image = grades.back(image)
