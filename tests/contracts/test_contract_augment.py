@@ -25,7 +25,19 @@ VARIANTS = {
     "elastic-all-reflect": {"axes": "all", "spacing_px": 8, "border": "reflect"},
 }
 GEOMETRIC = ["hflip", "vflip", "zflip", "rotate90", "affine", "elastic"]
-PHOTOMETRIC = ["color_jitter", "gamma", "gaussian_noise"]
+PHOTOMETRIC = [
+    "color_jitter",
+    "gamma",
+    "channel_shift",
+    "channel_shuffle",
+    "clahe",
+    "blur",
+    "sharpen",
+    "gaussian_noise",
+    "coarse_dropout",
+]
+#: What makes the field of view smaller, and leaves the target.
+COVERING = ["cutout"]
 NAMES = [*AUGMENTATIONS.names(), *VARIANTS]
 GEOMETRIC_CASES = [*GEOMETRIC, *VARIANTS]
 
@@ -78,7 +90,7 @@ def equal(first, second) -> bool:
 
 
 def test_every_part_is_of_one_kind():
-    assert sorted(GEOMETRIC + PHOTOMETRIC) == sorted(AUGMENTATIONS.names())
+    assert [*GEOMETRIC, *PHOTOMETRIC, *COVERING] == AUGMENTATIONS.names()
     movers = [
         name
         for name in AUGMENTATIONS.names()
@@ -135,7 +147,7 @@ def test_keypoints_move_where_pixels_do_and_nowhere_else(name):
     assert 0 < int(chosen.sum()) < 12
     for index, moves in enumerate(chosen.tolist()):
         one, other = of_sample(points, index), of_sample(after, index)
-        if not moves or name in PHOTOMETRIC:
+        if not moves or name in (*PHOTOMETRIC, *COVERING):
             assert equal(one, other)
         elif not mirrors(name):
             assert torch.equal(one[1], other[1])  # as many, of the same classes
@@ -292,7 +304,19 @@ def test_values_change_inside_the_fov_only(name):
     assert not torch.equal(image[~outside], tensors[0][~outside])
 
 
-@pytest.mark.parametrize("name", PHOTOMETRIC)
+@pytest.mark.parametrize("name", COVERING)
+def test_what_leaves_the_fov_is_black_and_the_rest_as_it_was(name):
+    tensors = batch()
+    image, target, fov = run(section(name, 1.0), tensors)
+    assert torch.equal(target, tensors[1])
+    assert (fov <= tensors[2]).all()
+    assert (fov.flatten(1).sum(1) < tensors[2].flatten(1).sum(1)).all()
+    gone = ((fov == 0) & (tensors[2] > 0)).expand_as(image)
+    assert (image[gone] == 0).all()
+    assert torch.equal(image[~gone], tensors[0][~gone])
+
+
+@pytest.mark.parametrize("name", [*PHOTOMETRIC, *COVERING])
 def test_values_outside_the_fov_have_no_effect(name):
     image, target, fov = batch()
     other = image.clone()

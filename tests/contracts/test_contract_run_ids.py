@@ -117,6 +117,18 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("augment", {"color_jitter": {}}, "613c4b980be2c9d07c1c"),
     ("augment", {"gamma": {}}, "989ea318e7628e9902d8"),
     ("augment", {"gaussian_noise": {}}, "0e21b8fb3bf2fb725fb3"),
+    ("augment", {"channel_shift": {}}, "d3349f9b8cf5884deb5a"),
+    ("augment", {"channel_shuffle": {}}, "88f5e288a4cd697892f6"),
+    ("augment", {"clahe": {}}, "c14d52f4581838c0380f"),
+    ("augment", {"blur": {}}, "a779ec6293025e67a9c6"),
+    ("augment", {"sharpen": {}}, "bc660f8600e5278defe1"),
+    ("augment", {"coarse_dropout": {}}, "730dfaa5ecf34fa750f0"),
+    ("augment", {"cutout": {}}, "75ea6664dcfdd12b51a5"),
+    (
+        "augment",
+        {"hflip": {"p": {"schedule": "linear", "from": 0, "to": 1}}},
+        "7d7470a6f2fdc19a7d50",
+    ),
     (
         "loss",
         {"name": "fuzzy", "beta": {"schedule": "linear", "from": 0.2, "to": 0.8}},

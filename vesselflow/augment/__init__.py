@@ -6,6 +6,10 @@ its own), its line here and its test. The files import torch and kornia inside t
 because this one may not import them at all.
 """
 
+from vesselflow.augment.blurring import BlurArguments, SharpenArguments
+from vesselflow.augment.channels import ChannelShiftArguments, ChannelShuffleArguments
+from vesselflow.augment.clahe import ClaheArguments
+from vesselflow.augment.dropping import CoarseDropoutArguments, CutoutArguments
 from vesselflow.augment.elastic import ElasticArguments
 from vesselflow.augment.geometric import AffineArguments, FlipArguments, Rotate90Arguments
 from vesselflow.augment.photometric import (
@@ -40,7 +44,29 @@ AUGMENTATIONS.add(
 )
 AUGMENTATIONS.add("gamma", target="vesselflow.augment.photometric:Gamma", arguments=GammaArguments)
 AUGMENTATIONS.add(
+    "channel_shift",
+    target="vesselflow.augment.channels:ChannelShift",
+    arguments=ChannelShiftArguments,
+)
+AUGMENTATIONS.add(
+    "channel_shuffle",
+    target="vesselflow.augment.channels:ChannelShuffle",
+    arguments=ChannelShuffleArguments,
+)
+AUGMENTATIONS.add("clahe", target="vesselflow.augment.clahe:Clahe", arguments=ClaheArguments)
+AUGMENTATIONS.add("blur", target="vesselflow.augment.blurring:Blur", arguments=BlurArguments)
+AUGMENTATIONS.add(
+    "sharpen", target="vesselflow.augment.blurring:Sharpen", arguments=SharpenArguments
+)
+# After blur, as a sensor's noise comes after its lens.
+AUGMENTATIONS.add(
     "gaussian_noise",
     target="vesselflow.augment.photometric:GaussianNoise",
     arguments=GaussianNoiseArguments,
 )
+AUGMENTATIONS.add(
+    "coarse_dropout",
+    target="vesselflow.augment.dropping:CoarseDropout",
+    arguments=CoarseDropoutArguments,
+)
+AUGMENTATIONS.add("cutout", target="vesselflow.augment.dropping:Cutout", arguments=CutoutArguments)

@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vesselflow.config.scalars import Positive, ScalarSchedule, Share
+from vesselflow.config.scalars import Range as Limits
 
 Probability = Share
 #: Smallest and largest value; drawn uniformly in the logarithm, so that x and 1/x are as likely.
 Range = Annotated[tuple[Positive, Positive], Field(strict=False)]
+_Part = Annotated[float | ScalarSchedule, Limits(0.0, 1.0, open_low=True)]
+#: The same of shares of a whole.
+Shares = Annotated[tuple[_Part, _Part], Field(strict=False)]
 #: What moves of a volume: the plane of its slices, which all move alike, or all axes.
 Axes = Literal["plane", "all"]
 #: What comes in from beyond the frame: nothing, outside the fov; or the mirror image.

@@ -64,10 +64,13 @@ class GaussianNoiseArguments(Arguments):
     Attributes:
         p: Probability, for each sample by itself.
         std: Largest standard deviation, in units of the [0, 1] image; drawn from [0, std].
+        per_channel: Noise of its own for each channel, as of a sensor's colours; false adds the
+            same to all.
     """
 
     p: Probability = 0.5
     std: Share = 0.03
+    per_channel: bool = True
 
 
 class ColorJitter:
@@ -125,7 +128,9 @@ class ColorJitter:
             centre = grey.to(mean) @ mean
             scaled = (brightness * contrast) * matrix.to(mean)
             offset = (brightness * (1.0 - contrast)) * centre
-            _write(image, index, fov, torch.addmm(offset.view(1, 1), scaled, pixels).clamp_(0, 1))
+            write_inside(
+                image, index, fov, torch.addmm(offset.view(1, 1), scaled, pixels).clamp_(0, 1)
+            )
 
 
 class Gamma:
@@ -147,7 +152,7 @@ class Gamma:
         for index, exponent in zip(
             chosen, spread_log(numbers[:, 0], self.gamma).tolist(), strict=True
         ):
-            _write(image, index, fov, adjust_gamma(image[index], exponent))
+            write_inside(image, index, fov, adjust_gamma(image[index], exponent))
 
 
 class GaussianNoise:
@@ -156,10 +161,11 @@ class GaussianNoise:
     Args:
         p: Probability per sample.
         std: The standard deviation is uniform in [0, std].
+        per_channel: Independent in each channel; else the same in all.
     """
 
-    def __init__(self, *, p: float, std: float) -> None:
-        self.p, self.std = p, std
+    def __init__(self, *, p: float, std: float, per_channel: bool) -> None:
+        self.p, self.std, self.per_channel = p, std, per_channel
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
@@ -168,9 +174,10 @@ class GaussianNoise:
         chosen, numbers = choose(draws, self.p, 1)
         for index, std in zip(chosen, (numbers[:, 0] * self.std).tolist(), strict=True):
             # On the CPU whatever the device, so that a run does not depend on it.
-            noise = torch.randn(image[index].shape, generator=draws.stream(index, "field"))
+            shape = image[index].shape if self.per_channel else (1, *image.shape[2:])
+            noise = torch.randn(shape, generator=draws.stream(index, "field"))
             noise = noise.to(image.device, image.dtype)
-            _write(image, index, fov, noise.mul_(std).add_(image[index]).clamp_(0, 1))
+            write_inside(image, index, fov, (noise.mul_(std) + image[index]).clamp_(0, 1))
 
 
 def colour_matrix(saturation: float, hue: float) -> Tensor:
@@ -190,7 +197,7 @@ def colour_matrix(saturation: float, hue: float) -> Tensor:
     return (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
 
 
-def _write(image: Tensor, index: int, fov: Tensor, values: Tensor) -> None:
+def write_inside(image: Tensor, index: int, fov: Tensor, values: Tensor) -> None:
     """Put new values into one sample, inside the fov only: what a warp opened stays 0."""
     import torch
 

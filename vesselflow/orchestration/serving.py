@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 #: What a first run would import in its midst.
 _FIRST_RUN_NEEDS = (
+    "vesselflow.augment.blurring",
+    "vesselflow.augment.channels",
+    "vesselflow.augment.clahe",
+    "vesselflow.augment.dropping",
     "vesselflow.augment.elastic",
     "vesselflow.augment.geometric",
     "vesselflow.augment.photometric",

@@ -1,0 +1,124 @@
+"""Blur and sharpen inside the field of view; target and fov stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import field_validator
+
+from vesselflow.augment.arguments import Probability, Range, ordered
+from vesselflow.augment.draws import Draws, choose, spread_log
+from vesselflow.augment.photometric import write_inside
+from vesselflow.config.registry import Arguments
+from vesselflow.config.scalars import Positive, ScalarSchedule
+from vesselflow.config.scalars import Range as Limits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Standard deviations at which kernels end, as those of scipy and scikit-image do.
+TRUNCATE = 4.0
+
+
+class BlurArguments(Arguments):
+    """Arguments of `blur`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        sigma_px: Smallest and largest standard deviation of the Gaussian.
+    """
+
+    p: Probability = 0.5
+    sigma_px: Range = (0.5, 1.5)
+
+    _sigma = field_validator("sigma_px")(ordered)
+
+
+class SharpenArguments(Arguments):
+    """Arguments of `sharpen`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        amount: Largest factor on the detail that is added; drawn from [0, amount].
+        sigma_px: Standard deviation of the Gaussian that detail is finer than.
+    """
+
+    p: Probability = 0.5
+    amount: Annotated[float | ScalarSchedule, Limits(0.0)] = 1.0
+    sigma_px: Positive = 1.0
+
+
+class Blur:
+    """Gaussian blur, of volumes in the plane of each slice.
+
+    What lies outside the field of view, or beyond the frame, does not bleed in (see `blurred`).
+
+    Args:
+        p: Probability per sample.
+        sigma_px: Smallest and largest standard deviation, uniform in the logarithm.
+    """
+
+    def __init__(self, *, p: float, sigma_px: tuple[float, float]) -> None:
+        self.p, self.sigma_px = p, sigma_px
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        chosen, numbers = choose(draws, self.p, 1)
+        sigmas = spread_log(numbers[:, 0], self.sigma_px).tolist()
+        for index, sigma in zip(chosen, sigmas, strict=True):
+            write_inside(image, index, fov, blurred(image[index], fov[index], sigma))
+
+
+class Sharpen:
+    """Unsharp mask: ``x + a (x - blurred x)``, clamped to [0, 1]; of volumes in each slice.
+
+    Args:
+        p: Probability per sample.
+        amount: a is uniform in [0, amount].
+        sigma_px: Standard deviation of the blur, which knows the field of view (see `blurred`).
+    """
+
+    def __init__(self, *, p: float, amount: float, sigma_px: float) -> None:
+        self.p, self.amount, self.sigma_px = p, amount, sigma_px
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        chosen, numbers = choose(draws, self.p, 1)
+        for index, amount in zip(chosen, (numbers[:, 0] * self.amount).tolist(), strict=True):
+            smooth = blurred(image[index], fov[index], self.sigma_px)
+            sharp = image[index] + amount * (image[index] - smooth)
+            write_inside(image, index, fov, sharp.clamp_(0, 1))
+
+
+def blurred(image: Tensor, fov: Tensor, sigma: float) -> Tensor:
+    """Gaussian mean over the field of view: G * (x m) / (G * m), with m 1 inside and 0 outside.
+
+    Weights are those of a Gaussian sampled at whole px, up to `TRUNCATE` standard deviations.
+
+    Args:
+        image: float (C, H, W) or (C, D, H, W), blurred along the last two axes.
+        fov: float (1, H, W) or (1, D, H, W), 0 or 1.
+        sigma: In px, above 0.
+
+    Returns:
+        Like the image; 0 where nothing of the fov is within reach.
+    """
+    import torch
+    from torch.nn import functional
+
+    radius = int(TRUNCATE * sigma + 0.5)
+    line = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (line / sigma) ** 2)
+    kernel = (weights / weights.sum()).to(image.device, image.dtype)
+
+    def smooth(values: Tensor) -> Tensor:
+        planes = values.reshape(-1, 1, *values.shape[-2:])
+        planes = functional.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+        planes = functional.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))
+        return planes.view_as(values)
+
+    inside = fov > 0
+    # Chosen rather than multiplied: outside there may be what is no number.
+    kept = torch.where(inside, image, torch.zeros((), dtype=image.dtype, device=image.device))
+    weight = smooth(inside.to(image.dtype))
+    return smooth(kept) / weight.clamp(min=torch.finfo(image.dtype).tiny)

@@ -1,0 +1,139 @@
+"""Contrast-limited adaptive histogram equalisation; target and fov stay."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, field_validator
+
+from vesselflow.augment.arguments import Probability, Range, ordered
+from vesselflow.augment.draws import Draws, choose, spread_log
+from vesselflow.augment.photometric import write_inside
+from vesselflow.config.registry import Arguments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Grey levels that are counted, those of 8-bit images.
+LEVELS = 256
+
+
+class ClaheArguments(Arguments):
+    """Arguments of `clahe`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        clip: Smallest and largest limit of a grey level's count, in mean counts of a level in its
+            tile: 1 leaves nearly what there is, more gives more contrast.
+        tiles: Along each side of the image.
+    """
+
+    p: Probability = 0.5
+    clip: Range = (1.0, 4.0)
+    tiles: Annotated[int, Field(ge=1, le=64)] = 8
+
+    _clip = field_validator("clip")(ordered)
+
+
+class Clahe:
+    """Equalise histograms tile by tile, each channel and each slice by itself.
+
+    Args:
+        p: Probability per sample.
+        clip: Smallest and largest limit, uniform in the logarithm (see `equalised`).
+        tiles: Along each side; at most one for each px.
+    """
+
+    def __init__(self, *, p: float, clip: tuple[float, float], tiles: int) -> None:
+        self.p, self.clip, self.tiles = p, clip, tiles
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        chosen, numbers = choose(draws, self.p, 1)
+        for index, clip in zip(chosen, spread_log(numbers[:, 0], self.clip).tolist(), strict=True):
+            values = equalised(image[index], fov[index], clip=clip, tiles=self.tiles)
+            write_inside(image, index, fov, values)
+
+
+def equalised(image: Tensor, fov: Tensor, *, clip: float, tiles: int) -> Tensor:
+    """CLAHE of planes.
+
+    The side of n px is divided at the whole px nearest below i n / tiles. In each tile the px of
+    the fov are counted by grey level, round(255 x); counts are cut at `clip` times their mean, and
+    what is cut off is divided among all levels alike. The sum of counts up to a level, as a share
+    of all, is its new value. A px takes the mean of the four tiles whose centres are around it,
+    bilinear, as far as there are so many; tiles weigh by how much of them the fov covers, so that
+    those at its edge count little and empty ones not at all.
+
+    Args:
+        image: float (C, H, W) or (C, D, H, W) in [0, 1].
+        fov: float (1, H, W) or (1, D, H, W), 0 or 1.
+        clip: Above 0.
+        tiles: Along each side.
+
+    Returns:
+        Like the image, in [0, 1]; where no tile around is in the fov, 0.
+
+    Reference: Zuiderveld, Graphics Gems IV, 1994 (what is cut off is divided once, as OpenCV does);
+    weights by the fov are ours.
+    """
+    import torch
+
+    height, width = image.shape[-2:]
+    planes = image.reshape(-1, height, width)
+    inside = (fov > 0).expand(image.shape).reshape(planes.shape)
+    rows, row = _tiles(height, tiles, image)
+    columns, column = _tiles(width, tiles, image)
+    count = len(rows) * len(columns)
+    # Outside there may be what is no number: it is level 0 and weighs nothing.
+    seen = torch.where(inside, planes, torch.zeros_like(planes)).clamp(0, 1)
+    level = seen.mul(LEVELS - 1).round_().long()
+    plane = torch.arange(len(planes), device=image.device).view(-1, 1, 1) * count
+    own = plane + (row.view(-1, 1) * len(columns) + column)
+    counts = torch.bincount(
+        (own * LEVELS + level).flatten(), inside.flatten().double(), len(planes) * count * LEVELS
+    ).view(-1, LEVELS)
+    total = counts.sum(dim=1, keepdim=True)
+    cut = torch.minimum(counts, clip * total / LEVELS)
+    cut += (total - cut.sum(dim=1, keepdim=True)) / LEVELS
+    area = torch.bincount(own.flatten(), minlength=len(planes) * count).view(-1, 1)
+    # Times its share of the tile, by which the sum over the four is divided again.
+    table = (cut.cumsum(dim=1) / area.clamp(min=1)).to(image.dtype).flatten()
+    share = (total / area.clamp(min=1)).to(image.dtype).flatten()
+    found, weight = torch.zeros_like(planes), torch.zeros_like(planes)
+    for r, along in _around(rows, height, image):
+        for c, across in _around(columns, width, image):
+            tile = plane + (r.view(-1, 1) * len(columns) + c)
+            near = along.view(-1, 1) * across
+            found += near * table[tile * LEVELS + level]
+            weight += near * share[tile]
+    tiny = torch.finfo(image.dtype).tiny
+    return (found / weight.clamp(min=tiny)).clamp_(0, 1).view_as(image)
+
+
+def _tiles(size: int, tiles: int, like: Tensor) -> tuple[list[float], Tensor]:
+    """Centres of the tiles along a side, and the tile of each px of it."""
+    import torch
+
+    tiles = min(tiles, size)
+    edges = [number * size // tiles for number in range(tiles + 1)]
+    spans = list(itertools.pairwise(edges))
+    number = torch.cat([torch.full((b - a,), k) for k, (a, b) in enumerate(spans)])
+    return [(a + b - 1) / 2 for a, b in spans], number.to(like.device)
+
+
+def _around(centres: list[float], size: int, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The tiles before and behind each px of a side, and how much each weighs."""
+    import torch
+
+    where = torch.tensor(centres, dtype=torch.float64)
+    line = torch.arange(size, dtype=torch.float64)
+    after = torch.searchsorted(where, line).clamp(max=len(centres) - 1)
+    before = (torch.searchsorted(where, line, right=True) - 1).clamp(min=0)
+    gap = (where[after] - where[before]).clamp(min=1e-9)
+    behind = torch.where(after == before, 0.0, (line - where[before]) / gap)
+    return [
+        (tile.to(like.device), weight.to(like.device, like.dtype))
+        for tile, weight in ((before, 1 - behind), (after, behind))
+    ]

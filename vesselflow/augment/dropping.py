@@ -1,0 +1,135 @@
+"""Augmentations that cover boxes of the sample; the target stays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from vesselflow.augment.arguments import Probability, Shares, ordered
+from vesselflow.augment.draws import Draws, choose, spread_log
+from vesselflow.augment.photometric import write_inside
+from vesselflow.config.registry import Arguments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What covers a box: the mean of each channel over the field of view, or 0.
+Fill = Literal["mean", "zero"]
+
+
+class CutoutArguments(Arguments):
+    """Arguments of `cutout`.
+
+    Attributes:
+        p: Probability, for each sample by itself.
+        boxes: Largest number of boxes; drawn from 1 on.
+        size: Smallest and largest side of a box, as a share of the sample's side; each side is
+            drawn by itself.
+    """
+
+    p: Probability = 0.5
+    boxes: Annotated[int, Field(ge=1, le=1000)] = 4
+    size: Shares = (0.05, 0.2)
+
+    _size = field_validator("size")(ordered)
+
+
+class CoarseDropoutArguments(CutoutArguments):
+    """Arguments of `coarse_dropout`.
+
+    Attributes:
+        fill: What covers a box: `mean`, of each channel over the field of view, or `zero`, black.
+    """
+
+    fill: Fill = "mean"
+
+
+class Boxes:
+    """Boxes that are drawn for each sample; the base of what covers them.
+
+    Args:
+        p: Probability per sample.
+        boxes: Their number is 1 to `boxes`, each as likely.
+        size: Each side is uniform in the logarithm, in shares of the sample's, rounded to whole px,
+            1 at least; a box lies within the frame, anywhere as likely.
+    """
+
+    def __init__(self, *, p: float, boxes: int, size: tuple[float, float]) -> None:
+        self.p, self.boxes, self.size = p, boxes, size
+
+    def drawn(self, size: tuple[int, ...], draws: Draws) -> dict[int, list[tuple[slice, ...]]]:
+        """Chosen sample -> its boxes, as slices of the last axes."""
+        import torch
+
+        axes = len(size)
+        chosen, numbers = choose(draws, self.p, 1 + 2 * axes * self.boxes)
+        sizes = torch.tensor(size, dtype=torch.float64)
+        found = {}
+        for index, row in zip(chosen, numbers, strict=True):
+            table = row[1:].view(self.boxes, 2, axes)[: 1 + int(self.boxes * float(row[0]))]
+            sides = (spread_log(table[:, 0], self.size) * sizes).round().clamp(min=1)
+            starts = (table[:, 1] * (sizes - sides + 1)).floor()
+            found[index] = [
+                tuple(slice(a, a + n) for a, n in zip(first, length, strict=True))
+                for first, length in zip(starts.long().tolist(), sides.long().tolist(), strict=True)
+            ]
+        return found
+
+
+class CoarseDropout(Boxes):
+    """Cover boxes of the image by one value; what they hid is still to be found.
+
+    Target and field of view stay: the network has to bridge the gaps.
+
+    Args:
+        p: Probability per sample.
+        boxes: Largest number of boxes (see `Boxes`).
+        size: Smallest and largest side, in shares of the sample's.
+        fill: `mean` of each channel over the field of view, or `zero`.
+
+    Reference: DeVries and Taylor, 2017, https://arxiv.org/abs/1708.04552 (there one square).
+    """
+
+    def __init__(self, *, p: float, boxes: int, size: tuple[float, float], fill: Fill) -> None:
+        super().__init__(p=p, boxes=boxes, size=size)
+        self.fill = fill
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        import torch
+
+        for index, boxes in self.drawn(tuple(image.shape[2:]), draws).items():
+            inside = fov[index] > 0
+            shape = (-1, *[1] * (image.ndim - 2))
+            value = torch.zeros(image.shape[1], device=image.device, dtype=image.dtype)
+            if self.fill == "mean":
+                seen = torch.where(inside, image[index], value.view(shape)).flatten(1)
+                value = seen.sum(dim=1) / inside.sum().clamp(min=1)
+            covered = image[index].clone()
+            for box in boxes:
+                covered[(slice(None), *box)] = value.view(shape)
+            write_inside(image, index, fov, covered)
+
+
+class Cutout(Boxes):
+    """Take boxes out of the field of view: black, and the loss does not count them.
+
+    Args:
+        p: Probability per sample.
+        boxes: Largest number of boxes (see `Boxes`).
+        size: Smallest and largest side, in shares of the sample's.
+
+    Reference: DeVries and Taylor, 2017, https://arxiv.org/abs/1708.04552 (there one square; that
+    the loss leaves it out is ours, since a hidden vessel cannot be known).
+    """
+
+    def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
+        """See `vesselflow.augment.draws.Part`."""
+        for index, boxes in self.drawn(tuple(image.shape[2:]), draws).items():
+            black = image[index].clone()
+            for box in boxes:
+                black[(slice(None), *box)] = 0
+            write_inside(image, index, fov, black)
+            for box in boxes:
+                fov[index][(slice(None), *box)] = 0
