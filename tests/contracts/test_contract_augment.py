@@ -24,7 +24,7 @@ VARIANTS = {
     "elastic-reflect": {"border": "reflect"},
     "elastic-all-reflect": {"axes": "all", "spacing_px": 8, "border": "reflect"},
 }
-GEOMETRIC = ["hflip", "vflip", "zflip", "rotate90", "affine", "elastic"]
+GEOMETRIC = ["hflip", "vflip", "zflip", "rotate90", "affine", "elastic", "random_resized_crop"]
 PHOTOMETRIC = [
     "color_jitter",
     "gamma",

@@ -114,6 +114,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("augment", {"vflip": {}}, "1e47f4a5d3a3cfbe8fd6"),
     ("augment", {"rotate90": {}}, "b67c2bf3f3533ddf57ad"),
     ("augment", {"affine": {}}, "46be20cd0362efe4e7b8"),
+    ("augment", {"random_resized_crop": {}}, "34809eaf01e8b932ae21"),
     ("augment", {"color_jitter": {}}, "613c4b980be2c9d07c1c"),
     ("augment", {"gamma": {}}, "989ea318e7628e9902d8"),
     ("augment", {"gaussian_noise": {}}, "0e21b8fb3bf2fb725fb3"),

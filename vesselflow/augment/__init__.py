@@ -9,6 +9,7 @@ because this one may not import them at all.
 from vesselflow.augment.blurring import BlurArguments, SharpenArguments
 from vesselflow.augment.channels import ChannelShiftArguments, ChannelShuffleArguments
 from vesselflow.augment.clahe import ClaheArguments
+from vesselflow.augment.cropping import RandomResizedCropArguments
 from vesselflow.augment.dropping import CoarseDropoutArguments, CutoutArguments
 from vesselflow.augment.elastic import ElasticArguments
 from vesselflow.augment.geometric import AffineArguments, FlipArguments, Rotate90Arguments
@@ -36,6 +37,12 @@ AUGMENTATIONS.add(
 AUGMENTATIONS.add("affine", target="vesselflow.augment.geometric:Affine", arguments=AffineArguments)
 AUGMENTATIONS.add(
     "elastic", target="vesselflow.augment.elastic:Elastic", arguments=ElasticArguments
+)
+# Behind what opens borders: it may cut them off.
+AUGMENTATIONS.add(
+    "random_resized_crop",
+    target="vesselflow.augment.cropping:RandomResizedCrop",
+    arguments=RandomResizedCropArguments,
 )
 AUGMENTATIONS.add(
     "color_jitter",

@@ -39,6 +39,7 @@ _FIRST_RUN_NEEDS = (
     "vesselflow.augment.blurring",
     "vesselflow.augment.channels",
     "vesselflow.augment.clahe",
+    "vesselflow.augment.cropping",
     "vesselflow.augment.dropping",
     "vesselflow.augment.elastic",
     "vesselflow.augment.geometric",
