@@ -393,7 +393,10 @@ def test_what_is_no_whole_number_is_refused(here: Path, text: str) -> None:
     ("words", "parts"),
     [
         ((), ("COMMAND", "see 'vesselflow --help'")),
-        (("swep",), ("'swep'", "choose from 'sweep', 'plan', 'data'", "see 'vesselflow --help'")),
+        (
+            ("swep",),
+            ("'swep'", "choose from 'sweep', 'plan', 'smoke', 'data'", "see 'vesselflow --help'"),
+        ),
         (("sweep",), ("required: space", "see 'vesselflow sweep --help'")),
         (("runs", "--reslts", "x"), ("arguments: --reslts", "see 'vesselflow runs --help'")),
         (("bench", "fed"), ("'fed'", "'overhead', 'feed'", "see 'vesselflow bench --help'")),
@@ -645,6 +648,16 @@ def test_parameters_that_no_model_has_are_missed_before_the_first_run(
     before = "looking for parameters in models (this loads torch)\n"
     line = refused(here, "sweep", "space.yaml", "--dry-run", "--set", key, said_before=before)
     assert line.startswith(f"space.yaml: {key.split('=')[0]}: {said}")
+
+
+def test_a_point_that_is_none_is_not_tried(here: Path) -> None:
+    space = load_space(here / "space.yaml", registries=REGISTRIES)
+    names = [point.name for point in space.expand().points]
+    line = refused(here, "smoke", "space.yaml", f"{names[0]}x")
+    assert line == (
+        f"POINT: there is no point '{names[0]}x'; allowed: {' | '.join(names)}; "
+        f"did you mean '{names[0]}'?"
+    )
 
 
 PRETRAINED = ("--set", "model={name: unet, encoder: resnet18, weights: imagenet}")

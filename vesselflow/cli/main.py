@@ -20,6 +20,7 @@ from vesselflow.errors import UserError
 COMMANDS = {
     "sweep": ("vesselflow.cli.sweep", "run every training of a search space that is not done yet"),
     "plan": ("vesselflow.cli.plan_command", "how long a sweep will take, and what it will cost"),
+    "smoke": ("vesselflow.cli.smoke", "try whether a point can learn four samples by heart"),
     "data": ("vesselflow.cli.data", "import, inspect, verify and synthesise HDF5 stores"),
     "keys": ("vesselflow.cli.keys", "every key that a search space may hold, with its default"),
     "model": ("vesselflow.cli.model", "what the networks of a space cost, and what they see"),
