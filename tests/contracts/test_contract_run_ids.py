@@ -33,6 +33,8 @@ FACTS: dict[str, Any] = {
 #: (file, profile) -> number of runs with different names, name of the first point's run, digest of
 #: all names in order.
 SHIPPED = {
+    ("beta_schedule.yaml", None): (7, "dcdf4d13a6cd3ea27a42", "0eb73921ef75b90ba7ef"),
+    ("beta_schedule.yaml", "full"): (7, "68bb43777a5e06b2de5e", "e8aebd2661dbfee28d48"),
     ("data_size.yaml", None): (1, "f13947a609e066364657", "ee19e6e88ba0f95c259a"),
     ("data_size.yaml", "full"): (2, "68bb43777a5e06b2de5e", "9dc697ab19594db3ef24"),
     ("encoders.yaml", None): (4, "434145ba1929de9649ee", "c81a7659b35a74a407ea"),
@@ -45,13 +47,17 @@ SHIPPED = {
     ("keypoints_loss_beta.yaml", "full"): (12, "fcaf477d1bc7811acc22", "407987a5701f3e2fe5f1"),
     ("keypoints_sampling.yaml", None): (5, "c3d108852863a6dbd526", "1d691b42cfec8783320a"),
     ("keypoints_sampling.yaml", "full"): (13, "a8300a0025023e0fe71a", "d70835cff0b524d4554d"),
-    ("keypoints_sigma.yaml", None): (6, "2f3ec1b0141f49af72ad", "06e789e14f45aa1606f5"),
-    ("keypoints_sigma.yaml", "full"): (15, "1237f8a7fe2dce5ba9d4", "42a2cf56b6e4ee7347b1"),
     ("keypoints_se.yaml", None): (5, "c3d108852863a6dbd526", "6c4f29cb8d781b71d7d5"),
     ("keypoints_se.yaml", "full"): (19, "a8300a0025023e0fe71a", "db86727cb959e3d67cec"),
+    ("keypoints_sigma.yaml", None): (6, "2f3ec1b0141f49af72ad", "06e789e14f45aa1606f5"),
+    ("keypoints_sigma.yaml", "full"): (15, "1237f8a7fe2dce5ba9d4", "42a2cf56b6e4ee7347b1"),
+    ("label_smoothing.yaml", None): (4, "99fd8561cab45f014a94", "956b1fbd90edcc836e5a"),
+    ("label_smoothing.yaml", "full"): (4, "8e29f444ca033539c5d0", "d3857b2383052bbf2df2"),
     ("loss_beta.yaml", None): (6, "47314de93c5bacd048bf", "1a0843215b821209a5a3"),
     ("loss_beta.yaml", "chase"): (3, "00a165609a3cd60cfb24", "6c1944abee6537829727"),
     ("loss_beta.yaml", "full"): (22, "3388a025dc38dd59787a", "304980267a600cb1ac7d"),
+    ("loss_zoo.yaml", None): (8, "db1743decc3239a3616e", "ce6aed4ce178974109a6"),
+    ("loss_zoo.yaml", "full"): (12, "14dbc804122669428f4e", "b43f9c8a50c70a5bfdfb"),
     ("normalisation.yaml", None): (5, "b185673a860031389fb2", "e8073b7fbea8628216af"),
     ("normalisation.yaml", "full"): (10, "d2bd580f806d9939c231", "ddd70efe020739123572"),
     ("optimiser.yaml", None): (5, "e6ab9461f281239bc9e9", "67f369ad2b0d4c75c678"),
