@@ -38,7 +38,9 @@ PHOTOMETRIC = [
 ]
 #: What makes the field of view smaller, and leaves the target.
 COVERING = ["cutout"]
-NAMES = [*AUGMENTATIONS.names(), *VARIANTS]
+#: What mixes samples has a kit of its own: tests/augment/test_augment_mixing.py.
+MIXING = ["mixup", "cutmix", "cutmixup"]
+NAMES = [*GEOMETRIC, *PHOTOMETRIC, *COVERING, *VARIANTS]
 GEOMETRIC_CASES = [*GEOMETRIC, *VARIANTS]
 
 
@@ -90,7 +92,7 @@ def equal(first, second) -> bool:
 
 
 def test_every_part_is_of_one_kind():
-    assert [*GEOMETRIC, *PHOTOMETRIC, *COVERING] == AUGMENTATIONS.names()
+    assert [*GEOMETRIC, *PHOTOMETRIC, *COVERING, *MIXING] == AUGMENTATIONS.names()
     movers = [
         name
         for name in AUGMENTATIONS.names()

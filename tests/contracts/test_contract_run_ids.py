@@ -134,6 +134,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("augment", {"blur": {}}, "a779ec6293025e67a9c6"),
     ("augment", {"sharpen": {}}, "bc660f8600e5278defe1"),
     ("augment", {"coarse_dropout": {}}, "730dfaa5ecf34fa750f0"),
+    ("augment", {"mixup": {}}, "43e52a5451e57227e13e"),
+    ("augment", {"cutmix": {}}, "c24897a2f9169ac8f0c6"),
+    ("augment", {"cutmixup": {}}, "f81a455786e67cbc5eb7"),
     ("augment", {"cutout": {}}, "75ea6664dcfdd12b51a5"),
     (
         "augment",

@@ -13,6 +13,7 @@ from vesselflow.augment.cropping import RandomResizedCropArguments
 from vesselflow.augment.dropping import CoarseDropoutArguments, CutoutArguments
 from vesselflow.augment.elastic import ElasticArguments
 from vesselflow.augment.geometric import AffineArguments, FlipArguments, Rotate90Arguments
+from vesselflow.augment.mixing import MixingArguments, MixupArguments
 from vesselflow.augment.photometric import (
     ColorJitterArguments,
     GammaArguments,
@@ -77,3 +78,9 @@ AUGMENTATIONS.add(
     arguments=CoarseDropoutArguments,
 )
 AUGMENTATIONS.add("cutout", target="vesselflow.augment.dropping:Cutout", arguments=CutoutArguments)
+# These mix samples of a micro-batch, after all else and after normalisation.
+AUGMENTATIONS.add("mixup", target="vesselflow.augment.mixing:Mixup", arguments=MixupArguments)
+AUGMENTATIONS.add("cutmix", target="vesselflow.augment.mixing:CutMix", arguments=MixingArguments)
+AUGMENTATIONS.add(
+    "cutmixup", target="vesselflow.augment.mixing:CutMixup", arguments=MixingArguments
+)

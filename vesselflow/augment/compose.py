@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vesselflow.augment import AUGMENTATIONS
-from vesselflow.augment.draws import Draws, Mover, Part
+from vesselflow.augment.draws import Draws, Mixer, Mover, Part
+from vesselflow.augment.mixing import mix, mix_fov, partners
 from vesselflow.config.scalars import ScalarSchedule
 from vesselflow.errors import ShapeError
 from vesselflow.targets.keypoints import Keypoints
@@ -29,15 +30,14 @@ class Timed:
         self.name, self._arguments = name, dict(arguments)
         self._make = AUGMENTATIONS.part(name).load()
         settled = all(_at(value, 0.0) == value for value in self._arguments.values())
-        self._settled: Part | None = self._make(**self._arguments) if settled else None
+        self._settled: Any = self._make(**self._arguments) if settled else None
 
-    def at(self, progress: float) -> Part:
+    def at(self, progress: float) -> Any:
         """The part at a progress in [0, 1]."""
         if self._settled is not None:
             return self._settled
         arguments = {key: _at(value, progress) for key, value in self._arguments.items()}
-        part: Part = self._make(**arguments)
-        return part
+        return self._make(**arguments)
 
 
 def _at(value: Any, progress: float) -> Any:
@@ -52,11 +52,12 @@ class Augmenter:
     """Applies parts one after another to a batch; made by `compose`.
 
     Args:
-        parts: In order of application.
+        parts: In order of application; those that mix samples make `mixed`, the others the rest.
     """
 
     def __init__(self, parts: Sequence[Timed]) -> None:
-        self.parts = tuple(parts)
+        self.parts = tuple(part for part in parts if not isinstance(part.at(0.0), Mixer))
+        self.mixers = tuple(part for part in parts if isinstance(part.at(0.0), Mixer))
 
     @property
     def grades(self) -> bool:
@@ -135,6 +136,72 @@ class Augmenter:
         return image, target, fov, points
 
     @torch.no_grad()
+    def mixed(
+        self,
+        image: Tensor,
+        fov: Tensor,
+        target: Tensor,
+        counted: Tensor,
+        *,
+        generator: torch.Generator,
+        progress: float = 0.0,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mix the samples of a micro-batch, as the network and the loss would be given them.
+
+        A place of the target, a cell of a heat-map, is mixed whole, with the px that it stands for.
+        So each cell's target is exactly that of what is seen in it, in the same shares; a Gaussian
+        that reaches over the border of a box is cut off there as its particle is.
+
+        Args:
+            image: float (N, C, *S), normalised, 0 outside the fov.
+            fov: float (N, 1, *S), 0 or 1.
+            target: float (N, K, *T), rendered; S is T, or a multiple of it along each axis.
+            counted: float (N, 1, *T): what the loss counts.
+            generator: On the CPU. One number is drawn; all further draws are keyed by it.
+            progress: Of training, in [0, 1].
+
+        Returns:
+            All four, mixed with the sample's partner, that is another one of the micro-batch, as it
+            was given. Places that are of both samples are inside the fov where both are; the image
+            is 0 outside. A sample that is not mixed, or has the share 1, is bit-identical; the
+            given tensors are never written to.
+
+        Raises:
+            ShapeError: Sizes do not divide, or the micro-batch has one sample.
+        """
+        size, cells, samples = image.shape[2:], target.shape[2:], len(image)
+        factors = [n // m for n, m in zip(size, cells, strict=True)]
+        if [n * m for n, m in zip(factors, cells, strict=True)] != list(size):
+            raise ShapeError(f"target {tuple(cells)} does not divide image {tuple(size)}")
+        if samples == 1:
+            raise ShapeError("one sample has no other to be mixed with")
+        base = int(torch.randint(2**62, (1,), generator=generator).item())
+        draws = Draws(base, "mixing", samples)
+        ways: list[Mixer] = [timed.at(progress) for timed in self.mixers]
+        tables = [Draws(base, timed.name, samples).uniform(2 + len(cells)) for timed in self.mixers]
+        odds = torch.tensor([way.p for way in ways], dtype=torch.float64)
+        ends: list[float] = (odds / odds.sum().clamp(min=1.0)).cumsum(0).tolist()
+        other = partners(draws)
+        given = (image, fov, target, counted)
+        found = tuple(each.clone() for each in given)
+        for sample, u in enumerate(draws.uniform(1)[:, 0].tolist()):
+            way = next((number for number, end in enumerate(ends) if u < end), None)
+            if way is None:
+                continue
+            share = ways[way].share(cells, tables[way][sample]).to(image.device)
+            if bool((share == 1).all()):
+                continue
+            fine = share
+            for axis, factor in enumerate(factors):
+                fine = fine.repeat_interleave(factor, dim=axis)
+            pairs = [(each[sample], each[other[sample]]) for each in given]
+            found[1][sample] = mix_fov(*pairs[1], fine)
+            found[0][sample] = mix(*pairs[0], fine) * found[1][sample]
+            found[2][sample] = mix(*pairs[2], share)
+            found[3][sample] = mix_fov(*pairs[3], share)
+        return found[0], found[1], found[2], found[3]
+
+    @torch.no_grad()
     def _augmented(
         self,
         image: Tensor,
@@ -160,7 +227,8 @@ class Augmenter:
         if self.parts:
             image, target, fov = image.clone(), target.clone(), fov.clone()
         for timed in self.parts:
-            part, draws = timed.at(progress), Draws(base, timed.name, image.shape[0])
+            part: Part = timed.at(progress)
+            draws = Draws(base, timed.name, image.shape[0])
             part.apply(image, target, fov, draws)
             if keypoints is not None and isinstance(part, Mover):
                 keypoints = part.move(keypoints, tuple(image.shape[2:]), draws)

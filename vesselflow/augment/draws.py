@@ -83,6 +83,29 @@ class Mover(Part, Protocol):
         ...
 
 
+@runtime_checkable
+class Mixer(Protocol):
+    """An augmentation that mixes each sample with another one of its micro-batch (see `mixing`).
+
+    Attributes:
+        p: Probability, for each sample by itself, beside those of other mixers.
+    """
+
+    p: float
+
+    def share(self, size: Sequence[int], numbers: Tensor) -> Tensor:
+        """How much of each place is the sample's own.
+
+        Args:
+            size: Sizes of the target.
+            numbers: float64 (2 + D,) in [0, 1), of the sample.
+
+        Returns:
+            float32 (*size) in [0, 1], on the CPU; where it is 1, nothing is mixed.
+        """
+        ...
+
+
 def choose(draws: Draws, p: float, numbers: int) -> tuple[list[int], Tensor]:
     """Which samples a part changes, and its further random numbers.
 

@@ -426,6 +426,8 @@ class Experiment(Section):
             for check in _FIT:
                 with faults.gathered():
                     check(self)
+            with faults.gathered():
+                _fit_mixing(self, _registry(info, "augment"), _registry(info, "loss"))
         if faults:
             raise carried(faults.joined())
         return self
@@ -568,6 +570,31 @@ def _fit_decay(experiment: Experiment) -> None:
 
 #: What no section can check by itself.
 _FIT = (_fit_ood, _fit_pixels, _fit_patch, _fit_folds, _fit_scoring, _fit_averages, _fit_decay)
+
+
+def _fit_mixing(experiment: Experiment, augmentations: Registry, losses: Registry) -> None:
+    # Argument models say what they need: a class attribute `mixes` of those that mix samples, and
+    # `soft_targets = False` of losses whose targets have to be 0 or 1.
+    mixing = [
+        name
+        for name in experiment.augment
+        if getattr(augmentations.part(name).arguments, "mixes", False)
+    ]
+    if not mixing:
+        return
+    if experiment.train.micro_batch_size < 2:
+        raise UserError(
+            f"{mixing[0]} mixes samples of a micro-batch, which holds one",
+            where="train.micro_batch_size",
+            allowed=f"2 or more, or no augment.{mixing[0]}",
+        )
+    loss = str(experiment.loss["name"])
+    if not getattr(losses.part(loss).arguments, "soft_targets", True):
+        raise UserError(
+            f"{mixing[0]} makes targets between 0 and 1, which the loss {loss} cannot take",
+            where=f"augment.{mixing[0]}",
+            hint="leave it out, or take another loss",
+        )
 
 
 def _registry(info: ValidationInfo, section: str) -> Registry:

@@ -43,6 +43,7 @@ _FIRST_RUN_NEEDS = (
     "vesselflow.augment.dropping",
     "vesselflow.augment.elastic",
     "vesselflow.augment.geometric",
+    "vesselflow.augment.mixing",
     "vesselflow.augment.photometric",
     "vesselflow.augment.warping",
 )

@@ -348,6 +348,11 @@ class Stepper:
         image = normalise_by(
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
         )
+        if self._augmenter is not None and self._augmenter.mixers:
+            self._generator.manual_seed(key(self._seed, "mix", step, index))
+            image, fov, target, fov_out = self._augmenter.mixed(
+                image, fov, target, fov_out, generator=self._generator, progress=progress
+            )
         if self._experiment.train.channels_last:
             image = image.contiguous(memory_format=channels_last(image.ndim - 2))
         # Dropout and the like draw from the global generator: key it per micro-batch.

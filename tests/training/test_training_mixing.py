@@ -1,0 +1,89 @@
+"""A step mixes what the network and the loss are given, alike, and on any number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import training_cases as cases
+from torch import Tensor, nn
+
+from vesselflow.augment.compose import compose
+from vesselflow.config.experiment import load_experiment
+from vesselflow.feed.batches import Batch
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.training.group import Solo
+from vesselflow.training.step import Stepper
+
+
+class Recorder(nn.Module):
+    """Remembers what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+        self.image = torch.zeros(0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.image = image.detach().clone()
+        return image * self.factor
+
+
+@pytest.mark.parametrize("way", ["mixup", "cutmix", "cutmixup"])
+def test_network_and_loss_are_given_the_same_mix(way: str) -> None:
+    sections = {
+        "data": {"train": "a"},
+        "augment": {way: {"p": 1, "alpha": 1}},
+        "normalise": {"scope": "none"},
+        "train": {"micro_batch_size": 4},
+    }
+    experiment = load_experiment(sections, registries=REGISTRIES)
+    values = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 16), dtype=np.uint8)
+    fov = (np.random.default_rng(1).random((4, 1, 16, 16)) < 0.9).astype(np.uint8)
+    ones = np.ones((4, 1), np.float32)
+    # The image is its own target: so it is when mixed, if both are mixed alike.
+    batch = Batch(
+        image=values * fov,
+        target=values * fov,
+        fov=fov,
+        centre=0 * ones,
+        scale=ones,
+        source=np.arange(4, dtype=np.int32),
+    )
+    model, given = Recorder(), []
+
+    def loss(logits: Tensor, target: Tensor, inside: Tensor, *, progress: float):
+        given.append((target, inside))
+        return (logits * target).mean(), {}
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    stepper = Stepper(
+        experiment,
+        model,
+        loss,
+        optimizer,
+        compose(experiment.augment),
+        group=Solo(),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    stepper.run(0, 0.0, lambda index: batch)
+    ((target, inside),) = given
+    image = model.image
+    assert torch.allclose(image, target * inside, atol=1e-6)
+    alone = torch.from_numpy(batch.image / 255).float()
+    assert all(not torch.allclose(a, b) for a, b in zip(image, alone, strict=True))
+    assert (image[inside == 0] == 0).all()
+    # Another step mixes otherwise.
+    stepper.run(1, 0.0, lambda index: batch)
+    assert not torch.equal(model.image, image)
+
+
+def test_mixing_is_the_same_in_every_run_and_changes_it() -> None:
+    mixed = [
+        cases.run_tiny(cases.tiny_experiment(augment={"cutmix": {"p": 1}}), stop_after=3)
+        for _ in range(2)
+    ]
+    assert cases.differences(mixed[0].last, mixed[1].last) == []
+    plain = cases.run_tiny(cases.tiny_experiment(augment={"cutmix": {"p": 0}}), stop_after=3)
+    assert cases.differences(mixed[0].last, plain.last) != []
