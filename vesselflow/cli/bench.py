@@ -90,6 +90,12 @@ BENCHES = {
         5,
         "ms of every loss, forward and backward, and its share of a resnet34 U-Net's step",
     ),
+    "augment": Bench(
+        "vesselflow.bench.augment",
+        "augment",
+        5,
+        "ms to augment an image of 512 px by each part, and by a chain of four: against kornia",
+    ),
     "blobs": Bench(
         "vesselflow.bench.blobs",
         "blobs",

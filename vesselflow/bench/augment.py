@@ -1,0 +1,135 @@
+"""Augmentation: time of an image in each part, and of a chain of what moves pixels."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from vesselflow.augment import AUGMENTATIONS
+from vesselflow.augment.compose import Augmenter, compose
+from vesselflow.bench.commands import row, spread, target
+
+SAMPLES, CHANNELS, SIDE = 8, 3, 512
+CHAIN = ("hflip", "rotate90", "affine", "elastic")
+OURS, KORNIA = "chain", "chain, kornia"
+#: What the chain is held to, times the faster peer.
+MOST_OF_PEER = 0.5
+
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def augment(rounds: int = 5, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Augment a batch of 8 images, 3 x 512 x 512, with a target and a full fov, on one thread.
+
+    Every part has p = 1 and its default strength; parts and peers take turns in an order that
+    rotates. The first round warms all of them up and is not counted. Parts of volumes are left out.
+
+    Args:
+        rounds: Counted rounds, at least 1.
+        progress: Takes lines that say how far it is.
+
+    Returns:
+        Rows of peers in ms per image, ratios and targets, as the other benches.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return summarise(_measured(rounds, progress or (lambda text: None)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measured(rounds: int, say: Callable[[str], None]) -> dict[str, list[float]]:
+    peers = peers_of(example())
+    names, times = list(peers), {name: [] for name in peers}  # type: dict[str, list[float]]
+    for number in range(rounds + 1):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            began = time.perf_counter()
+            peers[name](number)
+            took = 1000 * (time.perf_counter() - began) / SAMPLES
+            say(f"round {number} of {rounds}, {name}: {took:.3g} ms")
+            if number:
+                times[name].append(took)
+    return times
+
+
+def example(samples: int = SAMPLES, side: int = SIDE) -> Tensors:
+    """Image, target and fov; noise, since no part looks at what it is given."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(samples, CHANNELS, side, side, generator=generator)
+    vessels = (torch.rand(samples, 1, side, side, generator=generator) < 0.1).float()
+    return image, vessels, torch.ones(samples, 1, side, side)
+
+
+def peers_of(given: Tensors) -> dict[str, Callable[[int], Any]]:
+    """Name -> what augments the batch once, with a seed."""
+    names = [name for name in AUGMENTATIONS.names() if name != "zflip"]
+    found: dict[str, Callable[[int], Any]] = {
+        name: _ours(compose({name: {"p": 1.0}}), given) for name in names
+    }
+    found[OURS] = _ours(compose({name: {"p": 1.0} for name in CHAIN}), given)
+    found[KORNIA] = _kornia(given)
+    return found
+
+
+def _ours(augmenter: Augmenter, given: Tensors) -> Callable[[int], Any]:
+    image, vessels, fov = given
+
+    def run(seed: int) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        if augmenter.mixers:
+            return augmenter.mixed(image, fov, vessels, fov, generator=generator)
+        return augmenter(image, vessels, fov, generator=generator)
+
+    return run
+
+
+def _kornia(given: Tensors) -> Callable[[int], Any]:
+    from kornia import augmentation as parts
+
+    chain = parts.AugmentationSequential(
+        parts.RandomHorizontalFlip(p=1.0),
+        parts.RandomRotation90((1, 3), p=1.0),
+        parts.RandomAffine(15.0, (0.05, 0.05), (0.9, 1.1), p=1.0),
+        parts.RandomElasticTransform((63, 63), (16.0, 16.0), (0.01, 0.01), p=1.0),
+        data_keys=["input", "mask"],
+    )
+    image, vessels, fov = given
+    both = torch.cat([vessels, fov], dim=1)
+
+    def run(seed: int) -> Any:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            # One of its parts leaves torch to choose align_corners, which torch tells each time.
+            warnings.simplefilter("ignore", UserWarning)
+            torch.manual_seed(seed)
+            return chain(image, both)
+
+    return run
+
+
+def summarise(times: Mapping[str, list[float]]) -> dict[str, Any]:
+    """The result of the bench from ms per image by round."""
+    how = f"batches of {SAMPLES} x {CHANNELS} x {SIDE} x {SIDE}, p = 1, defaults, one thread"
+    chain = " + ".join(CHAIN)
+    settings = {
+        OURS: {"how": f"{chain}; {how}"},
+        KORNIA: {
+            "how": f"AugmentationSequential of the same four, image and mask; {how}",
+            "elastic": "kernel of 63 px, sigma 16 px",
+        },
+    }
+    ratios = [a / b for a, b in zip(times[OURS], times[KORNIA], strict=True)]
+    return {
+        "name": "augment",
+        "peers": {
+            name: row(values, "ms / image", settings.get(name, {"how": how}))
+            for name, values in times.items()
+        },
+        "ratios": {f"{OURS} / {KORNIA}": spread(ratios)},
+        "targets": [target(f"{OURS} / {KORNIA}", spread(ratios)["median"], MOST_OF_PEER)],
+    }
