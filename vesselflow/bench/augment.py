@@ -45,7 +45,8 @@ def augment(rounds: int = 5, progress: Callable[[str], None] | None = None) -> d
 
 def _measured(rounds: int, say: Callable[[str], None]) -> dict[str, list[float]]:
     peers = peers_of(example())
-    names, times = list(peers), {name: [] for name in peers}  # type: dict[str, list[float]]
+    names = list(peers)
+    times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
