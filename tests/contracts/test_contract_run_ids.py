@@ -33,6 +33,8 @@ FACTS: dict[str, Any] = {
 #: (file, profile) -> number of runs with different names, name of the first point's run, digest of
 #: all names in order.
 SHIPPED = {
+    ("augmentation.yaml", None): (5, "07c88a29fb011129e716", "f6278b70c2c307644f23"),
+    ("augmentation.yaml", "full"): (24, "e889ec9c7be87793c75d", "325842c7c71f9c17eede"),
     ("beta_schedule.yaml", None): (7, "dcdf4d13a6cd3ea27a42", "0eb73921ef75b90ba7ef"),
     ("beta_schedule.yaml", "full"): (7, "68bb43777a5e06b2de5e", "e8aebd2661dbfee28d48"),
     ("data_size.yaml", None): (1, "f13947a609e066364657", "ee19e6e88ba0f95c259a"),
@@ -58,6 +60,8 @@ SHIPPED = {
     ("loss_beta.yaml", "full"): (22, "3388a025dc38dd59787a", "304980267a600cb1ac7d"),
     ("loss_zoo.yaml", None): (8, "db1743decc3239a3616e", "ce6aed4ce178974109a6"),
     ("loss_zoo.yaml", "full"): (12, "14dbc804122669428f4e", "b43f9c8a50c70a5bfdfb"),
+    ("mixing.yaml", None): (5, "7ec15a8b61433759d992", "367c1014a2b9761103f9"),
+    ("mixing.yaml", "full"): (13, "68bb43777a5e06b2de5e", "219e5621ef778e84c475"),
     ("normalisation.yaml", None): (5, "b185673a860031389fb2", "e8073b7fbea8628216af"),
     ("normalisation.yaml", "full"): (10, "d2bd580f806d9939c231", "ddd70efe020739123572"),
     ("optimiser.yaml", None): (5, "e6ab9461f281239bc9e9", "67f369ad2b0d4c75c678"),
