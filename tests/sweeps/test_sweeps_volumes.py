@@ -78,6 +78,16 @@ def test_one_spacing_for_all_scanners(results: Path) -> None:
             "model: {name: wnet}",
             "model.name: wnet takes images, the store 'a' holds volumes; allowed: unet3d",
         ),
+        (
+            "hflip: {}",
+            "channel_shuffle: {}",
+            "augment.channel_shuffle: images of one channel have no order of channels",
+        ),
+        (
+            "hflip: {}",
+            "color_jitter: {saturation: 0, hue: {schedule: step, from: 0, to: 0.1}}",
+            "augment.color_jitter: saturation and hue need images with 3 channels, these have 1",
+        ),
         ("[16, 32, 32]", "[32, 32]", r"data.patch: [32, 32] has 2 numbers, the images have 3 axes"),
         (
             "[16, 32, 32]",

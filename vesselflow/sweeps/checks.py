@@ -105,10 +105,17 @@ def _named(facts: StoreFacts) -> tuple[SourceInfo, ...]:
 
 
 def check_channels(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
-    """Refuse a store that is scored and has other channels than the one that is trained on."""
+    """Refuse a store that is scored and has other channels than the one that is trained on.
+
+    So are augmentations that images of so many channels cannot have: met in training, at whatever
+    progress a schedule switches them on, they would end the run.
+    """
     for point in space.expand().points:
         data = point.experiment.data
         trained = _channels(stores[data.train])
+        if trained:
+            with placed(space, file):
+                _check_colours(point.experiment, trained)
         for name in data.ood:
             found = _channels(stores[name])
             if trained and found and found != trained:
@@ -119,6 +126,22 @@ def check_channels(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -
                     allowed=f"stores of {trained} channel{'s' * (trained != 1)}",
                     hint="import it again from images of the same kind, or leave it out",
                 )
+
+
+def _check_colours(experiment: Experiment, channels: int) -> None:
+    jitter = experiment.augment.get("color_jitter", {})
+    if channels != 3 and (jitter.get("saturation") or jitter.get("hue")):
+        raise UserError(
+            f"saturation and hue need images with 3 channels, these have {channels}",
+            where="augment.color_jitter",
+            hint="set saturation and hue to 0",
+        )
+    if channels == 1 and "channel_shuffle" in experiment.augment:
+        raise UserError(
+            "images of one channel have no order of channels",
+            where="augment.channel_shuffle",
+            hint="leave it out",
+        )
 
 
 def _channels(facts: StoreFacts) -> int:
