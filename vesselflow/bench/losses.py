@@ -16,7 +16,7 @@ from vesselflow.models import MODELS
 #: Micro-batch: four images of 256 x 256.
 SHAPE = (4, 1, 256, 256)
 #: Terms of the sum that stands for `compose`, which has no defaults.
-TERMS: dict[str, Any] = {"bce": {}, "dice": {}}
+TERMS: dict[str, Any] = {"bce": {}, "jaccard": {}}
 #: Largest share of a step that a loss may take.
 MOST = 0.10
 #: Losses that follow centre lines have no target: pooling and thinning are their nature.
