@@ -96,7 +96,8 @@ def test_sides_that_do_not_fit_are_refused() -> None:
     [
         (
             {"finest_level": 4, "depth": 3},
-            "model.finest_level: there is no level 4 of 3; allowed: 1 to 3, the coarsest",
+            "model.finest_level: there is no level 4 in an encoder of 3; "
+            "allowed: 1 to 3, the coarsest",
         ),
         (
             {"merge": "cat", "fusion": "parallel_cascade"},

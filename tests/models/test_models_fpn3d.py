@@ -176,4 +176,6 @@ def test_flat_levels_leave_slices_alone() -> None:
 def test_no_pyramid_above_the_coarsest_level() -> None:
     with pytest.raises(UserError) as caught:
         MODELS.validate({"name": "fpn3d", "filters": [4, 8], "finest_level": 2}, where="model")
-    assert str(caught.value).startswith("model.finest_level: there is no level 2 of 2 filters")
+    assert str(caught.value).startswith(
+        "model.finest_level: there is no level 2 in an encoder of 2"
+    )

@@ -15,6 +15,7 @@ from record_damage import DAMAGE
 
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.loading import load_space
+from vesselflow.config.yaml_files import dump_yaml, parse_yaml
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.changes import NEUTRAL, changes_line, differences
 from vesselflow.sweeps.outcome import Outcome
@@ -124,6 +125,17 @@ def test_axes_come_and_go(here: Path) -> None:
         SPACE.replace("profiles:", "  train.ema: [null, 0.9]\nprofiles:")
     )
     assert line() == f"{OTHER}grid train.ema is a new axis{REPLACED}"
+
+
+def test_arguments_that_parts_did_not_have_yet_are_no_alarm(here: Path) -> None:
+    file = here / "results/space/resolved.yaml"
+    resolved = parse_yaml(file.read_text(), where="")
+    for key in ("se", "se_at", "norm"):
+        del resolved["model"][key]
+    del resolved["train"]["log_health"]
+    file.write_text(dump_yaml(resolved))
+    assert line() == ""
+    assert line("model.se=cse") == f"{OTHER}model.se is new{REPLACED}"
 
 
 def test_a_store_of_another_content_is_told(here: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_frozen_module_keeps_weights_and_statistics() -> None:
 
 
 def test_names_are_the_models_own_where_its_answer_is_averaged() -> None:
-    spec = {"name": "unet", "encoder": "resnet18"}
+    spec = {"name": "fpn", "encoder": "resnet18"}
     model = strided.build(spec, in_channels=3, classes=1, stride=4)
     assert type(model) is strided.Averaged
     assert blocks(model) == ["encoder", "decoder", "segmentation_head"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 _EPILOG = """What cannot learn four samples by heart learns nothing in a sweep. The point is trained
 on four samples of its first fold for up to 200 steps, in this process, without Ray, augmentation
-and averaged weights, and scored on the same samples: 0 where Dice (F1 of keypoints) gets above
-0.95, else 1 and what to look at. Nothing of it enters a table or a record.
+and averaged weights, and scored on the same samples: 0 where the task's own metric gets above 0.95,
+else 1 and what to look at. Nothing of it enters a table or a record.
 
   vesselflow smoke search_spaces/loss_beta.yaml 'name=combined,beta=0.5'"""
 

@@ -71,7 +71,7 @@ def check_pyramid(finest_level: int, levels: range, fusion: str, merge: str) -> 
     """
     if finest_level not in levels:
         raise UserError(
-            f"there is no level {finest_level} of {len(levels)}",
+            f"there is no level {finest_level} in an encoder of {len(levels)}",
             where="model.finest_level",
             allowed=f"{levels[0]} to {levels[-1]}, the coarsest",
         )

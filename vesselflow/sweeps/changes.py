@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vesselflow.config.axes import comparable
-from vesselflow.config.experiment import SECTIONS
+from vesselflow.config.experiment import PARTS, SECTIONS
 from vesselflow.config.registry import shown
 from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import parse_yaml
 from vesselflow.errors import UserError
 from vesselflow.records.atomic import read_json_or_none
 from vesselflow.records.paths import AnyPath
+from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.folder import PROVENANCE, sweep_folder
 from vesselflow.sweeps.stores_made import store_path, used_stores
 from vesselflow.tasks import TASKS
@@ -26,7 +27,7 @@ from vesselflow.tasks import TASKS
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
     *("name", "question", "description", "hypotheses", "resources", "estimate", "prices"),
-    *("train.checkpoint_every_s", "train.log_gradient_shares"),
+    *("train.checkpoint_every_s", "train.log_gradient_shares", "train.log_health"),
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.
 GROWING = ("seeds", "folds", "data.ood")
@@ -128,14 +129,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def _walk(key: str, old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> Iterator[Change]:
-    if key in NEUTRAL or (name not in old and _is_default(key, new[name])):
+    if key in NEUTRAL or (name not in old and _is_default(key, new[name], new)):
         return
     if name not in old or name not in new:
         # Of a part that has another name, the name says it all.
-        both = "name" in old and "name" in new
-        if not (both and old["name"] != new["name"]):
+        if not _renamed(old, new):
             yield Change(f"{key} is {'gone' if name in old else 'new'}", shared=False)
         return
+    if _renamed(old, new) and all(_is_default(key, each[name], each) for each in (old, new)):
+        return  # each part's own default
     before, after = (_NULL.get(key) if v is None else v for v in (old[name], new[name]))
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for inner in dict.fromkeys((*after, *before)):
@@ -144,17 +146,41 @@ def _walk(key: str, old: Mapping[str, Any], new: Mapping[str, Any], name: str) -
         yield from _listed(key, before, after, grows=key in GROWING)
 
 
-def _is_default(key: str, value: Any) -> bool:
-    """Whether a key that an older version did not know changes nothing."""
+def _renamed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether both are a part with its arguments, and not the same one."""
+    return "name" in old and "name" in new and bool(old["name"] != new["name"])
+
+
+def _is_default(key: str, value: Any, beside: Mapping[str, Any]) -> bool:
+    """Whether a key that an older version did not know changes nothing.
+
+    Args:
+        key: With its section.
+        value: Its value.
+        beside: What it stands in: where that is a part, with the part's name.
+    """
     section, _, field = key.partition(".")
+    if section in PARTS or section == "augment":
+        part, _, inner = field.rpartition(".")
+        return _is_default_of(section, part or beside.get("name"), inner or field, value)
     if section not in SECTIONS:
         return False
     fields = SECTIONS[section].model_fields
     if not field:
         return isinstance(value, Mapping) and all(
-            _is_default(f"{section}.{name}", each) for name, each in value.items()
+            _is_default(f"{section}.{name}", each, value) for name, each in value.items()
         )
     return field in fields and not fields[field].is_required() and value == fields[field].default
+
+
+def _is_default_of(section: str, part: Any, field: str, value: Any) -> bool:
+    """Whether a value is what an argument of a registered part has anyway."""
+    registry = REGISTRIES[section]
+    fields = registry.part(part).arguments.model_fields if part in registry else {}
+    if field not in fields or fields[field].is_required():
+        return False
+    default = fields[field].get_default(call_default_factory=True)
+    return comparable(value) == comparable(list(default) if isinstance(default, tuple) else default)
 
 
 def _listed(key: str, before: Any, after: Any, *, grows: bool) -> Iterator[Change]:

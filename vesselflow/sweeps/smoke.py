@@ -45,7 +45,7 @@ class Smoke:
     """What came of it.
 
     Attributes:
-        metric: "dice", or "f1" of keypoints.
+        metric: Name of the task's own.
         score: The last one, on the samples that were learnt; NaN before the first.
         steps: Optimizer steps that were taken.
         seconds: They took, with the scoring.
@@ -79,7 +79,7 @@ def smoke(plan: SweepPlan, cell: Cell, scratch: Path, *, device: str = "cpu") ->
     settle_process(plan.space.resources.threads)
     spec = replace(cell.run, experiment=bare(cell.run.experiment))
     experiment, task = spec.experiment, spec.task
-    metric = "f1" if TASKS.task(task.name).kind == "keypoint" else "dice"
+    metric = TASKS.task(task.name).objective
     facts = plan.stores[experiment.data.train]
     protocol = Protocol.of(experiment, task, facts.layout)
     data = LocalData({name: Path(str(each.path)) for name, each in plan.stores.items()})
