@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vesselflow.cli.spaces import add_space_options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,11 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "space", nargs="?", help="YAML file of a search space; default: a small one"
     )
-    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
-    parser.add_argument(
-        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-        help="override a key, as of `vesselflow sweep`",
-    )  # fmt: skip
+    add_space_options(parser, set_help="override a key, as of `vesselflow sweep`")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
     which.add_argument("--seeds", metavar="LIST", help="several: 0-9, or 1,4,7")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vesselflow.cli.spaces import add_space_options
+
 if TYPE_CHECKING:
     from vesselflow.clusters.findings import Placed
     from vesselflow.clusters.surroundings import Slots
@@ -32,15 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("file", metavar="FILE", help="the cluster file")
     check.add_argument("--space", metavar="SPACE", help="do its slots fit on the workers?")
-    check.add_argument("--profile", metavar="NAME", help="one of the space's profiles")
-    check.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a key of the space",
-    )
+    add_space_options(check, whose="the space's", set_help="override a key of the space")
     check.add_argument("--json", action="store_true", help="for machines")
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from vesselflow.cli.spaces import add_space_options, read_space
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,15 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = _EPILOG
     parser.add_argument("space", help="YAML file of the search space")
-    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a key (dotted path); on an axis it fixes that axis",
-    )
+    add_space_options(parser)
     parser.add_argument("--results", metavar="DIR", default="results", help="default: results")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
@@ -51,14 +45,10 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.cli.output import Output
     from vesselflow.cli.plan import check_results
     from vesselflow.cli.progress import Progress
-    from vesselflow.config.loading import load_space
-    from vesselflow.runs.registries import REGISTRIES
     from vesselflow.sweeps.networks import networks
     from vesselflow.sweeps.planning import plan_sweep
 
-    space = load_space(
-        args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
-    )
+    space = read_space(args.space, args)
     plan = plan_sweep(space, check_results(args.results), here=False)
     found = networks(plan)
     from vesselflow.models.facts import facts_of

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vesselflow.cli.spaces import add_space_options, read_space
 from vesselflow.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,15 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = _EPILOG
     parser.add_argument("space", help="YAML file of the search space")
-    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a key (dotted path); on an axis it fixes that axis",
-    )
+    add_space_options(parser)
     parser.add_argument("--results", metavar="DIR", default="results", help="default: results")
     parser.add_argument("--fresh", action="store_true", help="as if no run were finished")
     parser.add_argument(
@@ -76,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.cli.output import Output
     from vesselflow.cli.plan import check_results
     from vesselflow.clusters.files import read_cluster
-    from vesselflow.config.loading import load_space
-    from vesselflow.runs.registries import REGISTRIES
     from vesselflow.sweeps.planning import plan_sweep
 
     console, told = Output(highlight=False), Output(highlight=False, stderr=True)
@@ -85,9 +76,7 @@ def run(args: argparse.Namespace) -> int:
     spot_hours = _positive(args.spot_hours, "--spot-hours", "hours")
     assert spot_hours is not None
     seed = _whole(args.seed, "--seed")
-    space = load_space(
-        args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
-    )
+    space = read_space(args.space, args)
     results = check_results(args.results)
     cluster = None if args.cluster is None else read_cluster(args.cluster)
 

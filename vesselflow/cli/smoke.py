@@ -6,6 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from vesselflow.cli.spaces import add_space_options, read_space
+
 _EPILOG = """What cannot learn four samples by heart learns nothing in a sweep. The point is trained
 on four samples of its first fold for up to 200 steps, in this process, without Ray, augmentation
 and averaged weights, and scored on the same samples: 0 where the task's own metric gets above 0.95,
@@ -19,15 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("space", help="YAML file of the search space")
     parser.add_argument("point", help="name of one of its points, as --dry-run prints them")
-    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a key (dotted path); on an axis it fixes that axis",
-    )
+    add_space_options(parser)
     parser.add_argument(
         "--results", metavar="DIR", default="results", help="where stores may lie; default: results"
     )
@@ -37,15 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Train, and say how far it came."""
     from vesselflow.cli.output import Output
     from vesselflow.cli.plan import check_results
-    from vesselflow.config.loading import load_space
     from vesselflow.errors import UserError, closest
-    from vesselflow.runs.registries import REGISTRIES
     from vesselflow.sweeps.planning import plan_sweep
 
     console, told = Output(highlight=False), Output(highlight=False, stderr=True)
-    space = load_space(
-        args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
-    )
+    space = read_space(args.space, args)
     names = [point.name for point in space.expand().points]
     if args.point not in names:
         raise UserError(

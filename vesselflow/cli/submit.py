@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vesselflow.cli.spaces import add_space_options, read_space
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,15 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("space", metavar="SPACE", nargs="?", help="the search space")
     parser.add_argument("--cluster", metavar="FILE", required=True, help="file of `ray up`")
-    parser.add_argument("--profile", metavar="NAME", help="one of the space's profiles")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a key",
-    )
+    add_space_options(parser, whose="the space's", set_help="override a key")
     parser.add_argument(
         "--results", metavar="DIR", help="default: metadata.vesselflow.storage of the cluster file"
     )
@@ -75,17 +69,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _submit(console: Console, args: argparse.Namespace) -> int:
-    from vesselflow.config.loading import load_space
-    from vesselflow.runs.registries import REGISTRIES
     from vesselflow.sweeps.folder import sweep_folder
     from vesselflow.sweeps.parcel import pack
 
     def notify(text: str) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
-    space = load_space(
-        args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
-    )
+    space = read_space(args.space, args)
     results = _results(args)
     with tempfile.TemporaryDirectory(prefix="vesselflow-parcel-") as name:
         parcel = pack(space, results, Path(name), notify)

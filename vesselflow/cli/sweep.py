@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from vesselflow.cli.leaving import leave
+from vesselflow.cli.spaces import add_space_options, read_space
 from vesselflow.errors import UserError, VesselflowError
 
 if TYPE_CHECKING:
@@ -27,15 +28,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("space", help="YAML file of the search space")
-    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a key (dotted path); on an axis it fixes that axis",
-    )
+    add_space_options(parser)
     parser.add_argument(
         "--results",
         metavar="DIR",
@@ -75,16 +68,12 @@ def run(args: argparse.Namespace) -> int:
     from vesselflow.cli.budget import check_priced, read_budget
     from vesselflow.cli.output import Output
     from vesselflow.cli.plan import check_results, print_plan, slots_here
-    from vesselflow.config.loading import load_space
-    from vesselflow.runs.registries import REGISTRIES
     from vesselflow.sweeps.planning import plan_sweep
     from vesselflow.sweeps.wishes import on_demand_after
 
     console = Output(highlight=False)
     budget = read_budget(args.budget)
-    space = load_space(
-        args.space, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
-    )
+    space = read_space(args.space, args)
     results, here = check_results(args.results), args.address is None
     after = on_demand_after(args.on_demand_after, {} if here else os.environ)
     if here and after is not None:
