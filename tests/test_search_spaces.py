@@ -140,6 +140,16 @@ def test_every_form_has_an_example() -> None:
     assert set(curve) == {"schedule", "from", "to", "start", "end"}
 
 
+def test_the_page_lists_every_shipped_space_with_its_question_and_cost() -> None:
+    table = dict(re.findall(r"^\| \[(\w+)\]\(\1\.yaml\) \| (.*) \|$", PAGE, re.MULTILINE))
+    assert sorted(table) == sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    for name, row in table.items():
+        text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+        cost = re.search(rf"^#   vesselflow sweep search_spaces/{name}\.yaml +(.*)$", text, re.M)
+        assert cost is not None
+        assert row == f"{load_yaml(FOLDER / f'{name}.yaml')['question']} | {cost[1]}"
+
+
 def test_the_page_names_every_part_that_has_no_page_of_its_own() -> None:
     text = PAGE.partition("## All keys")[0]
     for kind in ("optimizer", "schedule", "sampler", "importer"):
