@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from vesselflow.errors import ShapeError, UserError
 from vesselflow.models import MODELS
-from vesselflow.models.fpn3d import Pyramid
+from vesselflow.models.layers.pyramid import Pyramid
 from vesselflow.models.needs import divisor_of, needs
 from vesselflow.models.strided import Averaged
 from vesselflow.models.strided import build as strided

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from vesselflow.errors import ShapeError
-from vesselflow.models.fpn3d import Pyramid
 from vesselflow.models.layers import FUSIONS
 from vesselflow.models.layers.convolutions import initialise, initialise_head, raised
 from vesselflow.models.layers.fusions import Maps
 from vesselflow.models.layers.gates import Gates
+from vesselflow.models.layers.pyramid import Pyramid
 from vesselflow.models.smp import build_encoded
 
 
@@ -139,12 +139,9 @@ class Fpn2d(nn.Module):
                 f"fpn2d needs heights and widths that are multiples of {self.divisor}, "
                 f"got {height} x {width}"
             )
-        maps = self._gated("skip", self.encoder(image)[self._finest :])
-        fused = self.fusion(self._gated("decoder", self.pyramid(maps)))
+        maps = self.gates.each("skip", self.encoder(image)[self._finest :])
+        fused = self.fusion(self.gates.each("decoder", self.pyramid(maps)))
         return raised(self.head(self.dropout(fused)), self._last)
-
-    def _gated(self, place: str, maps: Sequence[Tensor]) -> list[Tensor]:
-        return [self.gates(place, level, each) for level, each in enumerate(maps)]
 
 
 def fpn2d(

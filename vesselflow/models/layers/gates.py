@@ -49,6 +49,10 @@ class Gates(nn.ModuleDict):
         key = f"{place}{level}"
         return self[key](x) if key in self else x
 
+    def each(self, place: str, maps: Sequence[Tensor]) -> list[Tensor]:
+        """All maps of a place, by level from 0 on, gated where there are gates."""
+        return [self(place, level, x) for level, x in enumerate(maps)]
+
 
 @dataclass(frozen=True)
 class Hook:
@@ -73,4 +77,4 @@ class SkipHook:
     def __call__(self, module: nn.Module, inputs: tuple[Sequence[Tensor]]) -> tuple[list[Tensor]]:
         """The maps, finest first, those with gates gated."""
         (maps,) = inputs
-        return ([self.gates("skip", level, each) for level, each in enumerate(maps)],)
+        return (self.gates.each("skip", maps),)
