@@ -13,6 +13,7 @@ from typing import Any
 
 from vesselflow.config.axes import comparable
 from vesselflow.config.experiment import PARTS, SECTIONS
+from vesselflow.config.fingerprint import RESULT_NEUTRAL
 from vesselflow.config.registry import shown
 from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import parse_yaml
@@ -27,7 +28,7 @@ from vesselflow.tasks import TASKS
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
     *("name", "question", "description", "hypotheses", "resources", "estimate", "prices"),
-    *("train.checkpoint_every_s", "train.log_gradient_shares", "train.log_health"),
+    *(key for key in RESULT_NEUTRAL if key.startswith("train.")),
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.
 GROWING = ("seeds", "folds", "data.ood")
