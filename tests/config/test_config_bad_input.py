@@ -118,6 +118,22 @@ IN_FILE = {
         "train: {swa: {start: 1}}",
         "space.yaml: train.swa.start: 1 is not allowed; allowed: 0 to 1 (1 excluded)",
     ),
+    "stop-with-one-score": (
+        "train: {epochs: 10, stop: {patience: 3}}",
+        "space.yaml: train.stop.patience: 3 epochs without a better score are never seen before "
+        "the end, with 1 that is scored; allowed: none with so few; score more of them, "
+        "score.epochs: all or {every: n}",
+    ),
+    "stop-never-seen": (
+        "train: {epochs: 4, stop: {patience: 3}}\nscore: {epochs: all}",
+        "space.yaml: train.stop.patience: 3 epochs without a better score are never seen before "
+        "the end, with 4 that are scored; allowed: 1 to 2; score more of them, "
+        "score.epochs: all or {every: n}",
+    ),
+    "stop-at-once": (
+        "train: {stop: {patience: 0}}",
+        "space.yaml: train.stop.patience: 0 is not allowed; allowed: a whole number, 1 or more",
+    ),
     "no-decay-to-leave-out": (
         "optimizer: {name: sgd}\ntrain: {no_decay_on_norms: true}",
         "space.yaml: train.no_decay_on_norms: the optimizer sgd has no weight decay here to leave "

@@ -13,12 +13,16 @@ import pandas as pd
 import pytest
 
 from vesselflow.config.loading import load_space
+from vesselflow.errors import UserError
 from vesselflow.evaluation.long_tables import write_tables
+from vesselflow.evaluation.scoring import evaluate
 from vesselflow.feed.local import LocalData
 from vesselflow.metrics import METRICS
 from vesselflow.records.runs import RunRecord
+from vesselflow.runs.cells import trainings
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.runs.specs import domain_view
+from vesselflow.sweeps import scoring_job
 from vesselflow.sweeps.context import Reports, Result
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.planning import Prepared, prepare
@@ -209,3 +213,55 @@ def test_the_objective_chooses_epoch_and_point(results, tmp_path):
         assert points.selected.all()
     assert chosen["max"] > chosen["min"]
     assert not any(map(math.isnan, chosen["max"]))
+
+
+STOPPING = SPACE.replace("epochs: 2,", "epochs: 5, stop: {patience: 1, threshold: 0.9},")
+
+
+def test_a_training_that_is_ended_early_has_every_cell_of_its_answer(
+    results, tmp_path, monkeypatch
+):
+    prepared = _prepared(results, "stopping", "seeds: [6]", STOPPING)
+    scored, said = [], []
+    monkeypatch.setattr(
+        scoring_job,
+        "evaluate",
+        lambda *given, **named: scored.append(1) or evaluate(*given, **named),
+    )
+    (result,) = _done(prepared, message=said.append)
+    assert (result.state, result.message) == ("finished", "")
+    line = "stopped after epoch 2 of 5 (train.stop): dice on validation was no better in 1 scored"
+    assert [text for text in said if line in text]
+    (job,) = {cell.run.run_id: cell for cell in prepared.cells}.values()
+    record = RunRecord(results, job.run.run_id)
+    assert record.accepted()["summary"] == {"steps": 2, "skipped_steps": 0, "stopped_epoch": 2}
+    assert line in record.accepted_attempt().log_path.read_text()
+    # Two epochs on val, test and one other camera; the three others are not scored again.
+    assert len(scored) == 6
+    assert prepared.missing() == []
+    images = _tables(prepared, tmp_path)["images"].set_index(
+        ["epoch", "role", "domain", "source_id", "metric"]
+    )["value"]
+    assert set(images.index.get_level_values("epoch")) == {1, 2, 3, 4, 5}
+    for epoch in (3, 4, 5):
+        pd.testing.assert_series_equal(images[epoch], images[2], check_exact=True)
+    assert not images[1].equals(images[2])
+    # The start after it has nothing to do.
+    assert _prepared(results, "stopping", "seeds: [6]", STOPPING).jobs() == []
+
+
+def test_scores_that_end_a_training_are_part_of_its_name(results):
+    """Without early stopping such points share a training (above)."""
+    for axis in ("flips", "rule"):
+        prepared = _prepared(results, f"stop-{axis}", f"grid: {{{AXES[axis]}}}", STOPPING)
+        assert len({cell.run.run_id for cell in prepared.cells}) == 2
+        assert len(prepared.jobs()) == 2
+        assert len(trainings(prepared.space)) == 2
+    plain = _prepared(results, "stop-none", f"grid: {{{AXES['flips']}}}")
+    assert len(trainings(plain.space)) == 1
+
+
+def test_a_training_is_not_ended_by_a_score_of_another_task(results):
+    space = STOPPING.replace("patience: 1", "patience: 1, metric: f1")
+    with pytest.raises(UserError, match=r"train.stop.metric: unknown metric 'f1'; allowed: dice"):
+        _prepared(results, "stop-f1", "", space)

@@ -329,11 +329,12 @@ OPTIONS = tiny_experiment(
     optimizer={"name": "lion", "lr": 0.003},
     schedule={"name": "plateau", "patience": 1, "threshold": 9.0},
     train={
-        "epochs": 3,
+        "epochs": 5,
         "steps_per_epoch": 2,
         "micro_batches_per_step": 3,
         "ema": None,
-        "swa": {"start": 0.5},
+        "swa": {"start": 0.3},
+        "stop": {"patience": 3},  # nothing is scored here: it ends after three epochs
         "freeze": ["encoder.0"],
         "encoder_lr_factor": 0.5,
         "no_decay_on_norms": True,

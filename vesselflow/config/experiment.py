@@ -218,6 +218,18 @@ class Swa(Section):
         return max(1, math.ceil(self.start * epochs - 1e-9))
 
 
+class Stop(Section):
+    """When a training ends before its last epoch."""
+
+    patience: int = Field(ge=1, description="Scored epochs without a better value that end it")
+    threshold: float = Field(
+        0.0, ge=0, description="By how much a value has to be better than the best one before"
+    )
+    metric: Annotated[str | None, Named("metric")] = Field(
+        None, description="Which score on validation; null takes the task's own"
+    )
+
+
 class Train(Section):
     """The training loop."""
 
@@ -243,6 +255,12 @@ class Train(Section):
         None,
         description="Equal-weight mean of the weights after each epoch from a share of the "
         "training on, {start: 0.75}, which is then scored; null has none",
+    )
+    stop: Stop | None = Field(
+        None,
+        description="End a training whose validation score gets no better, {patience: 5}: in "
+        "scored epochs, of which score.epochs has to name enough; the epochs that are left have "
+        "the weights of the last one; null trains to the end",
     )
     freeze: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
         (),
@@ -559,6 +577,21 @@ def _fit_averages(experiment: Experiment) -> None:
         )
 
 
+def _fit_stop(experiment: Experiment) -> None:
+    stop, epochs = experiment.train.stop, experiment.train.epochs
+    # Of n scored epochs the first one is the best so far, and after the last one nothing is left.
+    if stop is None or stop.patience <= len(experiment.score.at(epochs)) - 2:
+        return
+    scored = len(experiment.score.at(epochs))
+    raise UserError(
+        f"{stop.patience} epochs without a better score are never seen before the end, with "
+        f"{scored} that {'is' if scored == 1 else 'are'} scored",
+        where="train.stop.patience",
+        allowed=f"1 to {scored - 2}" if scored > 2 else "none with so few",
+        hint="score more of them, score.epochs: all or {every: n}",
+    )
+
+
 def _fit_decay(experiment: Experiment) -> None:
     if experiment.train.no_decay_on_norms and not experiment.optimizer.get("weight_decay"):
         raise UserError(
@@ -569,7 +602,16 @@ def _fit_decay(experiment: Experiment) -> None:
 
 
 #: What no section can check by itself.
-_FIT = (_fit_ood, _fit_pixels, _fit_patch, _fit_folds, _fit_scoring, _fit_averages, _fit_decay)
+_FIT = (
+    _fit_ood,
+    _fit_pixels,
+    _fit_patch,
+    _fit_folds,
+    _fit_scoring,
+    _fit_averages,
+    _fit_stop,
+    _fit_decay,
+)
 
 
 def _fit_mixing(experiment: Experiment, augmentations: Registry, losses: Registry) -> None:

@@ -164,6 +164,7 @@ def run_identity(
     registries: Registries,
     pixels: Any = None,
     task: Any = None,
+    stop: Any = None,
 ) -> dict[str, Any]:
     """What is hashed into a run's name.
 
@@ -176,6 +177,7 @@ def run_identity(
         pixels: What besides the experiment decides the size of a working px of the training store;
             plain data, None for nothing.
         task: What is learnt, where the store's digest does not say it; likewise.
+        stop: How the scores are made that end a training early; likewise.
     """
     identity = {
         "experiment": experiment_identity(experiment, registries),
@@ -183,7 +185,7 @@ def run_identity(
         "store": store_digest,
         "split": split_digest,
     }
-    besides = {"pixels": pixels, "task": task}
+    besides = {"pixels": pixels, "task": task, "stop": stop}
     return identity | {name: value for name, value in besides.items() if value is not None}
 
 

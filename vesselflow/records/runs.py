@@ -57,6 +57,9 @@ from vesselflow.records.paths import (
 )
 from vesselflow.records.status import RunState, Status, read_note
 
+#: Of an accepted attempt's summary: the epoch after which a training was ended early.
+STOPPED = "stopped_epoch"
+
 _NOT_FINISHED = "the run does not count as finished, its attempts are kept"
 
 

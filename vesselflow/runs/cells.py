@@ -135,6 +135,7 @@ def make_cells(
             registries=REGISTRIES,
             pixels=None if pixels is None else digest(pixels),
             task=task.identity,
+            stop=None if experiment.train.stop is None else protocol.judging(experiment.train.stop),
         )
         for _, number, seed in entries:
             if (split, number, ood, seen) not in by_fold:
@@ -183,6 +184,8 @@ def trainings(space: Space) -> list[Experiment]:
                     experiment.task.model_dump(mode="json"),
                     experiment.scale_of(experiment.data.train),
                     split_key(experiment),
+                    # Scores that end a training are part of it.
+                    experiment.score.model_dump(mode="json") if experiment.train.stop else None,
                 ]
             )
         found.setdefault((known[point.name], fold, seed), experiment)

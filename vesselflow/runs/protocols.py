@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vesselflow.config.experiment import Experiment, Score
+from vesselflow.config.experiment import Experiment, Score, Stop
 from vesselflow.config.fingerprint import canonical_json, digest
 from vesselflow.errors import UserError
 from vesselflow.metrics.registry import Metrics
@@ -121,6 +121,16 @@ class Protocol:
         if self.exclusive:
             identity["exclusive"] = True
         return identity
+
+    def judging(self, stop: Stop) -> dict[str, Any]:
+        """What is hashed of it where its scores end trainings early: they are part of a result.
+
+        Raises:
+            UserError: The metric is of another task.
+        """
+        name = metric_of(stop.metric, TASKS.task(self.task), where="train.stop.metric")
+        version = self.metrics.metric(name).version
+        return {"metric": name, "version": version, "by": self.identity()}
 
     @property
     def text(self) -> str:

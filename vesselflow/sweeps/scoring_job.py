@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -21,6 +22,7 @@ from vesselflow.evaluation.previews import safe_name, write_previews
 from vesselflow.evaluation.scoring import evaluate, select
 from vesselflow.records.atomic import write_bytes
 from vesselflow.records.paths import AnyPath, names_in, remove_files
+from vesselflow.records.runs import STOPPED
 from vesselflow.runs.evaluations import Evaluation
 from vesselflow.runs.protocols import Protocol
 from vesselflow.sweeps.context import Context
@@ -134,6 +136,11 @@ class ScoringJob:
         known = self._read(evaluation)
         if known is not None and not self._lacks(evaluation, known):
             return known
+        if self._stopped is not None and evaluation.epoch > self._stopped:
+            # The weights are those of the last epoch that was trained, and so are its scores.
+            known = self._scores(replace(evaluation, epoch=self._stopped), thresholds)
+            self._keep(evaluation, known)
+            return known
         return self._make(evaluation, known, thresholds, self._model(evaluation.epoch))
 
     def _make(
@@ -167,10 +174,19 @@ class ScoringJob:
             self._list(evaluation, *listing)
         if known is not None:
             evaluated = known.joined(evaluated)
-        path, complete = self._path(evaluation), evaluated
-        self.context.gate.keep(lambda: write_evaluated(path, complete))
-        self._known[evaluation.name] = evaluated
+        self._keep(evaluation, evaluated)
         return evaluated
+
+    def _keep(self, evaluation: Evaluation, evaluated: Evaluated) -> None:
+        path = self._path(evaluation)
+        self.context.gate.keep(lambda: write_evaluated(path, evaluated))
+        self._known[evaluation.name] = evaluated
+
+    @functools.cached_property
+    def _stopped(self) -> int | None:
+        """The epoch after which the trained run was ended early."""
+        accepted = self.context.record.accepted()
+        return None if accepted is None else accepted["summary"].get(STOPPED)
 
     def _list(self, evaluation: Evaluation, ending: str, text: str) -> None:
         """Keep what was predicted of each source, for whoever needs more than scores."""

@@ -162,6 +162,7 @@ def bare(experiment: Experiment) -> Experiment:
         "micro_batches_per_step": 1,
         "ema": None,
         "swa": None,
+        "stop": None,
         "log_health": True,
     }
     plain = {

@@ -17,6 +17,7 @@ from vesselflow.feed.batches import Samples
 from vesselflow.feed.hard import Hard
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.attempts import Attempt
+from vesselflow.records.runs import STOPPED
 from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.cost_notes import CostNotes, reached_before
 from vesselflow.sweeps.gate import Gate
@@ -35,6 +36,7 @@ from vesselflow.training.group import lead, together
 from vesselflow.training.health import warnings
 from vesselflow.training.loop import Hooks, steps_per_epoch, train
 from vesselflow.training.saving import Write
+from vesselflow.training.stopping import Patience
 
 
 class TrainingJob:
@@ -136,9 +138,25 @@ class TrainingJob:
             memory=ready.memory,
         )
         if outcome.finished:
-            summary = {"steps": outcome.steps, "skipped_steps": outcome.skipped_steps}
+            # Without early stopping all planned steps are done.
+            summary = {"steps": outcome.step, "skipped_steps": outcome.skipped_steps}
+            if (stopped := outcome.stopped_epoch) is not None:
+                summary[STOPPED] = stopped
+                lead(context.group, lambda: self._say_stopped(stopped))
             lead(context.group, lambda: self._finish(summary))
         return outcome.finished
+
+    def _say_stopped(self, epoch: int) -> None:
+        context, attempt = self.context, self._attempt()
+        train = context.spec.experiment.train
+        assert train.stop is not None
+        patience = Patience.of(train.stop, context.spec.task)
+        line = (
+            f"stopped after epoch {epoch} of {train.epochs} (train.stop): {patience.metric} on "
+            f"validation was no better in {train.stop.patience} scored epochs"
+        )
+        context.gate.keep(functools.partial(attempt.log_once, line))
+        context.reports.message(f"{context.spec.label}: {line}")
 
     def _warn(self, epoch: int, values: Mapping[str, float]) -> None:
         """Say what an epoch's gradients show, each thing once in an attempt."""

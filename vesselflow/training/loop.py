@@ -35,6 +35,7 @@ from vesselflow.training.interval import NOTHING_SEEN, Due, Survival
 from vesselflow.training.parameters import freeze, parameter_groups, rate, training_mode
 from vesselflow.training.saving import Saver, Write
 from vesselflow.training.step import Stepper
+from vesselflow.training.stopping import Patience
 
 
 class Diverged(VesselflowError):
@@ -78,12 +79,21 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Trained:
-    """How training ended: `finished` is False when it was stopped on request."""
+    """How training ended.
+
+    Attributes:
+        finished: False when it was stopped on request.
+        step: Steps that were done.
+        steps: Steps that were planned.
+        skipped_steps: Those whose gradient was not finite.
+        stopped_epoch: The epoch after which `train.stop` ended it; None where it did not.
+    """
 
     finished: bool
     step: int
     steps: int
     skipped_steps: int
+    stopped_epoch: int | None = None
 
 
 @dataclass
@@ -235,7 +245,9 @@ def train(
         per_sample=memory is not None,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
+    ended = False
     losses: list[float] = []  # the mean of each epoch that is done
+    patience = None if settings.stop is None else Patience.of(settings.stop, task or TaskSpec())
     # Of an epoch whose steps are done: its training means, until its curve is written.
     pending: dict[str, float] | None = None
     if resume is not None:
@@ -252,6 +264,8 @@ def train(
         means = _EpochMeans(state["means"], state["means_counts"])
         pending = state["pending"]
         losses = list(state.get("losses", ()))  # there were none before schedules looked at them
+        if patience is not None:
+            patience.scores = list(state["scores"])
         if memory is not None:
             memory.load({name: values.numpy() for name, values in state["memory"].items()})
 
@@ -271,6 +285,8 @@ def train(
         }
         if swa is not None:
             state["swa"] = swa.state_dict(copy=False)
+        if patience is not None:
+            state["scores"] = list(patience.scores)
         if memory is not None:
             learnt = memory.state().items()
             state["memory"] = {name: torch.from_numpy(values) for name, values in learnt}
@@ -285,25 +301,37 @@ def train(
             # There is no mean of the last epochs before the first of them.
             average = swa if swa is not None and swa.updates else ema
             with _evaluated(model, average, settings.freeze):
-                hooks.keep_weights(epoch, step, dump_weights(model))
+                weights = dump_weights(model)
+                hooks.keep_weights(epoch, step, weights)
                 values.update(hooks.score(model, epoch, step))
+            if patience is not None and patience.over(values):
+                # Those that are left have them too: an answer has all its epochs.
+                for later in sorted(each for each in scored if each > epoch):
+                    hooks.keep_weights(later, step, weights)
         hooks.epoch(epoch, step, values)
 
     def edge(*actions: Callable[[], None]) -> bool:
         """Do what rank 0 does while the others wait; False, on all, when it was interrupted."""
+        nonlocal ended
 
-        def act() -> bool:
+        def act() -> tuple[bool, bool]:
             stepper.check()
             if group.rank:
-                return True
+                return True, False
             try:
                 for action in actions:
                     action()
             except Interrupted:
-                return False
-            return True
+                return False, False
+            return True, patience is not None and patience.ended
 
-        return all(together(group, act))
+        answers = together(group, act)
+        ended = any(enough for _, enough in answers)
+        return all(done for done, _ in answers)
+
+    def result(finished: bool) -> Trained:
+        stopped = step // per_epoch if ended and step < steps else None
+        return Trained(finished, step, steps, skipped, stopped)
 
     def tell_interval() -> None:
         if hooks.interval is not None and group.rank == 0:
@@ -312,7 +340,9 @@ def train(
     saving = saver(hooks.save, hooks.waiting)
     if pending is not None:
         if not edge(close_epoch):
-            return Trained(False, step, steps, skipped)
+            return result(False)
+        if ended:
+            return result(True)
         pending = None
     due = Due(settings.checkpoint_every_s, survival, hooks.clock)
     tell_interval()
@@ -324,7 +354,7 @@ def train(
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate(parameters, lr)
             began, writing = hooks.clock(), saving.busy
-            result = stepper.run(
+            did = stepper.run(
                 step,
                 progress,
                 partial(batches.batch, step),
@@ -332,10 +362,10 @@ def train(
                 save=saving.failed or (not writing and group.rank == 0 and due.now(saving.write_s)),
             )
             due.step(hooks.clock() - began, writing or saving.busy)
-            if memory is not None and result.sample_losses is not None:
-                memory.learn(step * len(result.sample_losses), result.sample_losses)
+            if memory is not None and did.sample_losses is not None:
+                memory.learn(step * len(did.sample_losses), did.sample_losses)
             step += 1
-            if result.applied:
+            if did.applied:
                 in_a_row = 0
                 if ema is not None:
                     ema.update(model)
@@ -344,14 +374,11 @@ def train(
                 if in_a_row > settings.nan_tolerance:
                     raise Diverged(
                         f"{in_a_row} gradients in a row were not finite, the last at step {step}; "
-                        f"losses there: {result.losses}; lower optimizer.lr, or set "
+                        f"losses there: {did.losses}; lower optimizer.lr, or set "
                         "train.clip_norm"
                     )
             scalars = {f"loss.{name}": value for name, value in loss.scalars(progress).items()}
-            means.add(
-                {**result.losses, "lr": lr, "grad_norm": result.grad_norm, **scalars}
-                | result.health
-            )
+            means.add({**did.losses, "lr": lr, "grad_norm": did.grad_norm, **scalars} | did.health)
             ends_epoch = step % per_epoch == 0
             tell_interval()
             if group.rank == 0:
@@ -367,9 +394,9 @@ def train(
                     swa.update(model)
                 if memory is not None:
                     memory.end_epoch()
-            if ends_epoch or result.save or result.stop:
+            if ends_epoch or did.save or did.stop:
                 # Before the epoch is scored: whoever is stopped while it is repeats no step.
-                if result.stop:
+                if did.stop:
                     done = edge(save, saving.wait)
                 elif not ends_epoch:
                     done = edge(save)
@@ -377,10 +404,12 @@ def train(
                     done = edge(save, close_epoch)
                 else:
                     done = edge(save, close_epoch, saving.wait)
-                if result.stop or not done:
-                    return Trained(False, step, steps, skipped)
+                if did.stop or not done:
+                    return result(False)
+                if ended:
+                    return result(edge(saving.wait))
                 pending = None
-    return Trained(True, step, steps, skipped)
+    return result(True)
 
 
 @contextmanager
