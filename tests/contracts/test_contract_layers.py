@@ -219,6 +219,28 @@ def test_activations_are_their_formulas(name: str, formula: Callable[[float], fl
     assert found.tolist() == pytest.approx([formula(x) for x in values], abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ACTIVATIONS.names())
+def test_every_activation_keeps_shape_and_type_and_has_a_gradient(name, dtype) -> None:
+    values = torch.linspace(-4, 4, 60, dtype=dtype).reshape(1, 3, 4, 5)
+    layer = ACTIVATIONS.build({"name": name})
+    assert list(layer.parameters()) == []
+    given = values.clone().requires_grad_()
+    found = layer(given * 1)  # some work in place, and no leaf may be written to
+    assert (found.shape, found.dtype) == (values.shape, dtype)
+    assert torch.isfinite(found).all()
+    found.float().sum().backward()
+    assert torch.isfinite(given.grad).all()
+    assert (given.grad[values > 3] > 0).all()
+    # No activation is a straight line, and each is made anew.
+    low, high = (
+        found.detach().float()[values < -3].mean(),
+        found.detach().float()[values > 3].mean(),
+    )
+    assert high > 3 > abs(low) + 1
+    assert ACTIVATIONS.build({"name": name}) is not layer
+
+
 # -- fusions ---------------------------------------------------------------------------------------
 
 
