@@ -53,6 +53,7 @@ OTHER = {
     "train.ema": 0.9,
     "train.swa": {"start": 0.5},
     "train.stop": {"patience": 3},
+    "train.init_from": "first/base",
     "train.freeze": ["encoder"],
     "train.encoder_lr_factor": 0.1,
     "train.no_decay_on_norms": True,

@@ -206,6 +206,7 @@ def run_tiny(
     spoilt: frozenset[tuple[int, int]] = frozenset(),
     hooks: Hooks | None = None,
     rows: tuple[int, ...] = tuple(range(2, SAMPLES)),
+    initial: bytes | None = None,
 ) -> Trace:
     """Train on some rows of `tiny_samples`, or of `tiny_volumes` where the model takes those;
     `stop_after` steps, where given."""
@@ -255,6 +256,7 @@ def run_tiny(
             resume=resume,
             task=task,
             memory=draws if isinstance(draws, Hard) else None,
+            initial=initial,
         )
     finally:
         loop_module.build_model, step_module.normalise_by = build, normalise_by

@@ -256,6 +256,12 @@ class Train(Section):
         description="Equal-weight mean of the weights after each epoch from a share of the "
         "training on, {start: 0.75}, which is then scored; null has none",
     )
+    init_from: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Run whose weights the training begins with: SPACE/POINT, the point of a "
+        "finished sweep in the same results folder, of the same fold and seed, at the epoch that "
+        "validation chose; or the name of a run, RUN@EPOCH; null begins anew",
+    )
     stop: Stop | None = Field(
         None,
         description="End a training whose validation score gets no better, {patience: 5}: in "

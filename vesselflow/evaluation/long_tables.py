@@ -94,6 +94,7 @@ class Lookup:
     """
 
     def __init__(self, results: AnyPath, *, keep: bool = True) -> None:
+        self.results = results
         self._runs = KnownRuns(results, keep=keep)
         self._evaluations = KeptEvaluations(results, keep=keep)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from vesselflow.config.space import Space
 from vesselflow.feed.folds import Fold
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.evaluations import Evaluation
+from vesselflow.runs.initial import Initial
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.registries import REGISTRIES
@@ -106,8 +107,17 @@ class Job:
         return tuple(sorted(by_name.values(), key=lambda evaluation: evaluation.epoch))
 
 
+def no_initial(experiment: Experiment, fold: Fold, seed: int) -> None:
+    """For who knows of no other runs; ValueError where one is needed."""
+    if experiment.train.init_from is not None:
+        raise ValueError("train.init_from needs the results folder")
+
+
 def make_cells(
-    space: Space, folds: Mapping[str, Sequence[Fold]], stores: Mapping[str, StoreFacts]
+    space: Space,
+    folds: Mapping[str, Sequence[Fold]],
+    stores: Mapping[str, StoreFacts],
+    initial: Callable[[Experiment, Fold, int], Initial | None] = no_initial,
 ) -> list[Cell]:
     """All cells of a sweep: points x folds x seeds, in this order.
 
@@ -115,6 +125,7 @@ def make_cells(
         space: The space.
         folds: `split_key` of an experiment -> its folds.
         stores: Facts of every store in use.
+        initial: ``(experiment, fold, seed)`` -> the weights that the run begins with.
     """
     runs: dict[str, RunSpec] = {}
     by_fold: dict[tuple[str, int, tuple[str, ...], str], _OfFold] = {}
@@ -143,6 +154,9 @@ def make_cells(
                 by_fold[split, number, ood, seen] = made
             of_fold = by_fold[split, number, ood, seen]
             identity = {**shared, "seed": seed, "split": of_fold.digest}
+            first = initial(experiment, folds[split][number], seed)
+            if first is not None:
+                identity["init"] = first.identity
             run_id = digest(identity)
             if run_id not in runs:
                 runs[run_id] = RunSpec(
@@ -154,6 +168,7 @@ def make_cells(
                     identity=identity,
                     train=of_fold.train,
                     task=task,
+                    initial=first,
                 )
             cells.append(
                 Cell(
@@ -184,6 +199,7 @@ def trainings(space: Space) -> list[Experiment]:
                     experiment.task.model_dump(mode="json"),
                     experiment.scale_of(experiment.data.train),
                     split_key(experiment),
+                    experiment.train.init_from,
                     # Scores that end a training are part of it.
                     experiment.score.model_dump(mode="json") if experiment.train.stop else None,
                 ]

@@ -14,6 +14,7 @@ from vesselflow.feed.folds import Fold, check_leaks, make_folds
 from vesselflow.feed.view import Around, View
 from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
+from vesselflow.runs.initial import Initial
 from vesselflow.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class RunSpec:
         identity: What was hashed.
         train: Source indices of the training part in the training store.
         task: What it learns.
+        initial: The weights that it begins with; None: its own, of its seed.
     """
 
     run_id: str
@@ -83,6 +85,7 @@ class RunSpec:
     identity: Mapping[str, Any]
     train: tuple[int, ...]
     task: TaskSpec = field(default_factory=TaskSpec)
+    initial: Initial | None = None
 
     @property
     def epochs(self) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from vesselflow.tasks import TASKS
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
     *("name", "question", "description", "hypotheses", "resources", "estimate", "prices"),
-    *(key for key in RESULT_NEUTRAL if key.startswith("train.")),
+    *(key for key in RESULT_NEUTRAL if key.startswith("train.") and key != "train.init_from"),
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.
 GROWING = ("seeds", "folds", "data.ood")

@@ -30,6 +30,7 @@ from vesselflow.sweeps.folder import (
     write_splits,
     writing,
 )
+from vesselflow.sweeps.initial_weights import Initials, check_shapes
 from vesselflow.sweeps.sampling_checks import check_sampling
 from vesselflow.sweeps.stores_made import known_stores, open_stores
 from vesselflow.sweeps.task_checks import check_keypoints, check_tasks
@@ -164,6 +165,7 @@ def plan_sweep(
     left = plan.open_points(fresh=fresh)
     checks.check_models(space, file, left, stores, notify)
     checks.check_parameters(space, file, left, stores, notify)
+    check_shapes(space, file, plan.missing(), stores, results)
     if here:
         checks.check_weights(space, file, left, weights or notify, fetch=start)
     return plan
@@ -240,7 +242,10 @@ def look_up_runs(
     """Every cell of the sweep and what is known of it; none while a store is not made yet."""
     if not all(facts.digest for facts in stores.values()):
         return [], []
-    cells, objective = make_cells(space, folds, stores), objective_of(space, stores)
+    initials = Initials(lookup.results, stores)
+    with checks.placed(space, space.file):
+        cells = make_cells(space, folds, stores, initials.of)
+    objective = objective_of(space, stores)
     lookup.fetch(cells)
     return cells, [lookup.score(cell, objective) for cell in cells]
 

@@ -17,7 +17,7 @@ from vesselflow.feed.batches import Samples
 from vesselflow.feed.hard import Hard
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.attempts import Attempt
-from vesselflow.records.runs import STOPPED
+from vesselflow.records.runs import STOPPED, RunRecord
 from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.cost_notes import CostNotes, reached_before
 from vesselflow.sweeps.gate import Gate
@@ -73,7 +73,7 @@ class TrainingJob:
         experiment = context.spec.experiment
         resume, start = lead(context.group, self._begin)
         ready = _Ready()
-        together(context.group, lambda: self._prepare(ready))
+        together(context.group, lambda: self._prepare(ready, anew=resume is None))
         settings = experiment.train
         total = settings.epochs * steps_per_epoch(experiment, ready.samples)
         self._batches = ready.batches
@@ -136,6 +136,7 @@ class TrainingJob:
             survival=context.survival,
             task=context.spec.task,
             memory=ready.memory,
+            initial=ready.initial,
         )
         if outcome.finished:
             # Without early stopping all planned steps are done.
@@ -189,10 +190,13 @@ class TrainingJob:
             return None, 0
         return point[1], point[0]
 
-    def _prepare(self, ready: _Ready) -> None:
-        """Find the samples, and where micro-batches come from (each rank)."""
+    def _prepare(self, ready: _Ready, *, anew: bool) -> None:
+        """Find the samples, where micro-batches come from, and first weights (each rank)."""
         context = self.context
         spec, settings = context.spec, context.spec.experiment.train
+        if anew and (first := spec.initial) is not None:
+            record = RunRecord(context.results, first.run_id)
+            ready.initial = context.gate.keep(lambda: record.read_weights(first.epoch))
         samples = context.data.samples(spec.experiment.data.train, context.view)
         rows = self._rows(samples)
         ready.samples = len(samples.table.of_grid(rows))
@@ -319,3 +323,4 @@ class _Ready:
     channels: int = 0
     batches: StepClock = field(init=False)
     memory: Hard | None = None
+    initial: bytes | None = None

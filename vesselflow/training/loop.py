@@ -190,6 +190,7 @@ def train(
     saver: Callable[[Callable[[int], Write], Callable[[], None]], Saver] = Saver,
     task: TaskSpec | None = None,
     memory: Hard | None = None,
+    initial: bytes | None = None,
 ) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
@@ -212,6 +213,7 @@ def train(
         saver: Makes what keeps the state, of `Hooks.save` and `Hooks.waiting`.
         task: What is learnt; None: one mask.
         memory: The draws of `batches`, where they learn from the losses of the samples.
+        initial: Weights to begin with, as `dump_weights` wrote them; None: those of the seed.
 
     Raises:
         Diverged: Too many gradients in a row were not finite.
@@ -222,6 +224,8 @@ def train(
     steps = settings.epochs * per_epoch
     scored = set(experiment.score.at(settings.epochs))
     model = build_model(experiment, channels, seed, task).to(device)
+    if initial is not None and resume is None:
+        model.load_state_dict(load_weights(initial))
     freeze(model, settings.freeze)
     optimizer = OPTIMIZERS.build(experiment.optimizer, parameters=parameter_groups(model, settings))
     schedule = LEARNING_RATES.build(experiment.schedule)

@@ -1,0 +1,240 @@
+"""From which run another one takes its first weights, and that they have seen nothing they may not.
+
+Imports no torch, but where shapes are compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vesselflow.config.experiment import Experiment
+from vesselflow.config.fingerprint import canonical_json
+from vesselflow.config.space import Space
+from vesselflow.errors import UserError, closest
+from vesselflow.feed.folds import Fold
+from vesselflow.models import MODELS
+from vesselflow.records.atomic import read_json_or_none
+from vesselflow.records.paths import AnyPath, names_in
+from vesselflow.records.runs import RunRecord
+from vesselflow.records.status import RunState
+from vesselflow.runs.cells import Cell
+from vesselflow.runs.initial import Initial
+from vesselflow.runs.specs import StoreFacts
+from vesselflow.sweeps.checks import placed
+
+_KEY = "train.init_from"
+_WEIGHTS = re.compile(r"[1-9][0-9]*\.pt")
+_RUN = re.compile(r"([0-9a-f]{20})(?:@([1-9][0-9]*))?")
+
+
+class Initials:
+    """Finds first weights in a results folder; what was read once is not read again.
+
+    Args:
+        results: The results folder.
+        stores: Facts of the stores in use, by name.
+    """
+
+    def __init__(self, results: AnyPath, stores: Mapping[str, StoreFacts]) -> None:
+        self._results, self._stores = results, stores
+        self._tables: dict[str, list[dict[str, Any]]] = {}
+        self._seen: dict[str, list[tuple[str, str, str]]] = {}
+
+    def of(self, experiment: Experiment, fold: Fold, seed: int) -> Initial | None:
+        """The weights that a run begins with; None where its config names none.
+
+        Args:
+            experiment: The run's.
+            fold: Its fold.
+            seed: Its seed.
+
+        Raises:
+            UserError: There is no such run, it is not finished, its weights are gone, or it was
+                trained on images that this run is not to have seen; the key is in `where`.
+        """
+        named = experiment.train.init_from
+        if named is None:
+            return None
+        match = _RUN.fullmatch(named)
+        found = self._run(*match.groups()) if match else self._cell(named, fold.index, seed)
+        self._check_unseen(found, experiment, fold)
+        return found
+
+    def _run(self, run_id: str, epoch: str | None) -> Initial:
+        record = RunRecord(self._results, run_id)
+        if record.status().state is not RunState.FINISHED:
+            raise UserError(
+                f"there is no finished run {run_id} in {self._results}",
+                where=_KEY,
+                hint="'vesselflow runs' lists them",
+            )
+        # The weights that are kept are those of scored epochs.
+        names = names_in(record.weights_path(1).parent)
+        kept = sorted(int(name[:-3]) for name in names if _WEIGHTS.fullmatch(name))
+        if not kept or (epoch is not None and int(epoch) not in kept):
+            which = f" of epoch {epoch}" if epoch else ""
+            raise UserError(
+                f"the weights{which} of run {run_id} are not there",
+                where=_KEY,
+                allowed=", ".join(f"{run_id}@{each}" for each in kept) if kept else "",
+                hint="" if kept else "they were removed; train that run again",
+            )
+        return Initial(run_id, int(epoch) if epoch else kept[-1])
+
+    def _cell(self, named: str, fold: int, seed: int) -> Initial:
+        space, _, point = named.partition("/")
+        rows = self._table(space)
+        points = list(dict.fromkeys(row["point"] for row in rows))
+        if point not in points:
+            raise UserError(
+                f"the sweep '{space}' has no point '{point}'",
+                where=_KEY,
+                allowed=", ".join(f"{space}/{each}" for each in points[:8]),
+                hint=closest(point, points),
+            )
+        own = [row for row in rows if row["point"] == point]
+        for row in own:
+            if (row["fold"], row["seed"]) == (fold, seed):
+                break
+        else:
+            there = ", ".join(f"fold {row['fold']} seed {row['seed']}" for row in own)
+            raise UserError(
+                f"{named} was not trained on fold {fold} with seed {seed}",
+                where=_KEY,
+                allowed=there,
+                hint="a run begins with the weights of the same fold and seed",
+            )
+        if row["epoch"] is None:
+            raise UserError(
+                f"{named} is not finished on fold {fold} with seed {seed}",
+                where=_KEY,
+                hint="bring that sweep to its end first",
+            )
+        return self._run(row["run_id"], str(row["epoch"]))
+
+    def _table(self, space: str) -> list[dict[str, Any]]:
+        if space not in self._tables:
+            path = self._results / space / "tables" / "runs.parquet"
+            try:
+                table = pq.read_table(
+                    pa.BufferReader(path.read_bytes()),
+                    columns=["run_id", "point", "fold", "seed", "epoch"],
+                )
+            except (OSError, pa.ArrowException):
+                raise UserError(
+                    f"there is no answer of a sweep '{space}' in {self._results}",
+                    where=_KEY,
+                    allowed="SPACE/POINT of a sweep in the same results folder, RUN or RUN@EPOCH",
+                    hint="run that sweep first",
+                ) from None
+            self._tables[space] = table.to_pylist()
+        return self._tables[space]
+
+    def _check_unseen(self, initial: Initial, experiment: Experiment, fold: Fold) -> None:
+        """Refuse weights that know images which this run is scored on."""
+        train = self._stores[experiment.data.train].digest
+        outside = {self._stores[name].digest: name for name in experiment.data.ood}
+        for run_id, store, split in self._history(initial.run_id):
+            if store in outside:
+                raise UserError(
+                    f"run {run_id} was trained on '{outside[store]}', which is out of "
+                    "distribution here",
+                    where=_KEY,
+                    hint="leave that store out of data.ood",
+                )
+            if store == train and split != fold.digest:
+                raise UserError(
+                    f"run {run_id} was trained on another split of '{experiment.data.train}', so "
+                    f"that it may know what fold {fold.index} is scored on",
+                    where=_KEY,
+                    allowed="runs of the same fold of the same split",
+                    hint="SPACE/POINT takes the run of the same fold",
+                )
+
+    def _history(self, run_id: str) -> list[tuple[str, str, str]]:
+        """(run, digest of its store, of its split) of a run and of those that it began with."""
+        if run_id not in self._seen:
+            path = RunRecord(self._results, run_id).folder / "identity.json"
+            identity = read_json_or_none(path)
+            if not isinstance(identity, Mapping):
+                raise UserError(
+                    f"what run {run_id} was trained on cannot be read",
+                    where=_KEY,
+                    hint=f"{path} is missing or damaged; train that run again",
+                )
+            own = (run_id, str(identity.get("store")), str(identity.get("split")))
+            before = identity.get("init")
+            self._seen[run_id] = [own, *(self._history(before["run"]) if before else ())]
+        return self._seen[run_id]
+
+
+def check_shapes(
+    space: Space,
+    file: Path,
+    cells: Sequence[Cell],
+    stores: Mapping[str, StoreFacts],
+    results: AnyPath,
+) -> None:
+    """Hold first weights against the models that are to take them; imports torch where there are.
+
+    Args:
+        space: The space.
+        file: Its file.
+        cells: Those that are not done.
+        stores: Facts of the stores in use.
+        results: The results folder.
+
+    Raises:
+        UserError: Weights have other names or shapes than the model.
+    """
+    wanted: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.run.initial is not None:
+            # Runs of a point have one model each: folds and seeds change no shape.
+            what = [MODELS.canonical(cell.run.experiment.model), cell.run.task.identity]
+            wanted.setdefault(canonical_json([*what, cell.point]), cell)
+    if not wanted:
+        return
+    import torch
+
+    from vesselflow.training.loop import build_model, load_weights
+
+    for cell in wanted.values():
+        run, initial = cell.run, cell.run.initial
+        assert initial is not None
+        facts = stores[run.experiment.data.train]
+        channels = facts.sources[0].channels if facts.sources else 3
+        random = {"weights": None} if "weights" in run.experiment.model else {}
+        bare = run.experiment.model_copy(update={"model": {**run.experiment.model, **random}})
+        with torch.device("meta"):
+            model = build_model(bare, channels, 0, run.task)
+        given = load_weights(RunRecord(results, initial.run_id).read_weights(initial.epoch))
+        with placed(space, file):
+            _compare(model.state_dict(), given, cell, initial)
+
+
+def _compare(
+    needed: Mapping[str, Any], given: Mapping[str, Any], cell: Cell, initial: Initial
+) -> None:
+    ours = {name: tuple(value.shape) for name, value in needed.items()}
+    theirs = {name: tuple(value.shape) for name, value in given.items()}
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) == theirs.get(name):
+            continue
+        if name not in theirs:
+            fault = f"it has no {name}"
+        elif name not in ours:
+            fault = f"only it has {name}"
+        else:
+            fault = f"its {name} is {theirs[name]}, here {ours[name]}"
+        raise UserError(
+            f"the weights of run {initial.run_id} do not fit the model of {cell.point}: {fault}",
+            where=_KEY,
+            hint="take the same model, with the same arguments and classes",
+        )
