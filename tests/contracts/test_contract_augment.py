@@ -243,6 +243,8 @@ def test_samples_that_are_not_chosen_stay_bit_identical(name):
         16,
     )
     assert same == [bool(u >= 0.4) for u in draws.uniform(1)[:, 0]]
+    said = compose(section(name, 0.4)).chosen(16, generator=torch.Generator().manual_seed(11))
+    assert said == [[] if stays else [part(name)] for stays in same]
     assert 0 < sum(same) < 16
 
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 import torch
 import training_cases as cases
 
+import vesselflow.training.giving as giving_module
 import vesselflow.training.loop as loop_module
 import vesselflow.training.step as step_module
 from vesselflow.augment.compose import compose
@@ -139,7 +140,7 @@ def _disturb(attempt: Attempt, rank: int) -> None:
         replace_(source, target)
 
     step_module.Stepper.run, step_module.Stepper._backward = run_step, spoilt
-    step_module.normalise_by = cases.spoiling
+    giving_module.normalise_by = cases.spoiling
     atomic.os.replace = slow
 
 

@@ -16,7 +16,7 @@ import pytest
 import training_cases as cases
 
 import vesselflow.tasks.segment as segment
-import vesselflow.training.step as step_module
+import vesselflow.training.giving as giving_module
 from vesselflow.evaluation.evaluated import evaluation_path
 from vesselflow.feed.local import LocalData
 from vesselflow.records import atomic
@@ -318,7 +318,7 @@ def test_what_a_checkpoint_holds_has_its_format_number():
 def test_what_is_not_the_code_s_fault_hands_the_run_back(
     stores, job, tmp_path, alone_folder, monkeypatch, error, fault
 ):
-    true, calls = step_module.normalise_by, []
+    true, calls = giving_module.normalise_by, []
 
     def failing(*args):
         calls.append(args)
@@ -326,7 +326,7 @@ def test_what_is_not_the_code_s_fault_hands_the_run_back(
             raise error
         return true(*args)
 
-    monkeypatch.setattr(step_module, "normalise_by", failing)
+    monkeypatch.setattr(giving_module, "normalise_by", failing)
     result = execute(job, tmp_path, LocalData(stores))
     assert (result.state, result.fault) == ("handed back", Fault[fault])
     record = RunRecord(tmp_path, "bbbb")

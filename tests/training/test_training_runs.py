@@ -11,7 +11,7 @@ import pytest
 import training_cases as cases
 
 import vesselflow.inference.whole as whole_module
-import vesselflow.training.step as step_module
+import vesselflow.training.giving as giving_module
 from vesselflow.evaluation.evaluated import evaluation_path, read_evaluated
 from vesselflow.feed.batches import load_images
 from vesselflow.feed.local import LocalData
@@ -103,8 +103,8 @@ def test_a_diverged_run_is_marked_and_the_next_one_works(after_a, stores, tmp_pa
     )
     data = LocalData(stores)
     with monkeypatch.context() as patched:
-        true = step_module.normalise_by
-        patched.setattr(step_module, "normalise_by", lambda *args: true(*args) * float("nan"))
+        true = giving_module.normalise_by
+        patched.setattr(giving_module, "normalise_by", lambda *args: true(*args) * float("nan"))
         result = execute(bad, tmp_path, data)
     assert result.state == "failed"
     assert result.message.startswith("Diverged: 2 gradients in a row were not finite, the last at")
@@ -165,7 +165,7 @@ def test_dataset_statistics_are_those_of_all_training_pixels(stores, tmp_path, m
         seen.append(known)
         return cases._normalise_by(settings, image, fov, centre, scale, known)
 
-    monkeypatch.setattr(step_module, "normalise_by", spy)
+    monkeypatch.setattr(giving_module, "normalise_by", spy)
     monkeypatch.setattr(whole_module, "normalise_by", spy)
     assert execute(job, tmp_path, LocalData(stores)).state == "finished"
     images = load_images(stores["a"], view_of(job.run.experiment))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import vesselflow.training.giving as giving_module
 import vesselflow.training.loop as loop_module
 import vesselflow.training.step as step_module
 from vesselflow.augment.compose import compose
@@ -188,7 +189,7 @@ class _Batches(KeyedBatches):
         return batch
 
 
-_normalise_by = step_module.normalise_by
+_normalise_by = giving_module.normalise_by
 
 
 def spoiling(settings: Any, image: Any, fov: Any, centre: Any, scale: Any, known: Any) -> Any:
@@ -238,12 +239,12 @@ def run_tiny(
     hooks.epoch = lambda epoch, step, values: trace.curve.append((epoch, step, values))
     hooks.keep_weights = lambda epoch, step, payload: trace.weights.update({epoch: payload})
     built = []
-    normalise_by = step_module.normalise_by
+    normalise_by = giving_module.normalise_by
     build, loop_module.build_model = (
         loop_module.build_model,
         lambda *args: built.append(build(*args)) or built[0],
     )
-    step_module.normalise_by = spoiling
+    giving_module.normalise_by = spoiling
     try:
         trace.outcome = train(
             experiment,
@@ -259,7 +260,7 @@ def run_tiny(
             initial=initial,
         )
     finally:
-        loop_module.build_model, step_module.normalise_by = build, normalise_by
+        loop_module.build_model, giving_module.normalise_by = build, normalise_by
     trace.model = built[0].state_dict()
     return trace
 
@@ -513,7 +514,7 @@ LIMIT_S = 3.0
 
 def _one_fault(fault: str, rank: int) -> None:
     """Let something happen to this rank in step 2 (of 6), once."""
-    true, seen = step_module.normalise_by, []
+    true, seen = giving_module.normalise_by, []
 
     def faulty(*args: Any) -> Any:
         seen.append(args)
@@ -526,7 +527,7 @@ def _one_fault(fault: str, rank: int) -> None:
                 os.kill(os.getpid(), 9)
         return true(*args)
 
-    step_module.normalise_by = faulty
+    giving_module.normalise_by = faulty
     apply, applied = step_module.Stepper._apply, []
 
     def short_of_memory(*args: Any) -> None:
@@ -561,14 +562,14 @@ def _faulty(folder: Path, rank: int, faults: list[str]) -> None:
     group = Distributed()
     stores = {path.stem: path for path in folder.glob("*.h5")}
     job, data = run_b(tiny_domains(stores, "b")), LocalData(stores)
-    before = step_module.normalise_by, step_module.Stepper._apply, atomic.os.replace
+    before = giving_module.normalise_by, step_module.Stepper._apply, atomic.os.replace
     for fault in faults:
         told: list[str] = []
         _one_fault(fault, rank)
         reports = Reports(storage=told.append)
         results = folder / fault
         ended = [execute(job, results, data, group=group, reports=reports)]
-        step_module.normalise_by, step_module.Stepper._apply, atomic.os.replace = before
+        giving_module.normalise_by, step_module.Stepper._apply, atomic.os.replace = before
         state = RunRecord(results, job.run.run_id).status().state
         if fault not in ("killed", "code"):
             # By the same workers, without another word between them.

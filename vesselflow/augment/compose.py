@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vesselflow.augment import AUGMENTATIONS
-from vesselflow.augment.draws import Draws, Mixer, Mover, Part
+from vesselflow.augment.draws import Draws, Mixer, Mover, Part, choose
 from vesselflow.augment.mixing import mix, mix_fov, partners
 from vesselflow.config.scalars import ScalarSchedule
 from vesselflow.errors import ShapeError
@@ -46,6 +47,21 @@ def _at(value: Any, progress: float) -> Any:
     if isinstance(value, tuple):
         return tuple(_at(entry, progress) for entry in value)
     return value
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How one sample is mixed.
+
+    Attributes:
+        name: The way.
+        other: Index of the sample that it is mixed with.
+        share: float32 (*T) in [0, 1], on the CPU: how much of each place is the sample's own.
+    """
+
+    name: str
+    other: int
+    share: Tensor
 
 
 class Augmenter:
@@ -175,31 +191,73 @@ class Augmenter:
             raise ShapeError(f"target {tuple(cells)} does not divide image {tuple(size)}")
         if samples == 1:
             raise ShapeError("one sample has no other to be mixed with")
-        base = int(torch.randint(2**62, (1,), generator=generator).item())
+        given = (image, fov, target, counted)
+        found = tuple(each.clone() for each in given)
+        mixes = self.mixes(samples, cells, generator=generator, progress=progress)
+        for sample, drawn in enumerate(mixes):
+            if drawn is None:
+                continue
+            share = drawn.share.to(image.device)
+            fine = share
+            for axis, factor in enumerate(factors):
+                fine = fine.repeat_interleave(factor, dim=axis)
+            pairs = [(each[sample], each[drawn.other]) for each in given]
+            found[1][sample] = mix_fov(*pairs[1], fine)
+            found[0][sample] = mix(*pairs[0], fine) * found[1][sample]
+            found[2][sample] = mix(*pairs[2], share)
+            found[3][sample] = mix_fov(*pairs[3], share)
+        return found[0], found[1], found[2], found[3]
+
+    def mixes(
+        self,
+        samples: int,
+        cells: Sequence[int],
+        *,
+        generator: torch.Generator,
+        progress: float = 0.0,
+    ) -> list[Mix | None]:
+        """How `mixed` mixes each sample of a micro-batch, None where it does not.
+
+        Args:
+            samples: Of the micro-batch, at least 2.
+            cells: Sizes of the target.
+            generator: As of `mixed`; one number is drawn.
+            progress: As of `mixed`.
+        """
+        base = _base(generator)
         draws = Draws(base, "mixing", samples)
         ways: list[Mixer] = [timed.at(progress) for timed in self.mixers]
         tables = [Draws(base, timed.name, samples).uniform(2 + len(cells)) for timed in self.mixers]
         odds = torch.tensor([way.p for way in ways], dtype=torch.float64)
         ends: list[float] = (odds / odds.sum().clamp(min=1.0)).cumsum(0).tolist()
         other = partners(draws)
-        given = (image, fov, target, counted)
-        found = tuple(each.clone() for each in given)
+        found: list[Mix | None] = []
         for sample, u in enumerate(draws.uniform(1)[:, 0].tolist()):
             way = next((number for number, end in enumerate(ends) if u < end), None)
-            if way is None:
-                continue
-            share = ways[way].share(cells, tables[way][sample]).to(image.device)
-            if bool((share == 1).all()):
-                continue
-            fine = share
-            for axis, factor in enumerate(factors):
-                fine = fine.repeat_interleave(factor, dim=axis)
-            pairs = [(each[sample], each[other[sample]]) for each in given]
-            found[1][sample] = mix_fov(*pairs[1], fine)
-            found[0][sample] = mix(*pairs[0], fine) * found[1][sample]
-            found[2][sample] = mix(*pairs[2], share)
-            found[3][sample] = mix_fov(*pairs[3], share)
-        return found[0], found[1], found[2], found[3]
+            drawn = None
+            if way is not None:
+                share = ways[way].share(cells, tables[way][sample])
+                if not bool((share == 1).all()):
+                    drawn = Mix(self.mixers[way].name, other[sample], share)
+            found.append(drawn)
+        return found
+
+    def chosen(
+        self, samples: int, *, generator: torch.Generator, progress: float = 0.0
+    ) -> list[list[str]]:
+        """Names of the parts that change each sample, in the order in which they are applied.
+
+        Args:
+            samples: Of the batch.
+            generator: As of `__call__`; one number is drawn.
+            progress: As of `__call__`.
+        """
+        base = _base(generator)
+        found: list[list[str]] = [[] for _ in range(samples)]
+        for timed in self.parts:
+            for sample in choose(Draws(base, timed.name, samples), timed.at(progress).p, 0)[0]:
+                found[sample].append(timed.name)
+        return found
 
     @torch.no_grad()
     def _augmented(
@@ -223,7 +281,7 @@ class Augmenter:
             raise ShapeError(
                 f"target {tuple(target.shape)} does not fit image {tuple(image.shape)}"
             )
-        base = int(torch.randint(2**62, (1,), generator=generator).item())
+        base = _base(generator)
         if self.parts:
             image, target, fov = image.clone(), target.clone(), fov.clone()
         for timed in self.parts:
@@ -233,6 +291,11 @@ class Augmenter:
             if keypoints is not None and isinstance(part, Mover):
                 keypoints = part.move(keypoints, tuple(image.shape[2:]), draws)
         return image, target, fov, keypoints
+
+
+def _base(generator: torch.Generator) -> int:
+    """The number by which all draws of a batch are keyed."""
+    return int(torch.randint(2**62, (1,), generator=generator).item())
 
 
 def compose(spec: Mapping[str, Mapping[str, Any]]) -> Augmenter:

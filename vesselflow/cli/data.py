@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vesselflow.cli import data_shards
 from vesselflow.cli.progress import Progress
+from vesselflow.cli.spaces import add_space_options, point_named, read_space
 from vesselflow.errors import UserError
 from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.synth import SYNTH_KINDS, describe
@@ -28,6 +29,7 @@ EPILOG = """examples:
   vesselflow data synth data/a.h5 --kind fundus --sources 24 --seed 0 --domain a
   vesselflow data synth data/t.h5 --kind tomogram --sources 8 --domain b
   vesselflow data inspect data/chase.h5 --png chase.png
+  vesselflow data inspect search_spaces/augmentation.yaml --augment augmentation=all --png all.png
   vesselflow data shard data/kidney.h5 data/kidney.shards.json --size 500MB"""
 
 
@@ -56,14 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar = name.upper()
             layout.add_argument(option, dest=dest, metavar=metavar, help=f"{text}{default}")
 
-    text = "show what a store holds"
+    text = "show what a store holds, or what the network of a point is given of it"
     action = actions.add_parser("inspect", help=text, description=text)
-    action.add_argument("store", metavar="STORE", help="an HDF5 store, or an index of several")
+    text = "an HDF5 store, or an index of several; with --augment a search space"
+    action.add_argument("store", metavar="STORE", help=text)
     action.add_argument("--json", action="store_true", help="print JSON instead of a table")
     action.add_argument("--png", metavar="FILE", help="also write a contact sheet")
     action.add_argument(
         "--patch", metavar="SIDES", help="of keypoints: count them in patches of Z,Y,X or Y,X px"
     )
+    text = "with --png: draw training samples of this point of the space as its network sees them"
+    action.add_argument("--augment", metavar="POINT", help=text)
+    text = "of --augment: the optimizer step whose samples are drawn first (default 0)"
+    action.add_argument("--step", metavar="N", type=int, help=text)
+    text = "of --augment: where stores may lie (default results)"
+    action.add_argument("--results", metavar="DIR", help=text)
+    add_space_options(action, whose="the space's")
 
     text = "read all of a store and check it; exit code 1 for faults, 0 for mere suspicions"
     action = actions.add_parser("verify", help=text, description=text)
@@ -204,6 +214,12 @@ def _inspect(args: argparse.Namespace) -> int:
     from vesselflow.cli.data_points import apart
     from vesselflow.stores.store import Store
 
+    if args.augment is not None:
+        return _inspect_given(args)
+    for name in ("step", "results", "profile", "overrides"):
+        if getattr(args, name):
+            option = "--set" if name == "overrides" else f"--{name}"
+            raise UserError("says nothing without --augment POINT", where=option)
     progress = Progress()
     with Store.open(args.store) as store:
         patch = _patch(args.patch, store)
@@ -221,6 +237,48 @@ def _inspect(args: argparse.Namespace) -> int:
             print_table(store, rows, distances, patch)
         if args.png:
             _picture(store, distances, Path(args.png))
+    return 0
+
+
+def _inspect_given(args: argparse.Namespace) -> int:
+    """Draw what the network of a point is given."""
+    import tempfile
+
+    from vesselflow.cli.data_given import SAMPLES, given_sheet
+    from vesselflow.cli.data_sheet import save_png
+    from vesselflow.cli.plan import check_results
+    from vesselflow.sweeps.planning import plan_sweep
+
+    step = args.step or 0
+    if args.png is None:
+        raise UserError("draws a picture", where="--augment", hint="give --png FILE")
+    if args.json or args.patch is not None:
+        option = "--json" if args.json else "--patch"
+        raise UserError("does not go with --augment", where=option)
+    if step < 0:
+        raise UserError(f"{step} is not allowed", where="--step", allowed="0 or more")
+
+    def notify(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    space = read_space(args.store, args)
+    point = point_named(space, args.augment, where="--augment")
+    plan = plan_sweep(space, check_results(args.results or "results"), fresh=True, notify=notify)
+    with tempfile.TemporaryDirectory(prefix="vesselflow-inspect-") as folder:
+        from vesselflow.sweeps.estimate import with_stores
+
+        plan = with_stores(plan, Path(folder), notify)
+        notify("loading torch")
+        from vesselflow.sweeps.given import given
+
+        cell = next(cell for cell in plan.cells if cell.point == point)
+        drawn = given(plan, cell, Path(folder), count=SAMPLES, step=step)
+    sheet = given_sheet(drawn, f"{space.name}: {point}")
+    save_png(sheet, Path(args.png))
+    print(
+        f"{args.png}: {len(drawn)} samples of {point} from step {step} on, "
+        f"{sheet.width} x {sheet.height} px"
+    )
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from vesselflow.cli.spaces import add_space_options, read_space
+from vesselflow.cli.spaces import add_space_options, point_named, read_space
 
 _EPILOG = """What cannot learn four samples by heart learns nothing in a sweep. The point is trained
 on four samples of its first fold for up to 200 steps, in this process, without Ray, augmentation
@@ -31,19 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Train, and say how far it came."""
     from vesselflow.cli.output import Output
     from vesselflow.cli.plan import check_results
-    from vesselflow.errors import UserError, closest
     from vesselflow.sweeps.planning import plan_sweep
 
     console, told = Output(highlight=False), Output(highlight=False, stderr=True)
     space = read_space(args.space, args)
-    names = [point.name for point in space.expand().points]
-    if args.point not in names:
-        raise UserError(
-            f"there is no point '{args.point}'",
-            where="POINT",
-            allowed=" | ".join(names),
-            hint=closest(args.point, names),
-        )
+    point_named(space, args.point, where="POINT")
 
     def notify(text: str) -> None:
         told.print(text, style="dim", markup=False, soft_wrap=True)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vesselflow.errors import UserError, closest
+
 if TYPE_CHECKING:
     from vesselflow.config.space import Space
 
@@ -39,3 +41,20 @@ def read_space(file: str | Path, args: argparse.Namespace) -> Space:
     return load_space(
         file, profile=args.profile, overrides=tuple(args.overrides), registries=REGISTRIES
     )
+
+
+def point_named(space: Space, name: str, *, where: str) -> str:
+    """A point of a space, by its name.
+
+    Raises:
+        UserError: There is none of this name.
+    """
+    names = [point.name for point in space.expand().points]
+    if name not in names:
+        raise UserError(
+            f"there is no point '{name}'",
+            where=where,
+            allowed=" | ".join(names),
+            hint=closest(name, names),
+        )
+    return name

@@ -193,12 +193,12 @@ class TrainingJob:
     def _prepare(self, ready: _Ready, *, anew: bool) -> None:
         """Find the samples, where micro-batches come from, and first weights (each rank)."""
         context = self.context
-        spec, settings = context.spec, context.spec.experiment.train
+        spec = context.spec
         if anew and (first := spec.initial) is not None:
             record = RunRecord(context.results, first.run_id)
             ready.initial = context.gate.keep(lambda: record.read_weights(first.epoch))
         samples = context.data.samples(spec.experiment.data.train, context.view)
-        rows = self._rows(samples)
+        rows = training_rows(context, samples)
         ready.samples = len(samples.table.of_grid(rows))
         if not ready.samples:
             raise UserError(
@@ -207,18 +207,7 @@ class TrainingJob:
                 hint="lower data.min_fov or data.patch",
             )
         ready.channels = int(samples.gather(rows[:1]).image.shape[1])
-        per_epoch = steps_per_epoch(spec.experiment, ready.samples)
-        order = Order(
-            seed=spec.seed,
-            steps=settings.epochs * per_epoch,
-            steps_per_epoch=per_epoch,
-            micro_batch_size=settings.micro_batch_size,
-            micro_batches_per_step=settings.micro_batches_per_step,
-            workers=context.group.size,
-            rank=context.group.rank,
-            sampling=spec.experiment.sampling,
-            window=spec.experiment.data.window,
-        )
+        order = order_of(context, ready.samples)
         draws = order.draws(samples, rows)
         ready.memory = draws if isinstance(draws, Hard) else None
         ready.batches = StepClock(context.data.batches(samples, draws, order))
@@ -248,10 +237,6 @@ class TrainingJob:
     def _attempt(self) -> Attempt:
         assert self.attempt is not None
         return self.attempt
-
-    def _rows(self, samples: Samples) -> np.ndarray:
-        """The samples of the training part, in store order."""
-        return np.flatnonzero(np.isin(samples.source, np.asarray(self.context.spec.train)))
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -313,6 +298,33 @@ class TrainingJob:
     def _noted(self) -> dict[str, float | str]:
         where = {"slot": self.context.slot, "host": socket.gethostname()}
         return {**self.cost(), **where, **self.context.taken.seat.plain()}
+
+
+def training_rows(context: Context, samples: Samples) -> np.ndarray:
+    """The samples of the training part, in store order."""
+    return np.flatnonzero(np.isin(samples.source, np.asarray(context.spec.train)))
+
+
+def order_of(context: Context, samples: int) -> Order:
+    """The order of a run's micro-batches.
+
+    Args:
+        context: The run.
+        samples: Of the grid, in its training part.
+    """
+    experiment = context.spec.experiment
+    settings, per_epoch = experiment.train, steps_per_epoch(experiment, samples)
+    return Order(
+        seed=context.spec.seed,
+        steps=settings.epochs * per_epoch,
+        steps_per_epoch=per_epoch,
+        micro_batch_size=settings.micro_batch_size,
+        micro_batches_per_step=settings.micro_batches_per_step,
+        workers=context.group.size,
+        rank=context.group.rank,
+        sampling=experiment.sampling,
+        window=experiment.data.window,
+    )
 
 
 @dataclass

@@ -11,19 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from vesselflow.augment.compose import Augmenter
-from vesselflow.augment.inputs import (
-    DatasetStatistics,
-    Grades,
-    channels_last,
-    normalise_by,
-    unit,
-)
+from vesselflow.augment.inputs import DatasetStatistics, channels_last
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
-from vesselflow.targets.keypoints import Keypoints, exact_device
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.tasks.task import build_task
+from vesselflow.training.giving import Giver
 from vesselflow.training.group import Group, together
 from vesselflow.training.health import Health
 from vesselflow.training.reduction import TreeSum, node_spans
@@ -179,13 +173,20 @@ class Stepper:
         self._of_samples = experiment.train.micro_batch_size if per_sample else 0
         self._task = build_task(task)
         self._experiment, self._model, self._loss = experiment, model, loss
-        self._optimizer, self._augmenter, self._group = optimizer, augmenter, group
-        self._seed, self._device, self._dataset = seed, device, dataset_statistics
+        self._optimizer, self._group = optimizer, group
+        self._seed, self._device = seed, device
+        self._give = Giver(
+            experiment,
+            augmenter,
+            self._task,
+            seed=seed,
+            device=device,
+            dataset_statistics=dataset_statistics,
+        )
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._sizes = [p.numel() for p in self._parameters]
         self._statistics = BatchStatistics(model)
         self._health = Health(model) if experiment.train.log_health else None
-        self._generator = torch.Generator()
         self._auxiliary_weight = float(getattr(model, "auxiliary_weight", 0.0))
         self._terms: list[str] = []
         self._error: Exception | None = None
@@ -320,39 +321,8 @@ class Stepper:
         return StepResult(losses, norm, applied, stop, save, single, seen_health)
 
     def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
-        self._generator.manual_seed(key(self._seed, "augment", step, index))
-        image, target = unit(batch.image, self._device), unit(batch.target, self._device)
-        fov = self._fov(batch)
-        keypoints, spacing = self._points(batch)
-        if self._augmenter is not None:
-            grades = None
-            if self._augmenter.grades and not _whole(batch.image):
-                grades = Grades.of(image, fov)
-                image = grades.to_unit(image)
-            if keypoints is None:
-                image, target, fov = self._augmenter(
-                    image, target, fov, generator=self._generator, progress=progress
-                )
-            else:
-                image, target, fov, keypoints = self._augmenter.moved(
-                    image,
-                    target,
-                    fov,
-                    keypoints,
-                    generator=self._generator,
-                    progress=progress,
-                )
-            if grades is not None:
-                image = grades.back(image)
-        target, fov_out = self._task.supervise(target, fov, keypoints, spacing)
-        image = normalise_by(
-            self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
-        )
-        if self._augmenter is not None and self._augmenter.mixers:
-            self._generator.manual_seed(key(self._seed, "mix", step, index))
-            image, fov, target, fov_out = self._augmenter.mixed(
-                image, fov, target, fov_out, generator=self._generator, progress=progress
-            )
+        given = self._give(step, index, progress, batch)
+        image, target, fov_out = given.image, given.target, given.counted
         if self._experiment.train.channels_last:
             image = image.contiguous(memory_format=channels_last(image.ndim - 2))
         # Dropout and the like draw from the global generator: key it per micro-batch.
@@ -390,30 +360,6 @@ class Stepper:
                 for i in range(len(logits))
             ]
 
-    def _fov(self, batch: Batch) -> Tensor:
-        """The fov of a batch on the device, as floats; augmentation may write into it."""
-        if batch.full_fov:
-            return torch.ones(batch.fov.shape, device=self._device)
-        return torch.from_numpy(np.array(batch.fov)).to(self._device).float()
-
-    def _points(self, batch: Batch) -> tuple[Keypoints | None, Tensor | None]:
-        """The keypoints of a batch, and the spacing of its samples; float64, on the device or near.
-
-        Where the device has no float64 they stay on the CPU: there are few, and what is made of
-        them follows the fov.
-        """
-        points = batch.points
-        if points is None:
-            return None, None
-        device = exact_device(self._device)
-        spacing = torch.from_numpy(points.spacing_angstrom).to(device)
-        keypoints = Keypoints(
-            torch.from_numpy(points.positions),
-            torch.from_numpy(points.sample),
-            torch.from_numpy(points.classes),
-        ).to(device)
-        return self._task.prepared(keypoints, batch.image.shape[2:], spacing), spacing
-
     def _take_gradient(self) -> Tensor:
         parts = [
             (p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float()
@@ -449,8 +395,3 @@ class Stepper:
                 all_seen.append(part[:statistics])
                 all_values.append(part[statistics:])
         return whole.total(), all_seen, all_values
-
-
-def _whole(image: np.ndarray) -> bool:
-    """Whether an image has whole numbers, so that its values lie between 0 and a largest one."""
-    return bool(np.issubdtype(image.dtype, np.integer))

@@ -1,0 +1,146 @@
+"""From a micro-batch of samples to what the network and the loss are given of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vesselflow.augment.compose import Augmenter
+from vesselflow.augment.inputs import DatasetStatistics, Grades, normalise_by, unit
+from vesselflow.config.experiment import Experiment
+from vesselflow.feed.batches import Batch
+from vesselflow.feed.order import key
+from vesselflow.targets.keypoints import Keypoints, exact_device
+from vesselflow.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Given:
+    """A micro-batch as the network and the loss are given it.
+
+    Attributes:
+        image: float32 (N, C, *S), augmented, normalised, mixed; 0 outside the fov.
+        fov: float32 (N, 1, *S), 0 or 1.
+        target: float32 (N, K, *T), as the task has it.
+        counted: float32 (N, 1, *T): what the loss counts.
+        keypoints: Where augmentation took them, before samples were mixed; None without any.
+    """
+
+    image: Tensor
+    fov: Tensor
+    target: Tensor
+    counted: Tensor
+    keypoints: Keypoints | None
+
+
+class Giver:
+    """Augments, renders, normalises and mixes the micro-batches of one run, by keyed draws.
+
+    Args:
+        experiment: The run's experiment.
+        augmenter: None leaves the samples as they are.
+        task: What is learnt.
+        seed: Seed of the run.
+        device: Where all of it happens.
+        dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        augmenter: Augmenter | None,
+        task: Task[Any],
+        *,
+        seed: int,
+        device: torch.device,
+        dataset_statistics: DatasetStatistics | None = None,
+    ) -> None:
+        self._experiment, self._augmenter, self._task = experiment, augmenter, task
+        self._seed, self._device, self._dataset = seed, device, dataset_statistics
+        self._generator = torch.Generator()
+
+    def keyed(self, purpose: str, step: int, index: int) -> torch.Generator:
+        """The generator of a micro-batch's draws.
+
+        Args:
+            purpose: `augment` or `mix`.
+            step: From 0.
+            index: Of the micro-batch in its step.
+        """
+        return self._generator.manual_seed(key(self._seed, purpose, step, index))
+
+    def __call__(self, step: int, index: int, progress: float, batch: Batch) -> Given:
+        """What is given of micro-batch `index` of a step.
+
+        Args:
+            step: From 0.
+            index: Of the micro-batch in its step.
+            progress: Of training, in [0, 1].
+            batch: The samples, as stored.
+        """
+        image, target = unit(batch.image, self._device), unit(batch.target, self._device)
+        fov = self._fov(batch)
+        keypoints, spacing = self._points(batch)
+        if self._augmenter is not None:
+            generator = self.keyed("augment", step, index)
+            grades = None
+            if self._augmenter.grades and not _whole(batch.image):
+                grades = Grades.of(image, fov)
+                image = grades.to_unit(image)
+            if keypoints is None:
+                image, target, fov = self._augmenter(
+                    image, target, fov, generator=generator, progress=progress
+                )
+            else:
+                image, target, fov, keypoints = self._augmenter.moved(
+                    image, target, fov, keypoints, generator=generator, progress=progress
+                )
+            if grades is not None:
+                image = grades.back(image)
+        target, counted = self._task.supervise(target, fov, keypoints, spacing)
+        image = normalise_by(
+            self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
+        )
+        if self._augmenter is not None and self._augmenter.mixers:
+            image, fov, target, counted = self._augmenter.mixed(
+                image,
+                fov,
+                target,
+                counted,
+                generator=self.keyed("mix", step, index),
+                progress=progress,
+            )
+        return Given(image, fov, target, counted, keypoints)
+
+    def _fov(self, batch: Batch) -> Tensor:
+        """The fov of a batch on the device, as floats; augmentation may write into it."""
+        if batch.full_fov:
+            return torch.ones(batch.fov.shape, device=self._device)
+        return torch.from_numpy(np.array(batch.fov)).to(self._device).float()
+
+    def _points(self, batch: Batch) -> tuple[Keypoints | None, Tensor | None]:
+        """The keypoints of a batch, and the spacing of its samples; float64, on the device or near.
+
+        Where the device has no float64 they stay on the CPU: there are few, and what is made of
+        them follows the fov.
+        """
+        points = batch.points
+        if points is None:
+            return None, None
+        device = exact_device(self._device)
+        spacing = torch.from_numpy(points.spacing_angstrom).to(device)
+        keypoints = Keypoints(
+            torch.from_numpy(points.positions),
+            torch.from_numpy(points.sample),
+            torch.from_numpy(points.classes),
+        ).to(device)
+        return self._task.prepared(keypoints, batch.image.shape[2:], spacing), spacing
+
+
+def _whole(image: np.ndarray) -> bool:
+    """Whether an image has whole numbers, so that its values lie between 0 and a largest one."""
+    return bool(np.issubdtype(image.dtype, np.integer))
