@@ -21,7 +21,13 @@ from vesselflow.tasks import TASKS
 PACKAGE = Path(vesselflow.__file__).parent
 #: Where the metric of that name is: its registration and function, and the task's own; the losses
 #: of that name are another thing.
-MAY_SAY_IT = ("metrics/__init__.py", "metrics/overlap.py", "tasks/__init__.py", "losses/", "bench/step.py")
+MAY_SAY_IT = (
+    "metrics/__init__.py",
+    "metrics/overlap.py",
+    "tasks/__init__.py",
+    "losses/",
+    "bench/step.py",
+)
 
 LARGER, SMALLER = Objective("dice", "max"), Objective("dice", "min")
 values = st.floats(-10, 10) | st.just(math.nan)

@@ -84,6 +84,12 @@ BENCHES = {
         3,
         "ms to render a patch's target from keypoints, and its bytes: against dense ones",
     ),
+    "step": Bench(
+        "vesselflow.bench.step",
+        "step",
+        5,
+        "ms of a training step with checkpoints and logging, against a bare loop in PyTorch",
+    ),
     "losses": Bench(
         "vesselflow.bench.losses",
         "losses",

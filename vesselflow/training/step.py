@@ -188,6 +188,7 @@ class Stepper:
         self._statistics = BatchStatistics(model)
         self._health = Health(model) if experiment.train.log_health else None
         self._auxiliary_weight = float(getattr(model, "auxiliary_weight", 0.0))
+        self._nothing = torch.zeros((), device=device)
         self._terms: list[str] = []
         self._error: Exception | None = None
         micro_batches = experiment.train.micro_batches_per_step
@@ -195,6 +196,10 @@ class Stepper:
             raise ValueError(f"{group.size} workers cannot share {micro_batches} micro-batches")
         self._shares = [share(micro_batches, group.size, rank) for rank in range(group.size)]
         self._spans = [node_spans(part.start, part.stop) for part in self._shares]
+        #: One micro-batch, so one worker: gradients stay where they are, in the layout of their
+        #: weights. Two layouts, and copies of all gradients, cost a step of a large model more
+        #: than the rest of what is done beside PyTorch's own.
+        self._in_place = micro_batches == 1
 
     def run(
         self,
@@ -229,7 +234,9 @@ class Stepper:
             self._error = error
         stop, save = self._agree(stop, save)
         assert own is not None  # else all have raised
-        gradient, seen, values = self._exchange(own)
+        gradient, seen, values = (
+            (None, own.seen, own.values) if self._in_place else self._exchange(own)
+        )
         try:
             return self._finish(own.true, gradient, seen, values, stop, save)
         except Exception as error:
@@ -257,7 +264,8 @@ class Stepper:
             # statistics, and which one is next depends on the number of workers.
             self._statistics.write(true)
             terms = self._backward(step, index, progress, batch)
-            tree.push(index, 1, self._take_gradient())
+            if not self._in_place:
+                tree.push(index, 1, self._take_gradient())
             seen.append(self._statistics.read())
             values.append(terms)
         return _Share(true, tree, seen, values, self._message(tree, seen, values))
@@ -297,23 +305,28 @@ class Stepper:
     def _finish(
         self,
         true: Tensor,
-        gradient: Tensor,
+        gradient: Tensor | None,
         seen: list[Tensor],
         values: list[Tensor],
         stop: bool,
         save: bool,
     ) -> StepResult:
         self._statistics.finish(true, seen)
-        count = len(values)
-        gradient = gradient / count
-        norm = float(torch.linalg.vector_norm(gradient))
-        applied = bool(np.isfinite(norm))
         health = self._health
+        clipped = self._experiment.train.clip_norm is not None
+        if gradient is not None:
+            self._put_gradient(gradient := gradient / len(values))
+        elif clipped or health is not None:
+            gradient = self._flat_gradient()
+        norm = float(self._norm() if gradient is None else torch.linalg.vector_norm(gradient))
+        applied = bool(np.isfinite(norm))
         if applied:
             if health is not None:
                 health.begin()
-            self._apply(gradient, norm)
-        seen_health = {} if health is None else health.values(gradient)
+            self._apply(norm)
+        for parameter in self._parameters:
+            parameter.grad = None
+        seen_health = {} if health is None or gradient is None else health.values(gradient)
         table = np.stack([value.cpu().numpy() for value in values]).astype(np.float64)
         terms, samples = np.split(table, [len(self._terms)], axis=1)
         losses = dict(zip(self._terms, terms.mean(axis=0).tolist(), strict=True))
@@ -361,23 +374,40 @@ class Stepper:
             ]
 
     def _take_gradient(self) -> Tensor:
-        parts = [
-            (p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float()
+        """The gradient of all parameters as one vector, which is all that is left of it."""
+        taken = self._flat_gradient()
+        for parameter in self._parameters:
+            parameter.grad = None
+        return taken
+
+    def _flat_gradient(self) -> Tensor:
+        return torch.cat([self._own_gradient(p).reshape(-1).float() for p in self._parameters])
+
+    def _own_gradient(self, parameter: nn.Parameter) -> Tensor:
+        """Zeros where the loss did not reach it, so that its weights decay like all others."""
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
+
+    def _norm(self) -> Tensor:
+        """2-norm of the gradient, without a copy of it."""
+        norms = [
+            torch.linalg.vector_norm(self._own_gradient(p), dtype=torch.float32)
             for p in self._parameters
         ]
-        for parameter in self._parameters:
-            parameter.grad = None
-        return torch.cat(parts)
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else self._nothing
 
-    def _apply(self, gradient: Tensor, norm: float) -> None:
-        limit = self._experiment.train.clip_norm
-        if limit is not None and norm > limit:
-            gradient = gradient * (limit / norm)
+    def _put_gradient(self, gradient: Tensor) -> None:
         for parameter, part in zip(self._parameters, gradient.split(self._sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+    def _apply(self, norm: float) -> None:
+        limit = self._experiment.train.clip_norm
+        if limit is not None and norm > limit:
+            for parameter in self._parameters:
+                # Not in place: who looks at the step's health wants it as it was.
+                parameter.grad = self._own_gradient(parameter) * (limit / norm)
         self._optimizer.step()
-        for parameter in self._parameters:
-            parameter.grad = None
 
     def _exchange(self, own: _Share) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Gather the tree's nodes, statistics and losses of all workers; complete the tree."""
