@@ -54,6 +54,7 @@ REGISTRIES = (
     "vesselflow.models.layers:ACTIVATIONS",
     "vesselflow.models.layers:EXCITATIONS",
     "vesselflow.models.layers:FUSIONS",
+    "vesselflow.models.layers:WINDOW_FUSIONS",
     "vesselflow.augment:AUGMENTATIONS",
     "vesselflow.metrics:METRICS",
     "vesselflow.metrics.detection:DETECTION",

@@ -32,7 +32,7 @@ from vesselflow.metrics.matches import Matches
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.metrics.thresholds.best import best as best_threshold
 from vesselflow.models import MODELS
-from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS
+from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS, WINDOW_FUSIONS
 from vesselflow.models.layers.fusions import Maps
 from vesselflow.models.needs import VOLUMETRIC
 from vesselflow.optimizers import OPTIMIZERS
@@ -179,6 +179,13 @@ def _fusion(name: str, arguments: Mapping[str, Any]) -> list[float]:
         maps, pyramid = pyramid_example(axes)
         found += _weighed(made_up(FUSIONS.build({"name": name}, maps=maps))(pyramid).detach())
     return found
+
+
+def _window_fusion(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    """Of three windows."""
+    layer = made_up(WINDOW_FUSIONS.build({"name": name}, channels=4, windows=3))
+    windows = maps_example(12, 2, 5).unflatten(1, (3, 4))
+    return _weighed(layer(windows).detach())
 
 
 def model_answer(built: nn.Module, name: str) -> list[float]:
@@ -394,6 +401,7 @@ PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
     "activation": _activation,
     "se": _excitation,
     "fusion": _fusion,
+    "window fusion": _window_fusion,
     "loss": _loss,
     "optimizer": _optimizer,
     "schedule": _schedule,

@@ -19,7 +19,7 @@ from torch.nn import functional
 from vesselflow.config.registry import Registry
 from vesselflow.errors import UserError
 from vesselflow.models import MODELS
-from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS
+from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS, WINDOW_FUSIONS
 from vesselflow.models.layers.excitations import bottleneck
 from vesselflow.models.layers.fusions import Parallel
 
@@ -316,8 +316,35 @@ def test_both_fusions_start_with_equal_shares() -> None:
     assert isinstance(both.parallel, Parallel)
 
 
+# -- fusions of windows ----------------------------------------------------------------------------
+
+
+def over_windows(name: str, x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    """A fusion again, in numpy, of x (B, windows, C, H, W)."""
+    if name == "attention":
+        scores = np.einsum("bnchw,c->bnhw", x, w["weight"][:, 0]) + w["bias"][:, None, None]
+        shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        return np.einsum("bnchw,bnhw->bchw", x, shares)
+    if name == "conv3d":
+        return np.einsum("bnchw,ocn->bohw", x, w["convolution.weight"][..., 0, 0])
+    return {"mean": np.mean, "max": np.max}[name](x, axis=1)
+
+
+@pytest.mark.parametrize("name", WINDOW_FUSIONS.names())
+def test_a_fusion_of_windows_is_its_formula(name: str) -> None:
+    layer = WINDOW_FUSIONS.build({"name": name}, channels=4, windows=3).double()
+    x = maps_example(12, 2, 5).unflatten(1, (3, 4))
+    with torch.no_grad():
+        if name != "max":  # arms of an ablation begin alike
+            np.testing.assert_allclose(layer(x).numpy(), x.numpy().mean(axis=1), atol=1e-12)
+        layer = made_up(layer)
+        weights = {key: value.numpy() for key, value in layer.state_dict().items()}
+        expected = over_windows(name, x.numpy(), weights)
+        np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-12)
+
+
 #: Models with an encoder of our own.
-OWN = ("wnet", "unet3d", "fpn3d")
+OWN = ("wnet", "unet3d", "unet25d", "fpn3d")
 
 
 # -- in models -------------------------------------------------------------------------------------

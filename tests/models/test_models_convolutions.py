@@ -56,5 +56,5 @@ def test_bfloat16_and_channels_last_learn_the_same(name: str, stride: int) -> No
         model.to(memory_format=torch.channels_last_3d)
         volume = volume.contiguous(memory_format=torch.channels_last_3d)
     spread = answers[0].std().item()
-    torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=0.2 * spread)
+    torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=0.25 * spread)
     assert torch.cosine_similarity(*gradients, dim=0) > 0.95

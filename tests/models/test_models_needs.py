@@ -93,7 +93,9 @@ def test_needs_with_a_norm_are_those_of_the_model(
     needed = needs(spec)
     assert needed is not None
     model = MODELS.build(spec, in_channels=1, classes=1)
-    sizes = ((2, 2), (4, 4)) if name == "wnet" else ((2, 2, 2), (2, 2, 4))
+    sizes = {"wnet": ((2, 2), (4, 4)), "unet25d": ((1, 2, 2), (1, 2, 4))}.get(
+        name, ((2, 2, 2), (2, 2, 4))
+    )
     for size in sizes:
         for samples in (1, 2):
             for training in (True, False):

@@ -49,6 +49,15 @@ def prepared(results: Path, text: str = SPACE) -> Prepared:
     return sweep_cases.prepared(results, text, "keypoints")
 
 
+def test_keypoints_are_found_slice_by_slice(results: Path) -> None:
+    # Slices have no stride of their own: they are averaged over the cells.
+    text = SPACE.replace("unet3d, filters: [4, 8]", "unet25d, filters: [4, 8, 8], slices: 3")
+    sweep = prepared(results, text.replace("epochs: 2", "epochs: 1"))
+    done(sweep)
+    assert sweep.missing() == []
+    assert all(0 <= row.value <= 1 for row in sweep.scored)
+
+
 def test_keypoints_are_trained_scored_and_shown(results: Path, tmp_path: Path) -> None:
     text = SPACE + "grid: {task.sigma_angstrom: [40, {shell: 40, rod: 50, dimer: 30}]}\n"
     sweep = prepared(results, text)

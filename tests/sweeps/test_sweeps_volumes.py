@@ -63,6 +63,18 @@ def test_volumes_are_trained_scored_and_shown(results: Path, tmp_path: Path) -> 
     assert {path.name.split("_")[0] for path in previews} == {"val", "test", "ood"}
 
 
+def test_slices_are_answered_from_those_around(results: Path) -> None:
+    # Any depth of patches and windows will do.
+    text = SPACE.replace("unet3d, filters: [4, 8]", "unet25d, filters: [4, 8], windows: 3")
+    text = text.replace("patch: [16, 32, 32]", "patch: [7, 32, 32]").replace(
+        "epochs: 2", "epochs: 1"
+    )
+    sweep = prepared(results, text.replace("{epochs: all}", "{window: [5, 32, 32]}"))
+    done(sweep)
+    assert sweep.missing() == []
+    assert all(0 < row.value < 1 for row in sweep.scored)
+
+
 def test_one_spacing_for_all_scanners(results: Path) -> None:
     text = SPACE.replace("patch: [16, 32, 32]", "patch: [16, 16, 16], spacing_um: 40")
     sweep = prepared(results, text)

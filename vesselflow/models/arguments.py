@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Arguments
@@ -16,6 +16,16 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 #: Groups of a group norm; channels that they do not divide get one group.
 GROUPS = 8
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("an odd number, 1 or more: as many before the middle one as behind it")
+    return value
+
+
+#: How many slices, or windows, around one that stands in the middle.
+Around = Annotated[int, Field(ge=1, le=99), AfterValidator(_odd)]
 
 Norm = Annotated[str, Named("norm", NORMS)]
 Activation = Annotated[str, Named("activation", ACTIVATIONS)]

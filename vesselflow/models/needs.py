@@ -16,7 +16,9 @@ from vesselflow.errors import UserError
 from vesselflow.models.arguments import GROUPS
 
 #: Models of volumes.
-VOLUMETRIC = ("unet3d", "fpn3d")
+VOLUMETRIC = ("unet3d", "unet25d", "fpn3d")
+#: Those that have no decoder at the stride of their coarsest level.
+_ENDING = ("unet3d", "unet25d")
 #: Images are padded to multiples of this many pixels: enough for encoders of depth 5.
 DIVISOR_PX = 32
 #: Architectures that normalise what they pooled to one pixel.
@@ -98,7 +100,8 @@ def level_strides(spec: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
         spec: Name and arguments with all defaults filled in.
     """
     if spec["name"] in VOLUMETRIC:
-        return halved(len(spec["filters"]), spec["flat_levels"])
+        levels = len(spec["filters"])
+        return halved(levels, spec.get("flat_levels", levels))
     finer = {"unet": spec.get("depth", 1), "fpn2d": spec.get("depth", 0) + 1}.get(spec["name"], 1)
     return tuple((2**level,) * 2 for level in range(finer))
 
@@ -131,12 +134,12 @@ def check_places(spec: Mapping[str, Any], stride: int | tuple[int, ...]) -> None
     Raises:
         UserError: The key in `where` is `model.se_at`.
     """
-    if spec["name"] != "unet3d" or spec["se"] is None or "encoder" in spec["se_at"]:
+    if spec["name"] not in _ENDING or spec["se"] is None or "encoder" in spec["se_at"]:
         return
     wanted = (stride,) * axes_of(spec) if isinstance(stride, int) else stride
     if native_stride(spec, wanted) == level_strides(spec)[-1]:
         raise UserError(
-            f"with an output stride of {' x '.join(map(str, wanted))} a unet3d of "
+            f"with an output stride of {' x '.join(map(str, wanted))} a {spec['name']} of "
             f"{len(spec['filters'])} levels ends with its encoder; there is no "
             f"{' and no '.join(spec['se_at'])}",
             where="model.se_at",

@@ -119,11 +119,19 @@ class UNet3d(nn.Module):
             ShapeError: It is no volume, or a side is not a multiple of `divisor`.
         """
         check_volume("unet3d", volume, self.divisor)
-        x, skips = volume, []
+        return self.decode(self.encode(volume))
+
+    def encode(self, volume: Tensor) -> list[Tensor]:
+        """The maps of all levels, finest first."""
+        x, maps = volume, []
         for level, down in enumerate(self.down):
             x = self.gates("encoder", level, down(self.pool[level - 1](x) if level else x))
-            skips.append(x)
-        skips.pop()
+            maps.append(x)
+        return maps
+
+    def decode(self, maps: Sequence[Tensor]) -> Tensor:
+        """The logits of the maps of all levels, finest first."""
+        *skips, x = maps
         for raise_, up in zip(self.raise_, self.up, strict=True):
             level = len(skips) - 1
             skip = self.gates("skip", level, skips.pop())

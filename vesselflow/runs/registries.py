@@ -10,7 +10,7 @@ from vesselflow.losses import LOSSES
 from vesselflow.metrics import ALL_METRICS
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.models import MODELS
-from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS
+from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS, WINDOW_FUSIONS
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
@@ -31,6 +31,7 @@ REGISTRIES: dict[str, Registry] = {
     "activation": ACTIVATIONS,
     "se": EXCITATIONS,
     "fusion": FUSIONS,
+    "window fusion": WINDOW_FUSIONS,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": LEARNING_RATES,

@@ -1,4 +1,4 @@
-"""What networks are made of, by name: normalisation, activation, squeeze-and-excitation, fusion.
+"""What networks are made of, by name: normalisation, activation, squeeze-and-excitation, fusions.
 
 An argument of a model names such a layer (``norm: group``), so that it is an axis of a grid like
 any other. This module imports no torch. A layer is its function or class in the file of its family,
@@ -17,6 +17,7 @@ NORMS = Registry("norm")
 ACTIVATIONS = Registry("activation")
 EXCITATIONS = Registry("se")
 FUSIONS = Registry("fusion")
+WINDOW_FUSIONS = Registry("window fusion")
 
 _HERE = "vesselflow.models.layers"
 
@@ -57,3 +58,8 @@ EXCITATIONS.add(
 FUSIONS.add("parallel", target=f"{_HERE}.fusions:Parallel")
 FUSIONS.add("cascade", target=f"{_HERE}.fusions:Cascade")
 FUSIONS.add("parallel_cascade", target=f"{_HERE}.fusions:ParallelCascade")
+
+WINDOW_FUSIONS.add("mean", target=f"{_HERE}.windows:Mean")
+WINDOW_FUSIONS.add("max", target=f"{_HERE}.windows:Max")
+WINDOW_FUSIONS.add("attention", target=f"{_HERE}.windows:Attention")
+WINDOW_FUSIONS.add("conv3d", target=f"{_HERE}.windows:Convolved")
