@@ -50,6 +50,7 @@ REGISTRIES = (
     "vesselflow.feed.sampling:SAMPLING",
     "vesselflow.losses:LOSSES",
     "vesselflow.models:MODELS",
+    "vesselflow.models.layers:CONVOLUTIONS",
     "vesselflow.models.layers:NORMS",
     "vesselflow.models.layers:ACTIVATIONS",
     "vesselflow.models.layers:EXCITATIONS",

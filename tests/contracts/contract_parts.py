@@ -32,7 +32,14 @@ from vesselflow.metrics.matches import Matches
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.metrics.thresholds.best import best as best_threshold
 from vesselflow.models import MODELS
-from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS, WINDOW_FUSIONS
+from vesselflow.models.layers import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    EXCITATIONS,
+    FUSIONS,
+    NORMS,
+    WINDOW_FUSIONS,
+)
 from vesselflow.models.layers.fusions import Maps
 from vesselflow.models.needs import VOLUMETRIC
 from vesselflow.optimizers import OPTIMIZERS
@@ -144,6 +151,11 @@ def _weighed(answer: torch.Tensor) -> list[float]:
     """The mean, and one that tells channels and places apart."""
     weights = torch.cos(torch.arange(answer.numel(), dtype=torch.float64) * 0.11)
     return [float(answer.mean()), float((answer.reshape(-1) * weights).mean())]
+
+
+def _convolution(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    layer = CONVOLUTIONS.build({"name": name}, inputs=16, outputs=6, kernel=(3, 3, 3))
+    return _weighed(made_up(layer)(maps_example(16, 3, 4, 5)).detach())
 
 
 def _norm(name: str, arguments: Mapping[str, Any]) -> list[float]:
@@ -397,6 +409,7 @@ PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
     "sampling": _sampling,
     "augment": _augmentation,
     "model": _model,
+    "convolution": _convolution,
     "norm": _norm,
     "activation": _activation,
     "se": _excitation,

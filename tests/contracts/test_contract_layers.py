@@ -12,6 +12,7 @@ import pytest
 import timm.layers
 import torch
 from contract_parts import made_up, maps_example, pyramid_example
+from scipy import ndimage
 from segmentation_models_pytorch.base.modules import SCSEModule
 from torch import nn
 from torch.nn import functional
@@ -19,7 +20,14 @@ from torch.nn import functional
 from vesselflow.config.registry import Registry
 from vesselflow.errors import UserError
 from vesselflow.models import MODELS
-from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS, WINDOW_FUSIONS
+from vesselflow.models.layers import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    EXCITATIONS,
+    FUSIONS,
+    NORMS,
+    WINDOW_FUSIONS,
+)
 from vesselflow.models.layers.excitations import bottleneck
 from vesselflow.models.layers.fusions import Parallel
 
@@ -316,6 +324,69 @@ def test_both_fusions_start_with_equal_shares() -> None:
     assert isinstance(both.parallel, Parallel)
 
 
+# -- convolutions ----------------------------------------------------------------------------------
+
+
+def correlated(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Of (C, D, H, W) with a kernel of as many places: zeros beyond the borders."""
+    pairs = zip(x, kernel, strict=True)
+    return sum(ndimage.correlate(a, b, mode="constant") for a, b in pairs)
+
+
+def convolved(name: str, x: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+    """A convolution again, in numpy and scipy, of x (N, C, D, H, W)."""
+    if name == "separated":
+        points, kernels = weights
+        mixed = np.einsum("nczyx,oc->nozyx", x, points[..., 0, 0, 0])
+        pairs = [zip(each[:, None], kernels, strict=True) for each in mixed]
+        return np.stack([[correlated(*pair) for pair in each] for each in pairs])
+    (kernels,) = weights
+    if name == "shifted":  # of 16 channels 2 each way
+        x = x.copy()
+        behind, before = x[:, :2].copy(), x[:, 2:4].copy()
+        x[:, :4] = 0
+        x[:, :2, :-1], x[:, 2:4, 1:] = behind[:, :, 1:], before[:, :, :-1]
+    return np.stack([[correlated(each, kernel) for kernel in kernels] for each in x])
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("full", 27 * 16 * 6), ("separated", (16 + 27) * 6), ("shifted", 864)]
+)
+def test_a_convolution_is_its_formula(name: str, weights: int) -> None:
+    layer = CONVOLUTIONS.build({"name": name}, inputs=16, outputs=6, kernel=(3, 3, 3))
+    layer, x = made_up(layer), maps_example(16, 3, 4, 5)
+    assert sum(p.numel() for p in layer.parameters()) == weights
+    arrays_ = [p.detach().numpy() for p in layer.parameters()]
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            layer(x).numpy(), convolved(name, x.numpy(), arrays_), atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS.names())
+def test_a_convolution_keeps_the_size_and_sees_what_its_kernel_has(name: str) -> None:
+    torch.manual_seed(0)
+    for kernel, slices in (((3, 3, 3), [1, 2, 3]), ((1, 3, 3), [2])):
+        layer = CONVOLUTIONS.build({"name": name}, inputs=4, outputs=3, kernel=kernel)
+        volume = torch.randn(1, 4, 5, 4, 6, requires_grad=True)
+        answer = layer(volume)
+        assert answer.shape == (1, 3, 5, 4, 6)
+        answer[:, :, 2].square().sum().backward()
+        assert volume.grad.abs().sum(dim=(0, 1, 3, 4)).nonzero().flatten().tolist() == slices
+        assert layer(volume[:, :, :1]).shape == (1, 3, 1, 4, 6)
+
+
+@pytest.mark.parametrize(("channels", "moved"), [(1, 0), (3, 0), (4, 1), (15, 1), (32, 4)])
+def test_an_eighth_of_the_channels_is_shifted_each_way(channels: int, moved: int) -> None:
+    layer = CONVOLUTIONS.build({"name": "shifted"}, inputs=channels, outputs=1, kernel=(3, 1, 1))
+    with torch.no_grad():
+        layer.convolution.weight.fill_(1.0)
+    volume = torch.zeros(1, channels, 3, 1, 1)
+    volume[:, :, 1] = 1.0
+    counts = layer(volume).flatten().tolist()
+    assert counts == [moved, channels - 2 * moved, moved]
+
+
 # -- fusions of windows ----------------------------------------------------------------------------
 
 
@@ -433,7 +504,9 @@ def test_places_add_up(name: str) -> None:
     assert gates(places_of(name)) - none == sum(alone)
 
 
-@pytest.mark.parametrize("registry", [NORMS, ACTIVATIONS, FUSIONS], ids=lambda r: r.kind)
+@pytest.mark.parametrize(
+    "registry", [CONVOLUTIONS, NORMS, ACTIVATIONS, FUSIONS], ids=lambda r: r.kind
+)
 @pytest.mark.parametrize("name", [part.name for part in MODELS])
 def test_models_take_every_layer_that_they_name(name: str, registry: Registry) -> None:
     kind = registry.kind
@@ -461,6 +534,27 @@ def test_what_says_nothing_names_no_run() -> None:
     listed = canonical("wnet", se="cse", se_at=["skip", "encoder", "skip"])
     assert listed == canonical("wnet", se="cse", se_at=["encoder", "skip"])
     assert canonical("wnet", se="cse", se_at=["encoder"]) == canonical("wnet", se="cse")
+
+
+def test_shifted_convolutions_that_shift_nothing_name_no_run() -> None:
+    for name, levels in (("unet3d", 3), ("fpn3d", 4)):
+        flat = canonical(name, flat_levels=levels)
+        assert canonical(name, convolution="full") == {"name": name, "version": 1}
+        assert canonical(name, flat_levels=levels, convolution="shifted") == flat
+        beside = {**flat, "flat_levels": levels - 1, "convolution": "shifted"}
+        assert canonical(name, flat_levels=levels - 1, convolution="shifted") == beside
+        models = [small(name, flat_levels=5, convolution=each) for each in ("full", "shifted")]
+        pairs = zip(*(model.state_dict().items() for model in models), strict=True)
+        assert all(a == b and torch.equal(one, other) for (a, one), (b, other) in pairs)
+
+
+@pytest.mark.parametrize("name", ["unet3d", "fpn3d"])
+def test_cheaper_convolutions_have_fewer_weights(name: str) -> None:
+    counts = {
+        each: sum(p.numel() for p in small(name, convolution=each).parameters())
+        for each in CONVOLUTIONS.names()
+    }
+    assert counts["separated"] < counts["shifted"] < counts["full"]
 
 
 @pytest.mark.parametrize(

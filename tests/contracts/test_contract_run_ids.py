@@ -172,6 +172,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "fpn2d", "fusion": "parallel_cascade", "se": "eca"}, "417f1c8f7ac22363113c"),
     ("model", {"name": "unet", "se": "scse", "se_at": "skip"}, "4d827a3deb0d1e0fc179"),
     ("model", {"name": "fpn3d", "fusion": "cascade"}, "6fe8c99a857826e2fe8d"),
+    ("model", {"name": "unet3d", "convolution": "separated"}, "cf9cb8e745faa0c4c2c3"),
+    ("model", {"name": "fpn3d", "convolution": "shifted"}, "9bdb1ca27e82ff90e7ef"),
     ("model", {"name": "unet25d", "windows": 3, "fuse": "max"}, "298cba232641e62b2aea"),
     ("model", {"name": "unet25d", "slices": 3, "stem": "conv3d"}, "99a66b531c6d35fd1319"),
     ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),

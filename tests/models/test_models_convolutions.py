@@ -12,11 +12,12 @@ from vesselflow.models.strided import build
 torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("groups", [1, 16])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_gradients_in_bfloat16_are_those_of_float32(depth: int) -> None:
+def test_gradients_in_bfloat16_are_those_of_float32(depth: int, groups: int) -> None:
     # Torch's own are NaN or wrong at a depth of 2, on processors that multiply in bfloat16.
     torch.manual_seed(0)
-    layer = Conv3d(16, 16, (3, 3, 3), bias=False)
+    layer = Conv3d(16, 16, (3, 3, 3), bias=False, groups=groups)
     volume, weights = torch.randn(2, 16, depth, 4, 4), torch.randn(2, 16, depth, 4, 4)
     found = []
     for low in (True, False):

@@ -18,8 +18,10 @@ from vesselflow.models.arguments import (
     Around,
     Channels,
     Excited,
+    Filters,
     Norm,
     Probability,
+    Volumetric,
     check_pyramid,
 )
 from vesselflow.models.layers import FUSIONS, WINDOW_FUSIONS
@@ -58,11 +60,7 @@ class WNetArguments(Excited):
         auxiliary_weight: Weight of the loss on the first U-Net's answer; the paper adds both, 1.
     """
 
-    filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)] = (
-        8,
-        16,
-        32,
-    )
+    filters: Filters = (8, 16, 32)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
     norm: Norm = "batch"
     activation: Activation = "relu"
@@ -74,26 +72,19 @@ class WNetArguments(Excited):
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
 
 
-class UNet3dArguments(Excited):
+class UNet3dArguments(Volumetric):
     """Arguments of `unet3d`, see `vesselflow.models.unet3d.UNet3d`.
 
     Attributes:
         filters: Channels of each level, finest first; one level per entry.
         convolutions: 3 x 3 x 3 convolutions per level and direction.
-        flat_levels: How many of the finest levels leave the slices alone, for volumes whose slices
-            lie far apart.
         norm: Normalisation after each convolution.
         activation: After each norm.
         dropout: Probability of dropping a channel after each level.
     """
 
-    filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)] = (
-        8,
-        16,
-        32,
-    )
+    filters: Filters = (8, 16, 32)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
-    flat_levels: Annotated[int, Field(ge=0, le=5)] = 0
     norm: Norm = "batch"
     activation: Activation = "relu"
     dropout: Probability = 0.0
@@ -121,11 +112,7 @@ class UNet25dArguments(Excited):
     fuse: Annotated[str, Named("window fusion", WINDOW_FUSIONS)] = "mean"
     stem: Literal["stack", "conv3d"] = "stack"
     stem_filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=1)] = (8,)
-    filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)] = (
-        8,
-        16,
-        32,
-    )
+    filters: Filters = (8, 16, 32)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
     norm: Norm = "batch"
     activation: Activation = "relu"
@@ -150,7 +137,7 @@ class UNet25dArguments(Excited):
         return {key: value for key, value in super().changed().items() if key not in silent}
 
 
-class Fpn3dArguments(Excited):
+class Fpn3dArguments(Volumetric):
     """Arguments of `fpn3d`, see `vesselflow.models.fpn3d.Fpn3d`.
 
     Attributes:
@@ -163,19 +150,12 @@ class Fpn3dArguments(Excited):
         fusion: How one map is made of the pyramid's.
         merge: What the parallel fusion makes of its branches: their sum, or one beside the other.
         upsample: How the pyramid raises its maps.
-        flat_levels: How many of the finest levels leave the slices alone, for volumes whose slices
-            lie far apart.
         norm: Normalisation after each convolution of encoder and head.
         activation: After each norm.
         dropout: Probability of dropping a channel of what was merged.
     """
 
-    filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)] = (
-        8,
-        16,
-        32,
-        64,
-    )
+    filters: Filters = (8, 16, 32, 64)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
     pyramid_channels: Channels = 32
     segmentation_channels: Channels = 16
@@ -183,7 +163,6 @@ class Fpn3dArguments(Excited):
     fusion: Annotated[str, Named("fusion", FUSIONS)] = "parallel"
     merge: Literal["add", "cat"] = "add"
     upsample: Literal["nearest", "trilinear"] = "nearest"
-    flat_levels: Annotated[int, Field(ge=0, le=5)] = 0
     norm: Norm = "group"
     activation: Activation = "relu"
     dropout: Probability = 0.0

@@ -9,9 +9,10 @@ from pydantic import AfterValidator, Field, field_validator
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
-from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, NORMS
+from vesselflow.models.layers import ACTIVATIONS, CONVOLUTIONS, EXCITATIONS, NORMS
 
 Channels = Annotated[int, Field(ge=1)]
+Filters = Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 #: Groups of a group norm; channels that they do not divide get one group.
@@ -65,6 +66,29 @@ class Excited(Arguments):
         elif "reduction" not in EXCITATIONS.part(self.se).arguments.model_fields:
             silent = ("se_reduction",)
         return {key: value for key, value in values.items() if key not in silent}
+
+
+class Volumetric(Excited):
+    """Base of the arguments of models of volumes whose levels are convolved in 3-D.
+
+    Attributes:
+        filters: Channels of each level, finest first; one level per entry.
+        flat_levels: How many of the finest levels leave the slices alone, for volumes whose slices
+            lie far apart.
+        convolution: What the encoder is made of, and the decoder of a U-Net: full convolutions, or
+            those that cost less, channel-separated or with channels shifted between slices.
+    """
+
+    filters: Filters
+    flat_levels: Annotated[int, Field(ge=0, le=5)] = 0
+    convolution: Annotated[str, Named("convolution", CONVOLUTIONS)] = "full"
+
+    def changed(self) -> dict[str, Any]:
+        """Shifted convolutions are full ones where all levels leave the slices alone."""
+        values = super().changed()
+        if self.convolution == "shifted" and self.flat_levels >= len(self.filters):
+            del values["convolution"]
+        return values
 
 
 def check_pyramid(finest_level: int, levels: range, fusion: str, merge: str) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vesselflow.models.layers import ACTIVATIONS, FUSIONS, NORMS
+from vesselflow.models.layers import ACTIVATIONS, CONVOLUTIONS, FUSIONS, NORMS
 from vesselflow.models.layers.convolutions import (
     check_volume,
-    convolution,
     initialise,
     initialise_head,
     pointwise,
@@ -47,6 +46,7 @@ class Fpn3d(nn.Module):
         merge: "add" or "cat", of the parallel fusion.
         upsample: How the pyramid raises maps: "nearest", as published, or "trilinear".
         flat_levels: How many of the finest levels leave the slices alone.
+        convolution: Name of the convolutions of the encoder's blocks.
         norm: Name of the normalisation, in encoder and head.
         activation: Name of the activation there.
         dropout: Probability of dropping a channel of what was merged; 0 has no such layer.
@@ -81,6 +81,7 @@ class Fpn3d(nn.Module):
         merge: str,
         upsample: str,
         flat_levels: int,
+        convolution: str,
         norm: str,
         activation: str,
         dropout: float,
@@ -101,7 +102,7 @@ class Fpn3d(nn.Module):
         kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(len(filters))]
 
         self.encoder = nn.ModuleList(
-            _Residual(inputs, width, convolutions, kernel, norm, activation)
+            _Residual(inputs, width, convolutions, convolution, kernel, norm, activation)
             for inputs, width, kernel in zip(
                 [in_channels, *filters[:-1]], filters, kernels, strict=True
             )
@@ -166,6 +167,7 @@ class _Residual(nn.Module):
         inputs: int,
         outputs: int,
         convolutions: int,
+        convolution: str,
         kernel: Size,
         norm: str,
         activation: str,
@@ -174,7 +176,12 @@ class _Residual(nn.Module):
         layers: list[nn.Module] = []
         for index in range(convolutions):
             layers += [
-                convolution(outputs if index else inputs, outputs, kernel, bias=False),
+                CONVOLUTIONS.build(
+                    {"name": convolution},
+                    inputs=outputs if index else inputs,
+                    outputs=outputs,
+                    kernel=kernel,
+                ),
                 NORMS.build({"name": norm}, width=outputs, axes=3),
                 ACTIVATIONS.build({"name": activation}),
             ]

@@ -79,6 +79,7 @@ class UNet25d(UNet3d):
             filters=filters,
             convolutions=convolutions,
             flat_levels=len(filters),
+            convolution="full",
             norm=norm,
             activation=activation,
             dropout=dropout,

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vesselflow.models.layers import ACTIVATIONS, NORMS
+from vesselflow.models.layers import ACTIVATIONS, CONVOLUTIONS, NORMS
 from vesselflow.models.layers.convolutions import (
     check_volume,
-    convolution,
     initialise,
     initialise_head,
 )
@@ -32,6 +31,7 @@ class UNet3d(nn.Module):
         filters: Channels of each level, finest first.
         convolutions: 3 x 3 x 3 convolutions per level and direction.
         flat_levels: How many of the finest levels leave the slices alone.
+        convolution: Name of the convolutions of all levels.
         norm: Name of the normalisation.
         activation: Name of the activation; ReLU as published.
         dropout: Probability of dropping a channel after each level; 0 has no such layer.
@@ -58,6 +58,7 @@ class UNet3d(nn.Module):
         filters: Sequence[int],
         convolutions: int,
         flat_levels: int,
+        convolution: str,
         norm: str,
         activation: str,
         dropout: float,
@@ -81,7 +82,9 @@ class UNet3d(nn.Module):
             width, kernel = filters[level], kernels[level]
             for _ in range(convolutions):
                 layers += [
-                    convolution(inputs, width, kernel, bias=False),
+                    CONVOLUTIONS.build(
+                        {"name": convolution}, inputs=inputs, outputs=width, kernel=kernel
+                    ),
                     NORMS.build({"name": norm}, width=width, axes=3),
                     ACTIVATIONS.build({"name": activation}),
                 ]

@@ -10,7 +10,14 @@ from vesselflow.losses import LOSSES
 from vesselflow.metrics import ALL_METRICS
 from vesselflow.metrics.thresholds import THRESHOLDS
 from vesselflow.models import MODELS
-from vesselflow.models.layers import ACTIVATIONS, EXCITATIONS, FUSIONS, NORMS, WINDOW_FUSIONS
+from vesselflow.models.layers import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    EXCITATIONS,
+    FUSIONS,
+    NORMS,
+    WINDOW_FUSIONS,
+)
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
 from vesselflow.stores.importers import IMPORTERS
@@ -27,6 +34,7 @@ REGISTRIES: dict[str, Registry] = {
     "sampling": SAMPLING,
     "augment": AUGMENTATIONS,
     "model": MODELS,
+    "convolution": CONVOLUTIONS,
     "norm": NORMS,
     "activation": ACTIVATIONS,
     "se": EXCITATIONS,

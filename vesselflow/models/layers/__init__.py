@@ -1,4 +1,4 @@
-"""What networks are made of, by name: normalisation, activation, squeeze-and-excitation, fusions.
+"""What networks are made of, by name: convolutions, norms, activations, excitations, fusions.
 
 An argument of a model names such a layer (``norm: group``), so that it is an axis of a grid like
 any other. This module imports no torch. A layer is its function or class in the file of its family,
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from vesselflow.config.registry import Arguments, Registry
 
+CONVOLUTIONS = Registry("convolution")
 NORMS = Registry("norm")
 ACTIVATIONS = Registry("activation")
 EXCITATIONS = Registry("se")
@@ -37,6 +38,9 @@ class ProjectExciteArguments(Reduction):
 
     reduction: Annotated[int, Field(ge=1)] = 2
 
+
+for _name in ("full", "separated", "shifted"):
+    CONVOLUTIONS.add(_name, target=f"{_HERE}.convolutions:{_name}")
 
 for _name in ("batch", "instance", "group", "layer"):
     NORMS.add(_name, target=f"{_HERE}.norms:{_name}")

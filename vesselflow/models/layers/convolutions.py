@@ -20,9 +20,15 @@ class Conv3d(nn.Conv3d):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: tuple[int, int, int], *, bias: bool
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int, int],
+        *,
+        bias: bool,
+        groups: int = 1,
     ) -> None:
-        super().__init__(inputs, outputs, kernel, padding="same", bias=bias)
+        super().__init__(inputs, outputs, kernel, padding="same", bias=bias, groups=groups)
 
     def forward(self, volume: Tensor) -> Tensor:
         """The convolution of (N, inputs, D, H, W)."""
@@ -39,6 +45,72 @@ def convolution(inputs: int, outputs: int, kernel: Sequence[int], *, bias: bool)
         return nn.Conv2d(inputs, outputs, (height, width), padding="same", bias=bias)
     depth, height, width = kernel
     return Conv3d(inputs, outputs, (depth, height, width), bias=bias)
+
+
+def full(*, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> nn.Module:
+    """A convolution of all channels over all places of its kernel, without a bias."""
+    return convolution(inputs, outputs, kernel, bias=False)
+
+
+def separated(*, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> nn.Module:
+    """A convolution of kernel 1 over channels, then one of each channel by itself; no biases.
+
+    Of 27 inputs outputs weights, (inputs + 27) outputs are left.
+
+    Reference: Tran et al., Video classification with channel-separated convolutional networks, ICCV
+        2019, https://arxiv.org/abs/1904.02811, section 3.3, interaction-preserved. In that order an
+        image of one channel is seen by a kernel for each output.
+    """
+    return nn.Sequential(
+        pointwise(inputs, outputs, 3, bias=False),
+        Conv3d(outputs, outputs, kernel, bias=False, groups=outputs),
+    )
+
+
+def shifted(*, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> nn.Module:
+    """A convolution within slices, of some channels of the slices before and behind; see `Shifted`.
+
+    A kernel that leaves slices alone is that of `full`.
+    """
+    if kernel[0] == 1:
+        return full(inputs=inputs, outputs=outputs, kernel=kernel)
+    return Shifted(inputs, outputs, (1, *kernel[1:]))
+
+
+class Shifted(nn.Module):
+    """Moves some channels by one slice, then convolves within slices, without a bias.
+
+    An eighth of the channels (one at least) comes from the slice behind, and another from the one
+    before; beyond the ends of a volume there are zeros. Maps of fewer than 4 channels, as a
+    network's input, stay: nothing of the slice itself would be left of theirs. It costs a third of
+    a full convolution.
+
+    Args:
+        inputs: Channels of the map.
+        outputs: Of the answer.
+        kernel: Of 1 across slices.
+
+    Reference: Lin et al., TSM: temporal shift module for efficient video understanding, ICCV 2019,
+        https://arxiv.org/abs/1811.08383, section 3.2.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.convolution = Conv3d(inputs, outputs, kernel, bias=False)
+        self._moved = max(1, inputs // 8) if inputs >= 4 else 0
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(N, outputs, D, H, W) of (N, inputs, D, H, W)."""
+        if self._moved:
+            behind, before, own = volume.split(
+                [self._moved, self._moved, volume.shape[1] - 2 * self._moved], dim=1
+            )
+            nothing = torch.zeros_like(behind[:, :, :1])
+            behind = torch.cat([behind[:, :, 1:], nothing], dim=2)
+            before = torch.cat([nothing, before[:, :, :-1]], dim=2)
+            volume = torch.cat([behind, before, own], dim=1)
+        convolved: Tensor = self.convolution(volume)
+        return convolved
 
 
 def pointwise(inputs: int, outputs: int, axes: int, *, bias: bool = True) -> nn.Conv2d | nn.Conv3d:
