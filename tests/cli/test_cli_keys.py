@@ -103,7 +103,7 @@ def test_the_overview_and_a_section_and_a_part_and_a_key() -> None:
         ("loss.bta", "allowed: loss.bce, loss.dice, ", "; did you mean 'loss.beta'?"),
         (
             "model.fnp",
-            "allowed: model.wnet, model.unet3d, model.unet25d, model.fpn3d, model.fpn2d, ",
+            "allowed: model.wnet, model.unet3d, model.unet25d, model.encoded25d, ",
             "; did you mean 'model.fpn'?",
         ),
     ],

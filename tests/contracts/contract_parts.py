@@ -69,10 +69,15 @@ REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 #: Smaller encoders and larger images than the defaults, where a model needs them.
-ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224", "wnet": None} | dict.fromkeys(
-    VOLUMETRIC
-)
+ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}
 SIZES = {"pan": 128, "dpt": 32}
+
+
+def model_sides(name: str) -> tuple[int, ...]:
+    """Sides of an image or a volume that a model takes."""
+    if name in VOLUMETRIC:
+        return (8, 32, 32) if name == "encoded25d" else (8, 16, 16)
+    return (SIZES.get(name, 64),) * 2
 
 
 def versions(part: Part) -> list[int]:
@@ -120,8 +125,9 @@ def _augmentation(name: str, arguments: Mapping[str, Any]) -> list[float]:
 
 def model_spec(name: str) -> dict[str, Any]:
     """A model with the smallest encoder that it takes."""
-    encoder = ENCODERS.get(name, "resnet18")
-    return {"name": name} | ({"encoder": encoder} if encoder else {})
+    if "encoder" not in MODELS.part(name).arguments.model_fields:
+        return {"name": name}
+    return {"name": name, "encoder": ENCODERS.get(name, "resnet18")}
 
 
 def _model(name: str, arguments: Mapping[str, Any]) -> list[float]:
@@ -202,8 +208,7 @@ def _window_fusion(name: str, arguments: Mapping[str, Any]) -> list[float]:
 
 def model_answer(built: nn.Module, name: str) -> list[float]:
     """Number of parameters, and four logits in float64 with weights that no generator made."""
-    model, size = made_up(copy.deepcopy(built)).eval(), SIZES.get(name, 64)
-    shape = (8, 16, 16) if name in VOLUMETRIC else (size, size)
+    model, shape = made_up(copy.deepcopy(built)).eval(), model_sides(name)
     image = torch.sin(torch.arange(3 * math.prod(shape), dtype=torch.float64) * 0.37)
     with torch.inference_mode():
         logits = model(image.view(1, 3, *shape))[0, 0]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from contract_parts import model_sides, model_spec
 from torch import nn
 
 from vesselflow.models import MODELS, strided
-from vesselflow.models.needs import VOLUMETRIC, divisor_of
+from vesselflow.models.needs import divisor_of
 
 torch.set_num_threads(1)
 
-ENCODERS = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}
-#: PAN pools three times below a stride of 16 and needs 128 px.
-SIZES = {"pan": 128, "dpt": 32}
 #: Parameters without influence on the logits, by prefix.
 UNUSED = {
     # Its default depth of 3 leaves out the encoder's last stages.
@@ -27,13 +25,10 @@ UNUSED = {
 @pytest.fixture(scope="module", params=MODELS.names())
 def built(request):
     name = request.param
-    spec = {"name": name}
-    if name not in ("wnet", *VOLUMETRIC):
-        spec["encoder"] = ENCODERS.get(name, "resnet18")
+    spec = model_spec(name)
     torch.manual_seed(0)
     model = MODELS.build(spec, in_channels=3, classes=1)
-    size = (8, 16, 16) if name in VOLUMETRIC else (SIZES.get(name, 64),) * 2
-    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(2, 3, *model_sides(name), generator=torch.Generator().manual_seed(1))
     return name, spec, model, image
 
 

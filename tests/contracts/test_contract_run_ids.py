@@ -172,6 +172,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "fpn2d", "fusion": "parallel_cascade", "se": "eca"}, "417f1c8f7ac22363113c"),
     ("model", {"name": "unet", "se": "scse", "se_at": "skip"}, "4d827a3deb0d1e0fc179"),
     ("model", {"name": "fpn3d", "fusion": "cascade"}, "6fe8c99a857826e2fe8d"),
+    ("model", {"name": "encoded25d", "encoder": "resnet18", "slices": 3}, "41e48be4bc5562298d42"),
     ("model", {"name": "unet3d", "convolution": "separated"}, "cf9cb8e745faa0c4c2c3"),
     ("model", {"name": "fpn3d", "convolution": "shifted"}, "9bdb1ca27e82ff90e7ef"),
     ("model", {"name": "unet25d", "windows": 3, "fuse": "max"}, "298cba232641e62b2aea"),

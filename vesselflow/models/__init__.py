@@ -6,25 +6,24 @@ torch's, so that its file cannot wait with the import: its argument model stands
 line. A model is its file, its entry here and its test.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Registry
-from vesselflow.errors import UserError
 from vesselflow.models.arguments import (
     Activation,
-    Around,
     Channels,
     Excited,
     Filters,
     Norm,
     Probability,
+    Sliced,
     Volumetric,
     check_pyramid,
 )
-from vesselflow.models.layers import FUSIONS, WINDOW_FUSIONS
+from vesselflow.models.layers import FUSIONS
 from vesselflow.models.smp import (
     Deeplabv3Arguments,
     Deeplabv3PlusArguments,
@@ -90,16 +89,10 @@ class UNet3dArguments(Volumetric):
     dropout: Probability = 0.0
 
 
-class UNet25dArguments(Excited):
+class UNet25dArguments(Sliced, Excited):
     """Arguments of `unet25d`, see `vesselflow.models.unet25d.UNet25d`.
 
     Attributes:
-        slices: That each slice is answered from, itself in the middle; 1 for a 2-D network.
-        windows: Of so many slices each, side by side, that one encoder sees one after the other.
-        fuse: How one map is made of the windows', on each level.
-        stem: What the network is given: the stack of slices, or what 3-D convolutions make of it.
-        stem_filters: Channels of each of these 3 x 3 x 3 convolutions; two slices are taken off
-            by each, so that no more are seen.
         filters: Channels of each level, finest first; one level per entry.
         convolutions: 3 x 3 convolutions per level and direction.
         norm: Normalisation after each convolution.
@@ -107,34 +100,15 @@ class UNet25dArguments(Excited):
         dropout: Probability of dropping a channel after each level.
     """
 
-    slices: Around = 5
-    windows: Around = 1
-    fuse: Annotated[str, Named("window fusion", WINDOW_FUSIONS)] = "mean"
-    stem: Literal["stack", "conv3d"] = "stack"
-    stem_filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=1)] = (8,)
     filters: Filters = (8, 16, 32)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
     norm: Norm = "batch"
     activation: Activation = "relu"
     dropout: Probability = 0.0
 
-    @model_validator(mode="after")
-    def _deep_enough(self) -> "UNet25dArguments":
-        least = 2 * len(self.stem_filters) + 1
-        if self.stem == "conv3d" and self.slices < least:
-            raise UserError(
-                f"a stem of {len(self.stem_filters)} convolutions leaves none of {self.slices} "
-                "slices: each takes two off",
-                where="model.slices",
-                allowed=f"{least} or more, or fewer model.stem_filters",
-            )
-        return self
 
-    def changed(self) -> dict[str, Any]:
-        """A stem that is not there, and a fusion of one window, say nothing."""
-        silent = {"stem_filters"} if self.stem == "stack" else set()
-        silent |= {"fuse"} if self.windows == 1 else set()
-        return {key: value for key, value in super().changed().items() if key not in silent}
+class Encoded25dArguments(Sliced, UnetArguments):
+    """Arguments of `encoded25d`, see `vesselflow.models.encoded25d.Encoded25d`."""
 
 
 class Fpn3dArguments(Volumetric):
@@ -176,6 +150,11 @@ class Fpn3dArguments(Volumetric):
 MODELS.add("wnet", target="vesselflow.models.wnet:WNet", arguments=WNetArguments)
 MODELS.add("unet3d", target="vesselflow.models.unet3d:UNet3d", arguments=UNet3dArguments)
 MODELS.add("unet25d", target="vesselflow.models.unet25d:UNet25d", arguments=UNet25dArguments)
+MODELS.add(
+    "encoded25d",
+    target="vesselflow.models.encoded25d:Encoded25d",
+    arguments=Encoded25dArguments,
+)
 MODELS.add("fpn3d", target="vesselflow.models.fpn3d:Fpn3d", arguments=Fpn3dArguments)
 MODELS.add("fpn2d", target="vesselflow.models.fpn2d:fpn2d", arguments=Fpn2dArguments)
 MODELS.add("unet", target="vesselflow.models.smp:unet", arguments=UnetArguments)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
-from vesselflow.models.layers import ACTIVATIONS, CONVOLUTIONS, EXCITATIONS, NORMS
+from vesselflow.models.layers import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    EXCITATIONS,
+    NORMS,
+    WINDOW_FUSIONS,
+)
 
 Channels = Annotated[int, Field(ge=1)]
 Filters = Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)]
@@ -89,6 +95,43 @@ class Volumetric(Excited):
         if self.convolution == "shifted" and self.flat_levels >= len(self.filters):
             del values["convolution"]
         return values
+
+
+class Sliced(Arguments):
+    """Base of the arguments of 2.5-D models, see `vesselflow.models.layers.windows`.
+
+    Attributes:
+        slices: That each slice is answered from, itself in the middle; 1 for a 2-D network.
+        windows: Of so many slices each, side by side, that one encoder sees one after the other.
+        fuse: How one map is made of the windows', on each level.
+        stem: What the network is given: the stack of slices, or what 3-D convolutions make of it.
+        stem_filters: Channels of each of these 3 x 3 x 3 convolutions; two slices are taken off
+            by each, so that no more are seen.
+    """
+
+    slices: Around = 5
+    windows: Around = 1
+    fuse: Annotated[str, Named("window fusion", WINDOW_FUSIONS)] = "mean"
+    stem: Literal["stack", "conv3d"] = "stack"
+    stem_filters: Annotated[tuple[Channels, ...], Field(strict=False, min_length=1)] = (8,)
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> Self:
+        least = 2 * len(self.stem_filters) + 1
+        if self.stem == "conv3d" and self.slices < least:
+            raise UserError(
+                f"a stem of {len(self.stem_filters)} convolutions leaves none of {self.slices} "
+                "slices: each takes two off",
+                where="model.slices",
+                allowed=f"{least} or more, or fewer model.stem_filters",
+            )
+        return self
+
+    def changed(self) -> dict[str, Any]:
+        """A stem that is not there, and a fusion of one window, say nothing."""
+        silent = {"stem_filters"} if self.stem == "stack" else set()
+        silent |= {"fuse"} if self.windows == 1 else set()
+        return {key: value for key, value in super().changed().items() if key not in silent}
 
 
 def check_pyramid(finest_level: int, levels: range, fusion: str, merge: str) -> None:

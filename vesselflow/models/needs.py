@@ -16,7 +16,7 @@ from vesselflow.errors import UserError
 from vesselflow.models.arguments import GROUPS
 
 #: Models of volumes.
-VOLUMETRIC = ("unet3d", "unet25d", "fpn3d")
+VOLUMETRIC = ("unet3d", "unet25d", "encoded25d", "fpn3d")
 #: Those that have no decoder at the stride of their coarsest level.
 _ENDING = ("unet3d", "unet25d")
 #: Images are padded to multiples of this many pixels: enough for encoders of depth 5.
@@ -82,7 +82,7 @@ def divisor_of(spec: Mapping[str, Any], stride: int | tuple[int, ...] = 1) -> in
     Raises:
         ValueError: The stride has another number of axes than the model.
     """
-    own = level_strides(spec)[-1] if spec["name"] in VOLUMETRIC else DIVISOR_PX
+    own = _coarsest(spec) if spec["name"] in VOLUMETRIC else DIVISOR_PX
     if isinstance(own, int) and isinstance(stride, int):
         return math.lcm(own, stride)
     axes = axes_of(spec)
@@ -100,10 +100,21 @@ def level_strides(spec: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
         spec: Name and arguments with all defaults filled in.
     """
     if spec["name"] in VOLUMETRIC:
-        levels = len(spec["filters"])
-        return halved(levels, spec.get("flat_levels", levels))
+        levels = _levels(spec)
+        return halved(levels, spec.get("flat_levels", levels))[: spec.get("depth")]
     finer = {"unet": spec.get("depth", 1), "fpn2d": spec.get("depth", 0) + 1}.get(spec["name"], 1)
     return tuple((2**level,) * 2 for level in range(finer))
+
+
+def _levels(spec: Mapping[str, Any]) -> int:
+    """Levels of a model of volumes, the voxels' own included."""
+    return len(spec["filters"]) if "filters" in spec else int(spec["depth"]) + 1
+
+
+def _coarsest(spec: Mapping[str, Any]) -> tuple[int, ...]:
+    """The stride of the coarsest map of a model of volumes."""
+    levels = _levels(spec)
+    return halved(levels, spec.get("flat_levels", levels))[-1]
 
 
 def native_stride(spec: Mapping[str, Any], stride: tuple[int, ...]) -> tuple[int, ...]:
@@ -178,8 +189,16 @@ def needs(spec: Mapping[str, Any]) -> Needs | None:
         spec: Name and arguments with all defaults filled in.
     """
     name = spec["name"]
+    if name == "encoded25d":
+        flat = needs({**spec, "name": "unet"})
+        if flat is None or flat.pools:  # many slices may do for what pools one image
+            return None
+        sides = _coarsest(spec)
+        # Transformers run all their stages, whatever the depth; kernels of 8 need as many pixels.
+        least = (1, *(max(side, DIVISOR_PX) for side in sides[1:]))
+        return Needs(sides, least, normalises_coarsest=flat.normalises_coarsest)
     if name in VOLUMETRIC:
-        sides = level_strides(spec)[-1]
+        sides = _coarsest(spec)
         least = (*sides[:-1], 2 * sides[-1]) if _normalises_alone(spec) else sides
         return Needs(sides, least, normalises_coarsest=spec["norm"] == "batch")
     if name == "wnet":

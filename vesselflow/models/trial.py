@@ -17,6 +17,8 @@ from vesselflow.models import MODELS
 
 Size = tuple[int, ...]
 
+_AXES = {2: "height, width", 3: "depth, height, width"}
+
 
 def try_model(
     spec: Mapping[str, Any],
@@ -31,9 +33,9 @@ def try_model(
     Args:
         spec: Name and arguments; no weights are loaded.
         channels: Of the images.
-        sample: Height and width of the training samples.
+        sample: Sides of the training samples.
         micro_batch_size: Samples of one forward pass.
-        images: Heights and widths of whole images.
+        images: Sides of whole images.
 
     Raises:
         UserError: It cannot be built, or does not take these sizes; the key is in `where`.
@@ -56,7 +58,8 @@ def try_model(
             what = "train on" if mode else "score"
             raise UserError(
                 f"{spec['name']} with encoder '{spec['encoder']}' cannot {what} {count} x "
-                f"{channels} x {size[0]} x {size[1]} (samples, channels, height, width: {fault})",
+                f"{channels} x {' x '.join(map(str, size))} "
+                f"(samples, channels, {_AXES[len(size)]}: {fault})",
                 where="model.encoder",
                 hint="choose another encoder, or another data.working_size_px or data.patch",
             )

@@ -412,7 +412,7 @@ def check_models(
             try_model(
                 experiment.model,
                 channels=_channels(used[0]) or 3,
-                sample=training_size(view, used[0]) or (LIKELY_PX, LIKELY_PX),
+                sample=training_size(view, used[0]) or (LIKELY_PX,) * axes_of(experiment.model),
                 micro_batch_size=experiment.train.micro_batch_size,
                 images=[
                     size

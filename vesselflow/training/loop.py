@@ -24,7 +24,6 @@ from vesselflow.losses import LOSSES
 from vesselflow.models import strided
 from vesselflow.models.averages import Average
 from vesselflow.models.ema import Ema
-from vesselflow.models.needs import axes_of
 from vesselflow.models.swa import Swa
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
@@ -146,7 +145,10 @@ def build_model(
         rare=task.sparse,
     )
     if experiment.train.channels_last:
-        model = model.to(memory_format=channels_last(axes_of(experiment.model)))
+        # Each by its axes: torch's own `to` refuses kernels of images beside those of volumes.
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.ndim in (4, 5):
+                tensor.data = tensor.data.to(memory_format=channels_last(tensor.ndim - 2))
     return model
 
 

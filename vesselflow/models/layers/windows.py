@@ -89,7 +89,10 @@ class FusedWindows(nn.ModuleList):
 
     def __init__(self, *, windows: int, slices: int, fuse: str, widths: Sequence[int]) -> None:
         super().__init__(
+            # Some encoders have a level without channels.
             WINDOW_FUSIONS.build({"name": fuse}, channels=width, windows=windows)
+            if width
+            else nn.Identity()
             for width in (widths if windows > 1 else ())
         )
         self._margin = windows // 2 * slices
@@ -101,6 +104,9 @@ class FusedWindows(nn.ModuleList):
             return list(maps)
         fused = []
         for fuse, images in zip(self, maps, strict=True):
+            if not images.shape[1]:
+                fused.append(images)
+                continue
             longer = lengthened(images.unflatten(0, (-1, depth)), self._margin, axis=1)
             near = [longer.narrow(1, start, depth) for start in self._starts]
             fused.append(fuse(torch.stack(near, dim=2).flatten(0, 1)))
