@@ -70,6 +70,8 @@ SHIPPED = {
     ("resolution.yaml", "full"): (4, "be5b0a05bae95ef12434", "9b82ce87ad39fb86be89"),
     ("se.yaml", None): (6, "60e23296446f87fdd084", "e90bb9b79af7645b977d"),
     ("se.yaml", "full"): (50, "68bb43777a5e06b2de5e", "03031093b2510507d391"),
+    ("slices.yaml", None): (7, "58db4a19f98ee89e9045", "1f85ce33ba589c263a41"),
+    ("slices.yaml", "full"): (13, "a802d61d94709ff06e8f", "7a9c30190a74dd7c1637"),
     ("vasculature.yaml", None): (3, "bb972fab4c3d5779b70b", "ed85052f7ada2ac13e67"),
     ("vasculature.yaml", "full"): (10, "fd389dc6e1ec74386cbe", "94fe212851a0e50d5229"),
 }
