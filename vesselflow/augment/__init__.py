@@ -22,6 +22,8 @@ from vesselflow.augment.photometric import (
 from vesselflow.config.registry import Registry
 
 AUGMENTATIONS = Registry("augmentation")
+#: What version 2 of parts that resample is.
+CHAINED = {2: "with another part that resamples it is one resampling, not two in a row"}
 
 AUGMENTATIONS.add(
     "hflip",
@@ -35,15 +37,28 @@ AUGMENTATIONS.add("zflip", target="vesselflow.augment.geometric:DepthFlip", argu
 AUGMENTATIONS.add(
     "rotate90", target="vesselflow.augment.geometric:Rotate90", arguments=Rotate90Arguments
 )
-AUGMENTATIONS.add("affine", target="vesselflow.augment.geometric:Affine", arguments=AffineArguments)
+# Those that interpolate are one resampling where a sample has several of them (see `chain`).
 AUGMENTATIONS.add(
-    "elastic", target="vesselflow.augment.elastic:Elastic", arguments=ElasticArguments
+    "affine",
+    target="vesselflow.augment.geometric:Affine",
+    arguments=AffineArguments,
+    beside=2,
+    changes=CHAINED,
+)
+AUGMENTATIONS.add(
+    "elastic",
+    target="vesselflow.augment.elastic:Elastic",
+    arguments=ElasticArguments,
+    beside=2,
+    changes=CHAINED,
 )
 # Behind what opens borders: it may cut them off.
 AUGMENTATIONS.add(
     "random_resized_crop",
     target="vesselflow.augment.cropping:RandomResizedCrop",
     arguments=RandomResizedCropArguments,
+    beside=2,
+    changes=CHAINED,
 )
 AUGMENTATIONS.add(
     "color_jitter",

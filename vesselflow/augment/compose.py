@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vesselflow.augment import AUGMENTATIONS
-from vesselflow.augment.draws import Draws, Mixer, Mover, Part, choose
+from vesselflow.augment.chain import resample
+from vesselflow.augment.draws import Draws, Mixer, Mover, Part, Resampler, choose
 from vesselflow.augment.mixing import mix, mix_fov, partners
 from vesselflow.config.scalars import ScalarSchedule
 from vesselflow.errors import ShapeError
@@ -284,13 +287,33 @@ class Augmenter:
         base = _base(generator)
         if self.parts:
             image, target, fov = image.clone(), target.clone(), fov.clone()
-        for timed in self.parts:
-            part: Part = timed.at(progress)
-            draws = Draws(base, timed.name, image.shape[0])
-            part.apply(image, target, fov, draws)
-            if keypoints is not None and isinstance(part, Mover):
-                keypoints = part.move(keypoints, tuple(image.shape[2:]), draws)
+        steps = [(timed.at(progress), Draws(base, timed.name, len(image))) for timed in self.parts]
+        for resamples, group in groupby(steps, lambda step: isinstance(step[0], Resampler)):
+            row: list[tuple[Part, Draws]] = list(group)
+            chained = _chained(row, image, target, fov) if resamples and len(row) > 1 else set()
+            for part, draws in row:
+                part.apply(image, target, fov, draws.without(chained))
+                if keypoints is not None and isinstance(part, Mover):
+                    keypoints = part.move(keypoints, tuple(image.shape[2:]), draws)
         return image, target, fov, keypoints
+
+
+def _chained(
+    row: Sequence[tuple[Any, Draws]], image: Tensor, target: Tensor, fov: Tensor
+) -> set[int]:
+    """Resample the samples that several parts of a row have chosen, in place; which they are."""
+    names: list[int] = [sample for part, draws in row for sample in choose(draws, part.p, 0)[0]]
+    several = {sample for sample, times in Counter(names).items() if times > 1}
+    if several:
+        others = set(range(len(image))) - several
+        found = [part.lookups(image, draws.without(others)) for part, draws in row]
+        for index in several:
+            lookups = [each[index] for each in found if index in each]
+            # One sample at a time: what is between then fits into the cache.
+            image[index], target[index], fov[index] = resample(
+                image[index], target[index], fov[index], lookups
+            )
+    return several
 
 
 def _base(generator: torch.Generator) -> int:

@@ -14,6 +14,7 @@ from vesselflow.config.registry import Arguments
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vesselflow.augment.chain import Lookup
     from vesselflow.targets.keypoints import Keypoints
 
 
@@ -64,6 +65,17 @@ class RandomResizedCrop:
             image[index], target[index], fov[index] = warp(
                 image[index], target[index], fov[index], matrix, "reflect"
             )
+
+    def lookups(self, image: Tensor, draws: Draws) -> dict[int, Lookup]:
+        """See `vesselflow.augment.draws.Resampler`."""
+        from vesselflow.augment.affine_maps import of_axes
+        from vesselflow.augment.chain import affine_lookup
+
+        chosen, matrices = self._drawn(image.shape[2:], draws)
+        return {
+            index: affine_lookup(matrix, "reflect")
+            for index, matrix in zip(chosen, of_axes(matrices, 2), strict=True)
+        }
 
     def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
         """See `vesselflow.augment.draws.Mover`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from vesselflow.augment.chain import Lookup
     from vesselflow.targets.keypoints import Keypoints
 
 
@@ -24,10 +25,18 @@ class Draws:
         base: Drawn once per batch from the caller's generator.
         part: Name of the part.
         samples: Number of samples.
+        skipped: Those that `choose` leaves out, whatever is drawn.
     """
 
-    def __init__(self, base: int, part: str, samples: int) -> None:
+    def __init__(
+        self, base: int, part: str, samples: int, skipped: frozenset[int] = frozenset()
+    ) -> None:
         self._base, self._part, self.samples = base, part, samples
+        self.skipped = skipped
+
+    def without(self, samples: Iterable[int]) -> Draws:
+        """The same draws, by which these samples are not chosen."""
+        return Draws(self._base, self._part, self.samples, self.skipped.union(samples))
 
     def stream(self, sample: int, purpose: str = "values") -> torch.Generator:
         """A fresh CPU generator for one sample and purpose."""
@@ -84,6 +93,20 @@ class Mover(Part, Protocol):
 
 
 @runtime_checkable
+class Resampler(Mover, Protocol):
+    """A mover that interpolates; several of them in a row are one resampling (see `chain`)."""
+
+    def lookups(self, image: Tensor, draws: Draws) -> dict[int, Lookup]:
+        """Where `apply` with the same draws finds what it shows, of each chosen sample.
+
+        Args:
+            image: float (N, C, *S); only its size, type and device matter.
+            draws: Those that `apply` would be given.
+        """
+        ...
+
+
+@runtime_checkable
 class Mixer(Protocol):
     """An augmentation that mixes each sample with another one of its micro-batch (see `mixing`).
 
@@ -118,7 +141,11 @@ def choose(draws: Draws, p: float, numbers: int) -> tuple[list[int], Tensor]:
         Indices of the chosen samples (k of them) and float64 (k, numbers) in [0, 1).
     """
     table = draws.uniform(numbers + 1)
-    chosen = [index for index, first in enumerate(table[:, 0].tolist()) if first < p]
+    chosen = [
+        index
+        for index, first in enumerate(table[:, 0].tolist())
+        if first < p and index not in draws.skipped
+    ]
     return chosen, table[chosen, 1:]
 
 

@@ -16,6 +16,7 @@ from vesselflow.config.scalars import ScalarSchedule
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vesselflow.augment.chain import Lookup
     from vesselflow.augment.displacements import Displacement
     from vesselflow.targets.keypoints import Keypoints
 
@@ -79,6 +80,15 @@ class Elastic:
                 field.dense(image.device, image.dtype),
                 self.border,
             )
+
+    def lookups(self, image: Tensor, draws: Draws) -> dict[int, Lookup]:
+        """See `vesselflow.augment.draws.Resampler`."""
+        from vesselflow.augment.chain import displaced_lookup
+
+        return {
+            index: displaced_lookup(field.dense(image.device, image.dtype), self.border)
+            for index, field in self._drawn(image.shape[2:], draws).items()
+        }
 
     def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
         """See `vesselflow.augment.draws.Mover`."""

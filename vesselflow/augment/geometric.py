@@ -17,6 +17,7 @@ from vesselflow.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vesselflow.augment.chain import Lookup
     from vesselflow.augment.moving import Turn
     from vesselflow.targets.keypoints import Keypoints
 
@@ -246,6 +247,22 @@ class Affine:
             image[index], target[index], fov[index] = warped(
                 image[index], target[index], fov[index], matrix, self.border
             )
+
+    def lookups(self, image: Tensor, draws: Draws) -> dict[int, Lookup]:
+        """See `vesselflow.augment.draws.Resampler`."""
+        from vesselflow.augment.affine_maps import of_axes
+        from vesselflow.augment.chain import affine_lookup
+
+        size = image.shape[2:]
+        chosen, numbers = self._drawn(size, draws)
+        if self._solid(size):
+            matrices = self._of_volumes(numbers, size)
+        else:
+            matrices = of_axes(self._of_planes(numbers, size), 2)
+        return {
+            index: affine_lookup(matrix, self.border)
+            for index, matrix in zip(chosen, matrices, strict=True)
+        }
 
     def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
         """See `vesselflow.augment.draws.Mover`."""

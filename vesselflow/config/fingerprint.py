@@ -153,6 +153,11 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
         name: registries["augment"].canonical({"name": name, **arguments})
         for name, arguments in experiment.augment.items()
     }
+    beside = {name: registries["augment"].part(name).beside for name in experiment.augment}
+    together = {name: version for name, version in beside.items() if version is not None}
+    if len(together) > 1:
+        for name, version in together.items():
+            identity["augment"][name]["version"] = version
     return identity
 
 

@@ -49,6 +49,8 @@ class Part:
             whenever its numbers change.
         revised: Where mended numbers reach some arguments only: the version that these have, and
             which they are. No other run is renamed.
+        beside: Where numbers changed only for runs that have another part with such a version as
+            well: the version of both in these. No other run is renamed.
         changes: Version, from 2 on -> what was mended with it, for people.
     """
 
@@ -57,6 +59,7 @@ class Part:
     arguments: type[Arguments]
     version: int
     revised: tuple[int, Callable[[Any], bool]] | None = field(default=None, kw_only=True)
+    beside: int | None = field(default=None, kw_only=True)
     changes: Mapping[int, str] = field(default_factory=dict, kw_only=True)
 
     def version_at(self, arguments: Arguments) -> int:
@@ -86,13 +89,20 @@ class Registry:
         arguments: type[Arguments] = Arguments,
         version: int = 1,
         revised: tuple[int, Callable[[Any], bool]] | None = None,
+        beside: int | None = None,
         changes: Mapping[int, str] | None = None,
     ) -> None:
         """Register a part (see `Part`); a name that is taken is a ValueError."""
         if name in self._parts:
             raise ValueError(f"{self.kind} {name!r} is registered already")
         self._parts[name] = Part(
-            name, target, arguments, version, revised=revised, changes=changes or {}
+            name,
+            target,
+            arguments,
+            version,
+            revised=revised,
+            beside=beside,
+            changes=changes or {},
         )
 
     def names(self) -> list[str]:
