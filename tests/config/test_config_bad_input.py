@@ -254,6 +254,19 @@ IN_FILE = {
         "space.yaml: data.stride: 65 has no meaning when data.patch is full; allowed: null, or a "
         "number beside a data.patch in px",
     ),
+    "margin-without-patch": (
+        "data: {train: a, margin: 8}",
+        "space.yaml: data.margin: 8 has no meaning when data.patch is full; allowed: 0, or a "
+        "number beside a data.patch in px",
+    ),
+    "margin-that-leaves-nothing": (
+        "data: {train: a, patch: 64, margin: 32}",
+        "space.yaml: data.margin: 32 leaves nothing of a patch of 64; allowed: at most 31",
+    ),
+    "margin-that-leaves-no-cell": (
+        "data: {train: a, patch: 64, margin: 17}\ntask: {ds_factor: 16}",
+        "space.yaml: data.margin: 17 leaves nothing of a patch of 64; allowed: at most 16",
+    ),
     "unknown-training-store": (
         "data: {train: aa}",
         "space.yaml: data.train: unknown store 'aa'; allowed: a, b; did you mean 'a'?",

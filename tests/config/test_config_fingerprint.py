@@ -31,6 +31,7 @@ OTHER = {
     "data.working_size_px": 128,
     "data.patch": 32,
     "data.stride": 16,
+    "data.margin": 8,
     "data.min_fov": 0.25,
     "data.spacing_um": 12.5,
     "data.shuffle": "window(64)",

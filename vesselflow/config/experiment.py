@@ -144,6 +144,12 @@ class Data(Section):
     stride: Annotated[int, Field(ge=1)] | Sides | None = Field(
         None, description="Distance between patches in working px; null for no overlap"
     )
+    margin: int = Field(
+        0,
+        ge=0,
+        description="Working px at each edge of a patch that are seen as context and enter no "
+        "training loss",
+    )
     min_fov: float = Field(
         0.5, ge=0, le=1, description="Least share of a patch inside the field of view"
     )
@@ -534,6 +540,31 @@ def _fit_patch(experiment: Experiment) -> None:
         )
 
 
+def _fit_margin(experiment: Experiment) -> None:
+    patch, margin = experiment.data.patch, experiment.data.margin
+    if not margin:
+        return
+    if patch == "full":
+        raise UserError(
+            f"{margin} has no meaning when data.patch is full",
+            where="data.margin",
+            allowed="0, or a number beside a data.patch in px",
+        )
+    cells = _sides(experiment.task.ds_factor or 1)
+    axes = max(len(cells), len(_sides(patch)))
+    sides, cells = (each * axes if len(each) == 1 else each for each in (_sides(patch), cells))
+    if len(sides) != len(cells):
+        return  # another check's
+    # One whole cell of the output has to be left along each axis.
+    largest = min((side // cell - 1) // 2 * cell for side, cell in zip(sides, cells, strict=True))
+    if margin > largest:
+        raise UserError(
+            f"{margin} leaves nothing of a patch of {shown(patch)}",
+            where="data.margin",
+            allowed=f"at most {max(0, largest)}",
+        )
+
+
 def _sides(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else value
 
@@ -612,6 +643,7 @@ _FIT = (
     _fit_ood,
     _fit_pixels,
     _fit_patch,
+    _fit_margin,
     _fit_folds,
     _fit_scoring,
     _fit_averages,

@@ -101,7 +101,8 @@ class Giver:
                 )
             if grades is not None:
                 image = grades.back(image)
-        target, counted = self._task.supervise(target, fov, keypoints, spacing)
+        judged = without_margin(fov, self._experiment.data.margin)
+        target, counted = self._task.supervise(target, judged, keypoints, spacing)
         image = normalise_by(
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
         )
@@ -139,6 +140,26 @@ class Giver:
             torch.from_numpy(points.classes),
         ).to(device)
         return self._task.prepared(keypoints, batch.image.shape[2:], spacing), spacing
+
+
+def without_margin(fov: Tensor, margin: int) -> Tensor:
+    """The fov of samples without `margin` px at each of their edges.
+
+    Normalisation and augmentation look at the whole sample; losses at what is left here.
+
+    Args:
+        fov: float (N, 1, *S), 0 or 1.
+        margin: Below half of each side; 0 gives `fov` itself.
+
+    Returns:
+        float (N, 1, *S), of its own memory where something was cleared.
+    """
+    if margin == 0:
+        return fov
+    inner = (..., *(slice(margin, side - margin) for side in fov.shape[2:]))
+    left = torch.zeros_like(fov)
+    left[inner] = fov[inner]
+    return left
 
 
 def _whole(image: np.ndarray) -> bool:
