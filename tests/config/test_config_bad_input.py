@@ -267,6 +267,11 @@ IN_FILE = {
         "data: {train: a, patch: 64, margin: 17}\ntask: {ds_factor: 16}",
         "space.yaml: data.margin: 17 leaves nothing of a patch of 64; allowed: at most 16",
     ),
+    "runs-of-part-of-a-micro-batch": (
+        "data: {train: a}\nsampling: {name: by_source, samples: 6}",
+        "space.yaml: sampling.samples: 6 does not hold whole micro-batches; allowed: multiples of "
+        "train.micro_batch_size, which is 4",
+    ),
     "unknown-training-store": (
         "data: {train: aa}",
         "space.yaml: data.train: unknown store 'aa'; allowed: a, b; did you mean 'a'?",

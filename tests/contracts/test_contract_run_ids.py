@@ -219,6 +219,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("train", {"encoder_lr_factor": 0.1, "no_decay_on_norms": True}, "30de114524328abc6a6b"),
     ("data", {"working_size_px": 256, "patch": 64, "stride": 32}, "ff9656520c63adb5b814"),
     ("data", {"patch": 64, "margin": 8}, "7f37141c3ddd761e70a5"),
+    ("sampling", {"name": "by_source"}, "ad5925e4bf64a33b75b0"),
 ]
 
 

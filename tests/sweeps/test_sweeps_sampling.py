@@ -44,7 +44,7 @@ def test_keypoints_are_not_drawn_where_there_are_none(tmp_path: Path) -> None:
         prepared(tmp_path / "results", text + "grid: {sampling.name: [uniform, keypoint]}\n")
     assert str(refused.value) == (
         "space.yaml: grid.sampling.name: keypoint needs a keypoint store, 'a' is a patch store; "
-        "allowed: uniform, foreground, class, hard"
+        "allowed: uniform, foreground, class, hard, by_source"
     )
 
 

@@ -458,6 +458,8 @@ class Experiment(Section):
                     check(self)
             with faults.gathered():
                 _fit_mixing(self, _registry(info, "augment"), _registry(info, "loss"))
+            with faults.gathered():
+                _fit_batches(self, _registry(info, "sampling"))
         if faults:
             raise carried(faults.joined())
         return self
@@ -674,6 +676,19 @@ def _fit_mixing(experiment: Experiment, augmentations: Registry, losses: Registr
             f"{mixing[0]} makes targets between 0 and 1, which the loss {loss} cannot take",
             where=f"augment.{mixing[0]}",
             hint="leave it out, or take another loss",
+        )
+
+
+def _fit_batches(experiment: Experiment, samplings: Registry) -> None:
+    # Argument models name the argument that has to hold whole micro-batches: `whole_batches`.
+    part = samplings.part(str(experiment.sampling["name"]))
+    argument = getattr(part.arguments, "whole_batches", None)
+    size = experiment.train.micro_batch_size
+    if argument is not None and experiment.sampling[argument] % size:
+        raise UserError(
+            f"{experiment.sampling[argument]} does not hold whole micro-batches",
+            where=f"sampling.{argument}",
+            allowed=f"multiples of train.micro_batch_size, which is {size}",
         )
 
 

@@ -6,6 +6,8 @@ draws of one run: see `vesselflow.feed.draws`. This module is light: it imports 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from vesselflow.config.registry import Arguments, Registry
@@ -62,6 +64,20 @@ class HardArguments(Arguments):
     power: float = Field(1.0, gt=0, le=8)
 
 
+class BySourceArguments(Arguments):
+    """Arguments of `by_source`.
+
+    Attributes:
+        samples: How many samples of one source come in a row: a multiple of train.micro_batch_size,
+            so that each micro-batch is of one source.
+    """
+
+    #: The argument that has to hold whole micro-batches.
+    whole_batches: ClassVar[str] = "samples"
+
+    samples: int = Field(4, ge=1)
+
+
 _HERE = "vesselflow.feed.draws"
 
 SAMPLING = Registry("sampling")
@@ -70,3 +86,4 @@ SAMPLING.add("foreground", target=f"{_HERE}:Foreground", arguments=ForegroundArg
 SAMPLING.add("keypoint", target=f"{_HERE}:AroundKeypoints", arguments=KeypointArguments)
 SAMPLING.add("class", target=f"{_HERE}:Classes", arguments=ClassArguments)
 SAMPLING.add("hard", target="vesselflow.feed.hard:Hard", arguments=HardArguments)
+SAMPLING.add("by_source", target="vesselflow.feed.by_source:BySource", arguments=BySourceArguments)
