@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -101,6 +102,35 @@ def test_every_option_builds_and_learns(arguments):
     weights = torch.randn(outputs[0].shape)
     sum((o * weights).sum() for o in outputs).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(("padding", "way"), [("reflect", "reflect"), ("replicate", "edge")])
+def test_padding_is_what_convolutions_see_beyond_the_border(padding: str, way: str):
+    plain, padded = build().eval(), build(padding=padding).eval()
+    # The same weights, whose names say nothing of it.
+    for ours, theirs in zip(plain.state_dict().items(), padded.state_dict().items(), strict=True):
+        assert ours[0] == theirs[0]
+        assert torch.equal(ours[1], theirs[1])
+    image = torch.rand(1, 3, 16, 16)
+    first = padded.first.down[0].chain[0]
+    around = np.pad(image.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode=way)
+    expected = nn.functional.conv2d(torch.from_numpy(around), first.weight, first.bias)
+    torch.testing.assert_close(first(image), expected)
+    kinds = [m.padding_mode for m in padded.modules() if isinstance(m, nn.Conv2d)]
+    large = [m for m in padded.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert kinds.count(padding) == len(large)
+    # A constant image has no border then: every voxel has the same surroundings.
+    with torch.no_grad():
+        flat = padded.first.down[0](torch.ones(1, 3, 16, 16))
+        edged = plain.first.down[0](torch.ones(1, 3, 16, 16))
+    assert float(flat.std(dim=(2, 3)).max()) < 1e-5 < float(edged.std(dim=(2, 3)).max())
+
+
+def test_a_map_of_one_px_cannot_be_reflected():
+    build(padding="reflect").eval()(torch.zeros(1, 3, 8, 8))
+    build(padding="replicate").eval()(torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ShapeError, match="heights and widths of 8 and more, got 4 x 8"):
+        build(padding="reflect").eval()(torch.zeros(1, 3, 4, 8))
 
 
 def test_divisor_is_that_of_the_pooling():

@@ -57,6 +57,8 @@ class WNetArguments(Excited):
         dropout: Probability of dropping a channel after each block.
         input_norm: Batch-norm on the input.
         auxiliary_weight: Weight of the loss on the first U-Net's answer; the paper adds both, 1.
+        padding: What 3 x 3 convolutions see beyond their map's border: zeros, as published, or the
+            map reflected or replicated.
     """
 
     filters: Filters = (8, 16, 32)
@@ -69,6 +71,7 @@ class WNetArguments(Excited):
     dropout: Probability = 0.0
     input_norm: bool = False
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    padding: Literal["zeros", "reflect", "replicate"] = "zeros"
 
 
 class UNet3dArguments(Volumetric):

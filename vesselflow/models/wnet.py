@@ -42,6 +42,8 @@ class WNet(nn.Module):
         se_reduction: Of its bottleneck; None for its own.
         auxiliary_weight: Weight of the loss on the first answer. At 0 the first answer is not
             returned in training.
+        padding: What 3 x 3 convolutions see beyond the border of their map: "zeros", as published,
+            "reflect" or "replicate". "reflect" needs two px in the coarsest map.
         in_channels: Channels of the image.
         classes: Channels of the logits.
 
@@ -69,12 +71,14 @@ class WNet(nn.Module):
         se_at: Sequence[str],
         se_reduction: int | None,
         auxiliary_weight: float,
+        padding: str = "zeros",
         in_channels: int = 3,
         classes: int = 1,
     ) -> None:
         super().__init__()
         self.divisor = 2 ** (len(filters) - 1)
         self.auxiliary_weight = float(auxiliary_weight)
+        self._least = self.divisor * (2 if padding == "reflect" else 1)
         self.input_norm = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
         self.first, self.second = (
             _UNet(
@@ -82,7 +86,7 @@ class WNet(nn.Module):
                 classes,
                 filters,
                 convolutions=convolutions,
-                layers=_Layers(norm, activation),
+                layers=_Layers(norm, activation, padding),
                 shortcut=shortcut,
                 bridge=bridge,
                 upsample=upsample,
@@ -108,12 +112,17 @@ class WNet(nn.Module):
             Logits (N, classes, H, W). In training, where `auxiliary_weight` > 0: (final, first).
 
         Raises:
-            ShapeError: H or W is not a multiple of `divisor`.
+            ShapeError: H or W is not a multiple of `divisor`, or too small to be reflected.
         """
         height, width = image.shape[-2:]
         if height % self.divisor or width % self.divisor:
             raise ShapeError(
                 f"wnet needs heights and widths that are multiples of {self.divisor}, "
+                f"got {height} x {width}"
+            )
+        if min(height, width) < self._least:
+            raise ShapeError(
+                f"wnet with padding reflect needs heights and widths of {self._least} and more, "
                 f"got {height} x {width}"
             )
         image = self.input_norm(image)
@@ -126,10 +135,11 @@ class WNet(nn.Module):
 
 @dataclass(frozen=True)
 class _Layers:
-    """What follows each convolution."""
+    """What goes with each convolution."""
 
     norm: str
     activation: str
+    padding: str
 
     def normaliser(self, width: int) -> nn.Module:
         layer: nn.Module = NORMS.build({"name": self.norm}, width=width, axes=2)
@@ -221,7 +231,10 @@ class _Block(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, layers: _Layers) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1), *layers.after(outputs)]
+    return [
+        nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=layers.padding),
+        *layers.after(outputs),
+    ]
 
 
 def _upsampler(inputs: int, outputs: int, kind: str) -> nn.Module:
