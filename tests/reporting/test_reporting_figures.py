@@ -255,7 +255,7 @@ def test_validation_previews_are_not_shown_and_torn_ones_are_left_out(tmp_path):
 def test_progress_is_told(sweep):
     told = []
     write_figures(sweep, told=lambda done, total: told.append((done, total)))
-    assert told == [(done, 5) for done in range(6)]
+    assert told == [(done, 6) for done in range(7)]
 
 
 def test_folder_that_is_no_sweep(tmp_path):

@@ -33,7 +33,7 @@ def draw_curves(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
     of few values gets a column per value, or else line styles. None where the sweep has no curves.
     """
     epochs = tables.epochs
-    schedules = _moving(epochs)
+    schedules = moving_scalars(epochs)
     wanted = {"train/loss": "train loss", tables.objective.curve: tables.objective.label}
     wanted |= {name: name.removeprefix("train/").replace("loss.", "loss ") for name in schedules}
     names = [name for name in wanted if (epochs["name"] == name).any()]
@@ -81,7 +81,7 @@ def draw_curves(tables: SweepTables) -> tuple[Figure, pd.DataFrame] | None:
             if column == 0:
                 place.set_ylabel(wanted[name])
         _same_y(grid[row], mine, logarithmic=name == "train/loss")
-    _same_epochs(places, numbers["epoch"])
+    same_epochs(places, numbers["epoch"])
     for place in lowest(places, columns):
         place.set_xlabel("epoch")
     spread = f"mean{' ± SD' if max(map(len, groups.values())) <= _FEW_CURVES else ''} over runs"
@@ -117,7 +117,7 @@ def _draw_curve(place: Axes, curve: pd.DataFrame, look: Look, point: str, few: b
     )  # fmt: skip
 
 
-def _same_epochs(places: Sequence[Axes], epochs: pd.Series) -> None:
+def same_epochs(places: Sequence[Axes], epochs: pd.Series) -> None:
     """The same epochs in all panels; a score of the last epoch stands below the last loss."""
     first, last = int(epochs.min()), int(epochs.max())
     room = max(0.5, 0.04 * (last - first))
@@ -144,7 +144,7 @@ def _same_y(places: Sequence[Axes], curves: pd.DataFrame, *, logarithmic: bool) 
             breathe(place, float(values.min()), float(values.max()))
 
 
-def _moving(epochs: pd.DataFrame) -> list[str]:
+def moving_scalars(epochs: pd.DataFrame) -> list[str]:
     """Names of the loss's scalars that change within some run."""
     scalars = epochs[epochs["name"].astype(str).str.startswith("train/loss.")]
     if scalars.empty:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from vesselflow.records.paths import AnyPath
 from vesselflow.reporting.figure_files import replace_figures
+from vesselflow.reporting.figures.beta_lab import draw_beta_lab
 from vesselflow.reporting.figures.by_axis import draw_axis
 from vesselflow.reporting.figures.curves import draw_curves
 from vesselflow.reporting.figures.in_against_out import draw_gap
@@ -27,7 +28,8 @@ def write_figures(sweep: SweepTables | str | AnyPath, *, told: Told | None = Non
     """Draw all figures of a sweep into ``report/figures``.
 
     Drawn are: the objective's metric against each axis of the grid (``<metric>_by_<axis>.png``),
-    the learning curves (``learning_curves.png``), that metric out of distribution against in
+    the learning curves (``learning_curves.png``), what a loss's schedules and terms do
+    (``beta_lab.png``), that metric out of distribution against in
     distribution (``in_against_out.png``), and the chosen point's best and worst predictions
     (``predictions.png``). A figure for which the sweep has no data is left out. Equal tables give
     equal files. All are drawn before the first is written; those of an earlier report are replaced
@@ -48,6 +50,7 @@ def write_figures(sweep: SweepTables | str | AnyPath, *, told: Told | None = Non
     jobs: list[tuple[str, Draw]] = [(names[axis], _axis_job(axis)) for axis in tables.axes]
     jobs += [
         ("learning_curves", draw_curves),
+        ("beta_lab", draw_beta_lab),
         ("in_against_out", draw_gap),
         ("predictions", draw_predictions),
     ]
