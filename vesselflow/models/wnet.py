@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from vesselflow.errors import ShapeError
 from vesselflow.models.layers import ACTIVATIONS, NORMS
 from vesselflow.models.layers.convolutions import initialise, initialise_head
 from vesselflow.models.layers.gates import Gates
+
+Padding = Literal["zeros", "reflect", "replicate"]
 
 
 class WNet(nn.Module):
@@ -71,7 +74,7 @@ class WNet(nn.Module):
         se_at: Sequence[str],
         se_reduction: int | None,
         auxiliary_weight: float,
-        padding: str = "zeros",
+        padding: Padding = "zeros",
         in_channels: int = 3,
         classes: int = 1,
     ) -> None:
@@ -139,7 +142,7 @@ class _Layers:
 
     norm: str
     activation: str
-    padding: str
+    padding: Padding
 
     def normaliser(self, width: int) -> nn.Module:
         layer: nn.Module = NORMS.build({"name": self.norm}, width=width, axes=2)

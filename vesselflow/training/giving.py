@@ -156,7 +156,10 @@ def without_margin(fov: Tensor, margin: int) -> Tensor:
     """
     if margin == 0:
         return fov
-    inner = (..., *(slice(margin, side - margin) for side in fov.shape[2:]))
+    inner = tuple(
+        slice(margin, side - margin) if axis > 1 else slice(None)
+        for axis, side in enumerate(fov.shape)
+    )
     left = torch.zeros_like(fov)
     left[inner] = fov[inner]
     return left
