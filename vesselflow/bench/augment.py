@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,13 +13,17 @@ import torch
 
 from vesselflow.augment import AUGMENTATIONS
 from vesselflow.augment.compose import Augmenter, compose
+from vesselflow.bench import augment_peers
 from vesselflow.bench.commands import row, spread, target
 
 SAMPLES, CHANNELS, SIDE = 8, 3, 512
 CHAIN = ("hflip", "rotate90", "affine", "elastic")
 OURS, KORNIA = "chain", "chain, kornia"
-#: What the chain is held to, times the faster peer.
+#: What the chain is held to, times the faster peer, and each part that changes values.
 MOST_OF_PEER = 0.5
+MOST_OF = {"albumentations": 1.5, "MONAI": 0.5}
+#: What moves or mixes samples is held to nothing by itself.
+NO_TARGET = ("hflip", "vflip", "rotate90", "affine", "elastic", "random_resized_crop", OURS)
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -75,6 +81,9 @@ def peers_of(given: Tensors) -> dict[str, Callable[[int], Any]]:
     }
     found[OURS] = _ours(compose({name: {"p": 1.0} for name in CHAIN}), given)
     found[KORNIA] = _kornia(given)
+    for library in augment_peers.installed():
+        for name, run in augment_peers.peers_of(library, given, OURS).items():
+            found[f"{name}, {library}"] = run
     return found
 
 
@@ -114,23 +123,112 @@ def _kornia(given: Tensors) -> Callable[[int], Any]:
 
 
 def summarise(times: Mapping[str, list[float]]) -> dict[str, Any]:
-    """The result of the bench from ms per image by round."""
+    """The result of the bench from ms per image by round.
+
+    Every part and the chain are compared with what the libraries that took part have of it, round
+    by round, and the chain with the fastest of them as well.
+    """
     how = f"batches of {SAMPLES} x {CHANNELS} x {SIDE} x {SIDE}, p = 1, defaults, one thread"
     chain = " + ".join(CHAIN)
-    settings = {
+    settings: dict[str, dict[str, str]] = {
         OURS: {"how": f"{chain}; {how}"},
         KORNIA: {
             "how": f"AugmentationSequential of the same four, image and mask; {how}",
             "elastic": "kernel of 63 px, sigma 16 px",
         },
     }
-    ratios = [a / b for a, b in zip(times[OURS], times[KORNIA], strict=True)]
+    ratios, targets, others = {}, [], []
+    for name, values in times.items():
+        part, _, library = name.partition(", ")
+        if not library:
+            continue
+        if library in augment_peers.PEERS:
+            settings[name] = {"how": f"{augment_peers.PEERS[library]}; one thread"}
+        what = f"{part} / {name}"
+        ratios[what] = spread([a / b for a, b in zip(times[part], values, strict=True)])
+        if part == OURS:
+            others.append(values)
+        elif part not in NO_TARGET:
+            targets.append(target(what, ratios[what]["median"], MOST_OF[library]))
+    if others:
+        fastest = min(others, key=statistics.median)
+        found = spread([a / b for a, b in zip(times[OURS], fastest, strict=True)])
+        targets.insert(0, target(f"{OURS} / fastest peer", found["median"], MOST_OF_PEER))
+    absent = [name for name in augment_peers.PEERS if not any(name in each for each in times)]
     return {
         "name": "augment",
+        "tables": [_table(times)],
         "peers": {
             name: row(values, "ms / image", settings.get(name, {"how": how}))
             for name, values in times.items()
         },
-        "ratios": {f"{OURS} / {KORNIA}": spread(ratios)},
-        "targets": [target(f"{OURS} / {KORNIA}", spread(ratios)["median"], MOST_OF_PEER)],
+        "ratios": ratios,
+        "targets": targets,
+        "notes": [
+            f"{name} is not installed and was left out: pip install 'vesselflow[peers]'"
+            for name in absent
+        ],
     }
+
+
+def _table(times: Mapping[str, list[float]]) -> dict[str, Any]:
+    """Median ms per image, a row for each part and a column for each library."""
+    libraries = ["kornia", *augment_peers.PEERS]
+
+    def cell(name: str) -> str:
+        return f"{statistics.median(times[name]):.3g}" if name in times else ""
+
+    return {
+        "columns": ["ms / image", "vesselflow", *libraries],
+        "rows": [
+            [name, cell(name), *(cell(f"{name}, {library}") for library in libraries)]
+            for name in times
+            if ", " not in name
+        ],
+    }
+
+
+def figure(result: Mapping[str, Any]) -> bytes:
+    """Bars of ms per image on a logarithmic axis, as a PNG; the slowest part on top.
+
+    Args:
+        result: Of `augment`.
+    """
+    from matplotlib import pyplot as plt
+
+    from vesselflow.reporting.style import CATEGORIES, SOFT, styled
+
+    medians = {name: each["median"] for name, each in result["peers"].items()}
+    parts = sorted((name for name in medians if ", " not in name), key=medians.__getitem__)
+    libraries = ["", *dict.fromkeys(name.partition(", ")[2] for name in medians if ", " in name)]
+    height = 0.8 / len(libraries)
+    with styled():
+        drawn, axes = plt.subplots(figsize=(7, 1 + 0.36 * len(parts)), layout="constrained")
+        for number, library in enumerate(libraries):
+            names = [f"{part}, {library}" if library else part for part in parts]
+            rows = [place for place, name in enumerate(names) if name in medians]
+            shown = [result["peers"][names[place]] for place in rows]
+            middle = [each["median"] for each in shown]
+            axes.barh(
+                [place + 0.4 - (number + 0.5) * height for place in rows],
+                middle,
+                height,
+                color=CATEGORIES[number],
+                label=library or "vesselflow",
+                xerr=[
+                    [each["median"] - each["low"] for each in shown],
+                    [each["high"] - each["median"] for each in shown],
+                ],
+                error_kw={"ecolor": SOFT, "elinewidth": 0.7},
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.margins(y=0.01)
+        axes.set_yticks(range(len(parts)), parts)
+        axes.set_xlabel(f"ms per image of {CHANNELS} x {SIDE} x {SIDE}, one thread; low to high")
+        axes.set_title("Augmentation, each part at p = 1")
+        axes.legend(loc="lower right")
+        picture = io.BytesIO()
+        drawn.savefig(picture, format="png")
+        plt.close(drawn)
+    return picture.getvalue()

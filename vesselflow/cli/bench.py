@@ -20,6 +20,8 @@ class Bench(NamedTuple):
     text: str
     #: Whether it measures a search space, given beside its name.
     space: bool = False
+    #: What draws its result as a PNG, in its module; "" for nothing.
+    figure: str = ""
 
 
 #: Rounds are such that a bench takes at most about five minutes on two cores.
@@ -100,7 +102,9 @@ BENCHES = {
         "vesselflow.bench.augment",
         "augment",
         5,
-        "ms to augment an image of 512 px by each part, and by a chain of four: against kornia",
+        "ms to augment an image of 512 px by each part, and by a chain of four: against kornia, "
+        "albumentations and MONAI",
+        figure="figure",
     ),
     "blobs": Bench(
         "vesselflow.bench.blobs",
@@ -142,6 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="where the JSON goes (default: results/bench/NAME.json)"
     )
+    parser.add_argument("--png", metavar="FILE", help="also draw the result (augment)")
     parser.epilog = "benches:\n" + "\n".join(
         f"  {name:<10} {bench.text}" for name, bench in BENCHES.items()
     )
@@ -153,13 +158,16 @@ def run(args: argparse.Namespace) -> int:
 
     from vesselflow.cli.output import Output
     from vesselflow.errors import UserError, VesselflowError
-    from vesselflow.records.atomic import explained, write_json
+    from vesselflow.records.atomic import explained, write_bytes, write_json
 
     bench = BENCHES[args.name]
     rounds = bench.rounds if args.rounds is None else args.rounds
     if rounds < 1:
         raise UserError(f"{rounds} is not allowed", where="--rounds", allowed="1 or more")
     given = _space(args, bench)
+    if args.png is not None and not bench.figure:
+        drawn = ", ".join(name for name, each in BENCHES.items() if each.figure)
+        raise UserError("this bench has no figure", where="--png", allowed=drawn)
     if args.runs is not None:
         if args.name not in ("start", "bucket"):
             raise UserError(
@@ -173,11 +181,13 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"[bold]{args.name}[/bold]: {bench.text}")
     out = Path(args.out or f"results/bench/{args.name}.json")
     # Before minutes are spent on numbers that could not be kept.
-    with explained(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    for path in (out, Path(args.png or out)):
+        with explained(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    module = importlib.import_module(bench.module)
     try:
         with console.status("measuring") as status:
-            result = getattr(importlib.import_module(bench.module), bench.function)(
+            result = getattr(module, bench.function)(
                 rounds=rounds, progress=lambda line: status.update(str(line)), **given
             )
     except UserError:
@@ -188,6 +198,10 @@ def run(args: argparse.Namespace) -> int:
     _print(console, result)
     write_json(out, result)
     console.print(f"also as JSON: {out}", markup=False)
+    if args.png is not None:
+        with explained(Path(args.png)):
+            write_bytes(Path(args.png), getattr(module, bench.figure)(result))
+        console.print(f"as a figure: {args.png}", markup=False)
     return 0
 
 
@@ -243,6 +257,8 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         said.setdefault(_settings(row["settings"]), []).append(name)
     for settings, names in said.items():
         console.print(f"[dim]{' and '.join(names)}: {settings}[/dim]")
+    for note in result.get("notes", ()):
+        console.print(note, markup=False)
     for row in result.get("targets", ()):
         met = "[green]met[/green]" if row["met"] else "[red]missed[/red]"
         console.print(f"target {met}: {row['what']} = {row['value']:.3g}, wanted {row['target']}")
