@@ -11,6 +11,7 @@ from PIL import Image
 from vesselflow.augment import AUGMENTATIONS
 from vesselflow.bench import augment as bench
 from vesselflow.bench import augment_peers
+from vesselflow.cli.main import main
 
 
 def test_every_part_of_images_takes_part_and_changes_the_batch(monkeypatch) -> None:
@@ -77,3 +78,9 @@ def test_parts_are_held_to_each_library_and_the_chain_to_the_fastest() -> None:
     assert note.startswith("MONAI is not installed and was left out")
     with Image.open(io.BytesIO(bench.figure(result))) as drawn:
         assert drawn.width > 900
+
+
+def test_a_bench_without_a_figure_takes_no_file_for_one(capsys) -> None:
+    assert main(["bench", "losses", "--png", "x.png"]) == 2
+    said = capsys.readouterr().err
+    assert said == "vesselflow: --png: this bench has no figure; allowed: augment\n"

@@ -81,35 +81,41 @@ def equalised(image: Tensor, fov: Tensor, *, clip: float, tiles: int) -> Tensor:
     import torch
 
     height, width = image.shape[-2:]
-    planes = image.reshape(-1, height, width)
-    inside = (fov > 0).expand(image.shape).reshape(planes.shape)
+    planes, inside = image.reshape(-1, height, width), (fov > 0).reshape(-1, height, width)
+    # Channels one after another, each of as many slices: the fov is that of all of them.
+    channels = len(planes) // len(inside)
+    everywhere = inside.repeat(channels, 1, 1)
     rows, row = _tiles(height, tiles, image)
     columns, column = _tiles(width, tiles, image)
     count = len(rows) * len(columns)
     # Outside there may be what is no number: it is level 0 and weighs nothing.
-    seen = torch.where(inside, planes, torch.zeros_like(planes)).clamp(0, 1)
-    level = seen.mul(LEVELS - 1).round_().long()
-    plane = torch.arange(len(planes), device=image.device).view(-1, 1, 1) * count
-    own = plane + (row.view(-1, 1) * len(columns) + column)
-    counts = torch.bincount(
-        (own * LEVELS + level).flatten(), inside.flatten().double(), len(planes) * count * LEVELS
-    ).view(-1, LEVELS)
+    seen = torch.where(everywhere, planes, torch.zeros_like(planes)).clamp_(0, 1)
+    level = seen.mul_(LEVELS - 1).round_().int()
+    # Where the levels of a px's plane begin in the table, and its own among them.
+    level += torch.arange(len(planes), device=image.device).int().view(-1, 1, 1) * (count * LEVELS)
+    own = (row.view(-1, 1) * len(columns) + column).int() * LEVELS
+    cells = len(planes) * count * LEVELS
+    # What lies outside is counted behind all others, and left there.
+    counted = torch.where(everywhere, level + own, cells)
+    counts = torch.bincount(counted.flatten(), minlength=cells + 1)[:cells].double()
+    counts = counts.view(-1, LEVELS)
     total = counts.sum(dim=1, keepdim=True)
     cut = torch.minimum(counts, clip * total / LEVELS)
     cut += (total - cut.sum(dim=1, keepdim=True)) / LEVELS
-    area = torch.bincount(own.flatten(), minlength=len(planes) * count).view(-1, 1)
+    area = torch.bincount((own // LEVELS).flatten(), minlength=count).repeat(len(planes))[:, None]
     # Times its share of the tile, by which the sum over the four is divided again.
     table = (cut.cumsum(dim=1) / area.clamp(min=1)).to(image.dtype).flatten()
-    share = (total / area.clamp(min=1)).to(image.dtype).flatten()
-    found, weight = torch.zeros_like(planes), torch.zeros_like(planes)
+    share = (total / area.clamp(min=1)).to(image.dtype).view(channels, -1, count)[0]
+    found, weight = torch.zeros_like(planes), torch.zeros_like(inside, dtype=image.dtype)
     for r, along in _around(rows, height, image):
         for c, across in _around(columns, width, image):
-            tile = plane + (r.view(-1, 1) * len(columns) + c)
+            tile = r.view(-1, 1) * len(columns) + c
             near = along.view(-1, 1) * across
-            found += near * table[tile * LEVELS + level]
-            weight += near * share[tile]
-    tiny = torch.finfo(image.dtype).tiny
-    return (found / weight.clamp(min=tiny)).clamp_(0, 1).view_as(image)
+            place = (level + tile.int() * LEVELS).flatten()
+            found += table.index_select(0, place).view_as(planes).mul_(near)
+            weight += near * share[:, tile]
+    weight = weight.clamp_(min=torch.finfo(image.dtype).tiny).repeat(channels, 1, 1)
+    return (found / weight).clamp_(0, 1).view_as(image)
 
 
 def _tiles(size: int, tiles: int, like: Tensor) -> tuple[list[float], Tensor]:
