@@ -125,6 +125,36 @@ def test_an_output_stride_of_one_changes_nothing(built):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_two_channels_of_a_class_become_the_logit_of_their_softmax(built):
+    _, spec, _, image = built
+    model = MODELS.build({**spec, "head": "softmax"}, in_channels=3, classes=2)
+    channels = []  # hooks are called in the order of their registration
+    model._forward_hooks.move_to_end(
+        model.register_forward_hook(lambda module, inputs, out: channels.append(out)).id, last=False
+    )
+    for mode in (True, False):
+        answers = each(model.train(mode)(image))
+        for wide, logits in zip(each(channels.pop()), answers, strict=True):
+            assert wide.shape == (2, 4, *image.shape[2:])
+            foreground = wide.unflatten(1, (2, 2)).double().softmax(dim=1)[:, 1]
+            torch.testing.assert_close(torch.sigmoid(logits.double()), foreground)
+
+
+def each(answer):
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def test_heads_of_softmax_start_from_rare_foreground_and_name_their_runs(built):
+    _, spec, _, _ = built
+    softmax = {**spec, "head": "softmax"}
+    model = strided.build(softmax, in_channels=3, classes=1, stride=2)
+    biases = [p.tolist() for p in model.parameters() if p.shape == (2,) and (p < -4).any()]
+    assert biases
+    assert all(bias == [0.0, pytest.approx(-4.59512)] for bias in biases)
+    assert MODELS.canonical(softmax) == {**MODELS.canonical(spec), "head": "softmax"}
+    assert MODELS.canonical({**spec, "head": "sigmoid"}) == MODELS.canonical(spec)
+
+
 def test_a_pass_changes_nothing_but_the_statistics_of_batch_norms(built):
     """Without a step of an optimizer; whatever else moves would move at another pace by workers."""
     name_, _, model, image = built

@@ -66,6 +66,14 @@ def test_costs_by_hand() -> None:
     assert found.training_bytes == 16 * found.parameters + found.saved_bytes
 
 
+def test_a_head_of_two_channels_costs_two_heads_and_sees_what_one_sees() -> None:
+    spec = {"name": "unet3d", "filters": [2, 4], "convolutions": 1}
+    one = facts(spec, (4, 8, 8), stride=2)
+    two = facts({**spec, "head": "softmax"}, (4, 8, 8), stride=2)
+    assert two.parameters - one.parameters == 4 + 1
+    assert two.receptive_px == one.receptive_px
+
+
 def test_what_is_kept_grows_with_the_micro_batch() -> None:
     spec = {"name": "wnet", "filters": [4, 8]}
     one, three = (facts(spec, (32, 32), micro_batch_size=count) for count in (1, 3))

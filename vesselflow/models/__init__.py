@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vesselflow.config.named import Named
-from vesselflow.config.registry import Registry
 from vesselflow.models.arguments import (
     Activation,
     Channels,
@@ -23,6 +22,7 @@ from vesselflow.models.arguments import (
     Volumetric,
     check_pyramid,
 )
+from vesselflow.models.ends import Models
 from vesselflow.models.layers import FUSIONS
 from vesselflow.models.smp import (
     Deeplabv3Arguments,
@@ -40,7 +40,7 @@ from vesselflow.models.smp import (
     UpernetArguments,
 )
 
-MODELS = Registry("model")
+MODELS = Models("model")
 
 
 class WNetArguments(Excited):

@@ -40,7 +40,18 @@ Place = Literal["encoder", "skip", "decoder"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
 
-class Excited(Arguments):
+class Ends(Arguments):
+    """Base of the arguments of every model: what it ends in, see `vesselflow.models.ends`.
+
+    Attributes:
+        head: What the logits are made of. "sigmoid": one channel of each class. "softmax": two,
+            background and foreground; their difference is the logit.
+    """
+
+    head: Literal["sigmoid", "softmax"] = "sigmoid"
+
+
+class Excited(Ends):
     """Base of the arguments of models that may have squeeze-and-excitation.
 
     Attributes:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vesselflow.models import strided
+from vesselflow.models.ends import Difference
 
 #: What a receptive field is looked at without: they see all pixels of what they normalise, change
 #: no pixel's reach, or drop some at random.
@@ -147,6 +148,9 @@ def receptive_px(model: nn.Module, channels: int, sample: Sequence[int]) -> tupl
 
 def _opened(module: nn.Module) -> nn.Module:
     """A network whose every path is open, in place."""
+    for key, hook in list(module._forward_hooks.items()):
+        if isinstance(hook, Difference):  # of two equal weights nothing would be left
+            del module._forward_hooks[key]
     for name, child in module.named_children():
         if isinstance(child, _LEFT_OUT):
             setattr(module, name, nn.Identity())

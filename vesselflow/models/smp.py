@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vesselflow.config.named import Named
-from vesselflow.config.registry import Arguments
 from vesselflow.errors import UserError
 from vesselflow.models.arguments import (
     Activation,
     Channels,
+    Ends,
     Excited,
     Norm,
     Probability,
@@ -46,7 +46,7 @@ Depth = Annotated[int, Field(ge=3, le=5)]
 DecoderPlaces = Annotated[tuple[Literal["skip", "decoder"], ...], Field(strict=False, min_length=1)]
 
 
-class _Encoded(Arguments):
+class _Encoded(Ends):
     """What all models with an encoder of segmentation-models-pytorch or timm share.
 
     Attributes:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vesselflow.errors import ShapeError
 from vesselflow.models import MODELS
+from vesselflow.models.ends import channels_per_class
 from vesselflow.models.needs import axes_of, native_stride
 
 #: Probability of foreground in a cell that a model starts from, as in RetinaNet (Lin et al., ICCV
@@ -63,7 +64,7 @@ def build(
         runtime["stride"] = own
     model: nn.Module = MODELS.build(spec, **runtime)
     if max(wanted) > 1 and rare:
-        _start_rare(model, classes)
+        _start_rare(model, classes, channels_per_class(spec.get("head", "sigmoid")))
     if own == wanted:
         return model
     return Averaged(model, tuple(all_ // one for all_, one in zip(wanted, own, strict=True)), own)
@@ -135,8 +136,8 @@ def cell_means(values: Tensor, cells: Sequence[int]) -> Tensor:
     return torch.mean(values.reshape(shape), dim=inner)
 
 
-def _start_rare(model: nn.Module, classes: int) -> None:
-    """Set the bias of the heads, those of auxiliary answers included."""
+def _start_rare(model: nn.Module, classes: int, each: int) -> None:
+    """Set the bias of the heads' foreground, those of auxiliary answers included."""
     for name, module in model.named_modules():
         if name.rpartition(".")[2] not in ("head", "segmentation_head"):
             continue
@@ -144,7 +145,9 @@ def _start_rare(model: nn.Module, classes: int) -> None:
             *_, bias = (
                 layer.bias
                 for layer in module.modules()
-                if isinstance(layer, nn.Conv2d | nn.Conv3d) and layer.out_channels == classes
+                if isinstance(layer, nn.Conv2d | nn.Conv3d) and layer.out_channels == classes * each
             )
             assert bias is not None
-            nn.init.constant_(bias, math.log(PRIOR / (1.0 - PRIOR)))
+            # Channels of a background stand first; they start at 0.
+            nn.init.zeros_(bias)
+            nn.init.constant_(bias[-classes:], math.log(PRIOR / (1.0 - PRIOR)))
