@@ -8,8 +8,10 @@ import torch
 from contract_parts import model_sides, model_spec
 from torch import nn
 
+from vesselflow.errors import UserError
 from vesselflow.models import MODELS, strided
-from vesselflow.models.needs import divisor_of
+from vesselflow.models.ends import Placed
+from vesselflow.models.needs import VOLUMETRIC, divisor_of
 
 torch.set_num_threads(1)
 
@@ -138,6 +140,53 @@ def test_two_channels_of_a_class_become_the_logit_of_their_softmax(built):
             assert wide.shape == (2, 4, *image.shape[2:])
             foreground = wide.unflatten(1, (2, 2)).double().softmax(dim=1)[:, 1]
             torch.testing.assert_close(torch.sigmoid(logits.double()), foreground)
+
+
+def test_coordinates_are_further_channels_of_the_first_layer(built):
+    name, spec, model, image = built
+    placed = {**spec, "coordinates": True}
+    if name == "segformer":  # its encoder takes three channels
+        with pytest.raises(UserError, match=r"^model\.coordinates: encoder 'mit_b0' takes three"):
+            MODELS.validate(placed, where="model")
+        return
+    other = MODELS.build(placed, in_channels=3, classes=1).eval()
+    axes = image.ndim - 2
+    shapes = [
+        (p.shape, q.shape) for p, q in zip(model.parameters(), other.parameters(), strict=True)
+    ]
+    wider = [(a, b) for a, b in shapes if a != b]
+    assert wider  # a U-Net that is given the image twice has several
+    assert all(b[1] - a[1] == axes and a[2:] == b[2:] for a, b in wider)
+    seen = []
+    hook = other.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    answer = other(image)
+    hook.remove()
+    assert answer.shape == (2, 1, *image.shape[2:])
+    assert torch.equal(seen[0][:, :3], image)
+    for axis, side in enumerate(image.shape[2:]):
+        ramp = torch.linspace(-1, 1, side)
+        shape = [side if each == axis else 1 for each in range(axes)]
+        expected = ramp.view(shape).expand(image.shape[2:])
+        for channel in seen[0][:, 3 + axis]:
+            torch.testing.assert_close(channel, expected)
+    assert MODELS.canonical(placed) == {**MODELS.canonical(spec), "coordinates": True}
+
+
+def test_an_axis_of_one_pixel_has_its_middle_at_zero():
+    (seen,) = Placed()(nn.Identity(), (torch.rand(1, 1, 1, 3),))
+    assert seen[0, 1:].tolist() == [[[0.0, 0.0, 0.0]], [[-1.0, 0.0, 1.0]]]
+
+
+@pytest.mark.parametrize("values", [{"head": "sofmax"}, {"head": None}, {"coordinates": 1}])
+def test_bad_ends_are_refused_in_a_line(values):
+    with pytest.raises(UserError, match=r"^model\.(head|coordinates): [^\n]*; allowed: [^\n]*$"):
+        MODELS.validate({"name": "unet3d", **values}, where="model")
+
+
+def test_first_layers_of_colours_take_no_coordinates():
+    spec = {"name": "unet", "weights": "imagenet", "coordinates": True}
+    with pytest.raises(UserError, match=r"^model\.coordinates: weights 'imagenet' are those of"):
+        MODELS.validate(spec, where="model")
 
 
 def each(answer):

@@ -180,6 +180,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "unet25d", "windows": 3, "fuse": "max"}, "298cba232641e62b2aea"),
     ("model", {"name": "unet25d", "slices": 3, "stem": "conv3d"}, "99a66b531c6d35fd1319"),
     ("model", {"name": "wnet", "padding": "reflect"}, "1db748d6faf57046c543"),
+    ("model", {"name": "fpn2d", "coordinates": True}, "5e168170ea9cce578110"),
     ("model", {"name": "wnet", "head": "softmax"}, "493a83177110f346710a"),
     ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),
     ("normalise", {"scope": "patch", "method": "median"}, "1118eacf8c4104c74816"),

@@ -46,9 +46,12 @@ class Ends(Arguments):
     Attributes:
         head: What the logits are made of. "sigmoid": one channel of each class. "softmax": two,
             background and foreground; their difference is the logit.
+        coordinates: Give the network the place of each pixel in its window, as channels behind the
+            image's. What is predicted in tiles then depends on where these lie.
     """
 
     head: Literal["sigmoid", "softmax"] = "sigmoid"
+    coordinates: bool = False
 
 
 class Excited(Ends):

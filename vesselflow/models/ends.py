@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vesselflow.config.registry import Registry
 from vesselflow.models.arguments import Ends
+from vesselflow.models.needs import axes_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,11 @@ class Models(Registry):
         ends = Ends(**{name: values.pop(name) for name in Ends.model_fields if name in values})
         classes = runtime["classes"]
         runtime["classes"] = classes * channels_per_class(ends.head)
+        if ends.coordinates:
+            runtime["in_channels"] += axes_of(spec)
         model = self.part(spec.get("name")).load()(**values, **runtime)
+        if ends.coordinates:
+            model.register_forward_pre_hook(Placed())
         if ends.head == "softmax":
             model.register_forward_hook(Difference(classes))
         return model
@@ -44,6 +49,34 @@ class Models(Registry):
 def channels_per_class(head: str) -> int:
     """Channels that a model has for each class before they become one logit."""
     return 2 if head == "softmax" else 1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A forward hook that puts the coordinates of its pixels behind the channels of an image.
+
+    One channel for each axis, first axis first: -1 at the first pixel, 1 at the last, evenly
+    between; 0 on an axis of one pixel. They are those of the window that the network sees, padding
+    included: a patch in training, a tile or the whole image in prediction.
+
+    Reference: Liu et al., An intriguing failing of convolutional neural networks and the CoordConv
+        solution, NeurIPS 2018, https://arxiv.org/abs/1807.03247. Deviates: only the first layer
+        sees them.
+    """
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """(N, C, *S) to (N, C + axes, *S)."""
+        import torch
+
+        (image,) = inputs
+        channels = [image]
+        for axis, side in enumerate(image.shape[2:], start=2):
+            places = torch.arange(1 - side, side, 2, device=image.device, dtype=image.dtype)
+            shape = [1] * image.ndim
+            shape[axis] = side
+            ramp = (places / max(side - 1, 1)).view(shape)
+            channels.append(ramp.expand(len(image), 1, *image.shape[2:]))
+        return (torch.cat(channels, dim=1),)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,24 @@ class _Encoded(Ends):
     def _known(self) -> _Encoded:
         dilated = getattr(self, "output_stride", 32) != 32
         check_encoder(self.architecture, self.encoder, self.weights, dilated=dilated)
+        if self.coordinates:
+            self._takes_coordinates()
         return self
+
+    def _takes_coordinates(self) -> None:
+        """Refuse coordinates where the first layer is one of colours."""
+        if self.encoder.startswith("mit_b"):
+            raise UserError(
+                f"encoder '{self.encoder}' takes three channels; there is none for coordinates",
+                where="model.coordinates",
+                allowed="false beside encoders mit_b*",
+            )
+        if self.weights is not None:
+            raise UserError(
+                f"weights '{self.weights}' are those of colours; none are for coordinates",
+                where="model.coordinates",
+                allowed="false, or true beside model.weights: null",
+            )
 
 
 class _Smp(_Encoded):
