@@ -11,7 +11,7 @@ from torch import nn
 from vesselflow.errors import UserError
 from vesselflow.models import MODELS, strided
 from vesselflow.models.ends import Placed
-from vesselflow.models.needs import VOLUMETRIC, divisor_of
+from vesselflow.models.needs import divisor_of
 
 torch.set_num_threads(1)
 
