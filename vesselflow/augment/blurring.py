@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Standard deviations at which kernels end, as those of scipy and scikit-image do.
 TRUNCATE = 4.0
+#: Shapes of a kernel along each of two axes.
+DOWN, ACROSS = (1, 1, -1, 1), (1, 1, 1, -1)
 
 
 class BlurArguments(Arguments):
@@ -112,9 +114,12 @@ def blurred(image: Tensor, fov: Tensor, sigma: float) -> Tensor:
     kernel = (weights / weights.sum()).to(image.device, image.dtype)
 
     def smooth(values: Tensor) -> Tensor:
-        planes = values.reshape(-1, 1, *values.shape[-2:])
-        planes = functional.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-        planes = functional.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))
+        # As channels of one image: torch's path for these takes a third of that for a batch.
+        planes = values.reshape(1, -1, *values.shape[-2:])
+        n = planes.shape[1]
+        down, across = (kernel.view(shape).expand(n, -1, -1, -1) for shape in (DOWN, ACROSS))
+        planes = functional.conv2d(planes, down, padding=(radius, 0), groups=n)
+        planes = functional.conv2d(planes, across, padding=(0, radius), groups=n)
         return planes.view_as(values)
 
     inside = fov > 0
