@@ -66,6 +66,8 @@ SHIPPED = {
     ("normalisation.yaml", "full"): (10, "d2bd580f806d9939c231", "ddd70efe020739123572"),
     ("optimiser.yaml", None): (5, "3b2023bde2ab60891977", "aa7a5faba6aa7b734861"),
     ("optimiser.yaml", "full"): (15, "e5d441ef4988ed7323c8", "edb688d89287ad3f4c66"),
+    ("patchification.yaml", None): (6, "3d2a38fc5caa6978131f", "c5d201a02142bf129a76"),
+    ("patchification.yaml", "full"): (12, "eaac69b85b64742bdc97", "6ee21f08c84eac3f105c"),
     ("resolution.yaml", None): (4, "3719858b3a499ab48694", "1ab966c7cfa11dc9ed69"),
     ("resolution.yaml", "full"): (4, "be5b0a05bae95ef12434", "9b82ce87ad39fb86be89"),
     ("se.yaml", None): (6, "60e23296446f87fdd084", "e90bb9b79af7645b977d"),
