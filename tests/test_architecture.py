@@ -56,6 +56,7 @@ REGISTRIES = (
     "vesselflow.models.layers:EXCITATIONS",
     "vesselflow.models.layers:FUSIONS",
     "vesselflow.models.layers:WINDOW_FUSIONS",
+    "vesselflow.models.layers:SKIP_GATES",
     "vesselflow.augment:AUGMENTATIONS",
     "vesselflow.metrics:METRICS",
     "vesselflow.metrics.detection:DETECTION",

@@ -38,6 +38,7 @@ from vesselflow.models.layers import (
     EXCITATIONS,
     FUSIONS,
     NORMS,
+    SKIP_GATES,
     WINDOW_FUSIONS,
 )
 from vesselflow.models.layers.fusions import Maps
@@ -204,6 +205,17 @@ def _window_fusion(name: str, arguments: Mapping[str, Any]) -> list[float]:
     layer = made_up(WINDOW_FUSIONS.build({"name": name}, channels=4, windows=3))
     windows = maps_example(12, 2, 5).unflatten(1, (3, 4))
     return _weighed(layer(windows).detach())
+
+
+def _skip_gate(name: str, arguments: Mapping[str, Any]) -> list[float]:
+    """Of images, then of volumes whose slices are not halved."""
+    found = []
+    for factor, coarse in (((2, 2), (3, 4)), ((1, 2, 2), (2, 3, 4))):
+        fine = [side * part for side, part in zip(coarse, factor, strict=True)]
+        gate = SKIP_GATES.build({"name": name}, skip=8, signal=6, factor=factor)
+        gated = made_up(gate)(maps_example(8, *fine), maps_example(6, *coarse))
+        found += _weighed(gated.detach())
+    return found
 
 
 def model_answer(built: nn.Module, name: str) -> list[float]:
@@ -420,6 +432,7 @@ PROBES: dict[str, Callable[[str, Mapping[str, Any]], list[Any]]] = {
     "se": _excitation,
     "fusion": _fusion,
     "window fusion": _window_fusion,
+    "skip_gate": _skip_gate,
     "loss": _loss,
     "optimizer": _optimizer,
     "schedule": _schedule,

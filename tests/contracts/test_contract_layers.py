@@ -26,6 +26,7 @@ from vesselflow.models.layers import (
     EXCITATIONS,
     FUSIONS,
     NORMS,
+    SKIP_GATES,
     WINDOW_FUSIONS,
 )
 from vesselflow.models.layers.excitations import bottleneck
@@ -247,6 +248,49 @@ def test_every_activation_keeps_shape_and_type_and_has_a_gradient(name, dtype) -
     )
     assert high > 3 > abs(low) + 1
     assert ACTIVATIONS.build({"name": name}) is not layer
+
+
+# -- skip gates ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("factor", "sides"), [((2, 2), (3, 4)), ((1, 2, 2), (2, 3, 4))])
+def test_attention_is_its_formula(factor: tuple[int, ...], sides: tuple[int, ...]) -> None:
+    fine = [side * part for side, part in zip(sides, factor, strict=True)]
+    skip, signal = maps_example(8, *fine), maps_example(6, *sides)
+    layer = made_up(SKIP_GATES.build({"name": "attention"}, skip=8, signal=6, factor=factor))
+    found = layer(skip, signal).detach().numpy()
+    w, x = {key: value.numpy() for key, value in layer.state_dict().items()}, skip.numpy()
+
+    def column(bias: np.ndarray) -> np.ndarray:
+        return bias.reshape(-1, *[1] * len(sides))
+
+    hidden = np.einsum("nc...,oc->no...", signal.numpy(), w["phi.weight"].reshape(4, 6))
+    hidden = hidden + column(w["phi.bias"])
+    for offset in np.ndindex(*factor):  # theta: each place of a cell has a matrix of its own
+        steps = zip(offset, factor, strict=True)
+        part = x[(..., *(slice(start, None, step) for start, step in steps))]
+        matrix = w["theta.weight"][(slice(None), slice(None), *offset)]
+        hidden = hidden + np.einsum("nc...,oc->no...", part, matrix)
+    total = np.einsum("nc...,oc->no...", np.maximum(hidden, 0), w["psi.weight"].reshape(1, 4))
+    gates = sigmoid(total + column(w["psi.bias"]))
+    for axis, (step, side) in enumerate(zip(factor, sides, strict=True), start=2):
+        if step == 2:  # coarse pixel i lies between the fine 2 i and 2 i + 1; held at the ends
+            at = np.clip((np.arange(2 * side) + 0.5) / 2 - 0.5, 0, side - 1)
+            low = np.floor(at).astype(int)
+            high = np.minimum(low + 1, side - 1)
+            share = (at - low).reshape(-1, *[1] * (gates.ndim - 1 - axis))
+            gates = gates.take(low, axis) * (1 - share) + gates.take(high, axis) * share
+    np.testing.assert_allclose(found, x * gates, atol=1e-12)
+
+
+def test_attention_starts_half_open() -> None:
+    torch.manual_seed(3)
+    layer = SKIP_GATES.build({"name": "attention"}, skip=32, signal=64, factor=(2, 2))
+    generator = torch.Generator().manual_seed(1)
+    skip, signal = torch.rand(2, 32, 8, 8, generator=generator) + 0.1, torch.rand(2, 64, 4, 4)
+    gates = layer(skip, signal) / skip
+    assert gates.min() > 0.2
+    assert gates.max() < 0.8
 
 
 # -- fusions ---------------------------------------------------------------------------------------
@@ -502,6 +546,59 @@ def test_places_add_up(name: str) -> None:
     alone = [gates(place) - none for place in places_of(name)]
     assert min(alone) > 0
     assert gates(places_of(name)) - none == sum(alone)
+
+
+MODELS_WITH_SKIPS = [part.name for part in MODELS if "skip_gate" in part.arguments.model_fields]
+
+
+@pytest.mark.parametrize("name", MODELS_WITH_SKIPS)
+@pytest.mark.parametrize("gate", SKIP_GATES.names())
+def test_gates_of_skips_change_nothing_else_and_belong_to_one_model(name: str, gate: str) -> None:
+    plain, gated = small(name), small(name, skip_gate=gate)
+    shared, found = plain.state_dict(), gated.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in shared.items())
+    own = {key for key, _ in gated.named_parameters()} - set(shared)
+    # One gate of four tensors and a bias for each skip, in each U-Net.
+    assert len(own) == 5 * {"wnet": 4, "unet3d": 2, "unet": 4}[name]
+    image = sample(plain)
+    answers = [first(model.train()(image)) for model in (plain, gated)]
+    assert not torch.equal(*answers)
+    answers[1].square().mean().backward()
+    assert not [key for key, p in gated.named_parameters() if key in own and not p.grad.any()]
+
+    before = gated.eval()(image).detach()
+    twin = copy.deepcopy(gated)
+    with torch.no_grad():
+        for key, parameter in twin.named_parameters():
+            if key.endswith("psi.bias") and key in own:  # shut
+                parameter.fill_(-1e4)
+    assert torch.equal(gated(image), before)
+    assert not torch.equal(twin(image), before)
+    assert torch.isfinite(twin(image)).all()
+
+
+@pytest.mark.parametrize("name", MODELS_WITH_SKIPS)
+def test_a_shut_gate_leaves_only_the_decoder(name: str) -> None:
+    """Then what a skip's excitation does makes no difference: the gate stands behind it."""
+    answers = []
+    for bias in (0.0, 3.0):
+        model = small(name, skip_gate="attention", se="sse", se_at="skip").eval()
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if key.endswith("psi.bias"):
+                    parameter.fill_(-1e4)
+                elif "gates.skip" in key and key.endswith("bias"):
+                    parameter.fill_(bias)
+            answers.append(model(sample(model)))
+    assert torch.equal(*answers)
+
+
+def test_an_encoder_without_a_map_at_stride_2_has_no_gate_there() -> None:
+    torch.manual_seed(0)
+    spec = {"name": "unet", "encoder": "mit_b0", "skip_gate": "attention"}
+    model = MODELS.build(spec, in_channels=3, classes=1).eval()
+    assert list(model.skip_gates) == ["4", "3", "2"]
+    assert torch.isfinite(model(torch.rand(1, 3, 64, 64))).all()
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "wnet", "padding": "reflect"}, "1db748d6faf57046c543"),
     ("model", {"name": "fpn2d", "coordinates": True}, "5e168170ea9cce578110"),
     ("model", {"name": "wnet", "head": "softmax"}, "493a83177110f346710a"),
+    ("model", {"name": "wnet", "skip_gate": "attention"}, "7b790fcd109d9749e26e"),
     ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),
     ("normalise", {"scope": "patch", "method": "median"}, "1118eacf8c4104c74816"),
     ("normalise", {"method": "percentile", "per_channel": False}, "9c512812cf47fa2b8bf8"),

@@ -185,6 +185,12 @@ train: {{epochs: 1, steps_per_epoch: 2, micro_batch_size: 2}}
             "encoder; there is no skip and no decoder; allowed: encoder, or a list with it; or",
         ),
         (
+            "filters: [4, 8]}",
+            "filters: [4, 8], skip_gate: attention}",
+            "model.skip_gate: with an output stride of 4 x 4 x 4 a unet3d of 2 levels ends with "
+            "its encoder; there is no skip; allowed: null; or",
+        ),
+        (
             "data: {train: a, ood: [b]",
             "grid: {data.train: [a, c]}\ndata: {ood: []",
             "grid.data.train: points that learn keypoints and others that learn segment",

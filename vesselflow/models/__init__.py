@@ -18,6 +18,7 @@ from vesselflow.models.arguments import (
     Filters,
     Norm,
     Probability,
+    Skipped,
     Sliced,
     Volumetric,
     check_pyramid,
@@ -43,7 +44,7 @@ from vesselflow.models.smp import (
 MODELS = Models("model")
 
 
-class WNetArguments(Excited):
+class WNetArguments(Skipped, Excited):
     """Arguments of `wnet`, see `vesselflow.models.wnet.WNet`.
 
     Attributes:
@@ -74,7 +75,7 @@ class WNetArguments(Excited):
     padding: Literal["zeros", "reflect", "replicate"] = "zeros"
 
 
-class UNet3dArguments(Volumetric):
+class UNet3dArguments(Skipped, Volumetric):
     """Arguments of `unet3d`, see `vesselflow.models.unet3d.UNet3d`.
 
     Attributes:

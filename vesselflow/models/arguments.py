@@ -14,6 +14,7 @@ from vesselflow.models.layers import (
     CONVOLUTIONS,
     EXCITATIONS,
     NORMS,
+    SKIP_GATES,
     WINDOW_FUSIONS,
 )
 
@@ -86,6 +87,17 @@ class Excited(Ends):
         elif "reduction" not in EXCITATIONS.part(self.se).arguments.model_fields:
             silent = ("se_reduction",)
         return {key: value for key, value in values.items() if key not in silent}
+
+
+class Skipped(Arguments):
+    """Base of the arguments of models whose skip connections meet a decoder's coarser map.
+
+    Attributes:
+        skip_gate: Gate on each skip, driven by the coarser map; null for none. It stands behind
+            squeeze-and-excitation there.
+    """
+
+    skip_gate: Annotated[str | None, Named("skip_gate", SKIP_GATES)] = None
 
 
 class Volumetric(Excited):

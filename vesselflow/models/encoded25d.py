@@ -73,6 +73,7 @@ class Encoded25d(nn.Module):
             se=se,
             se_at=se_at,
             se_reduction=se_reduction,
+            skip_gate=None,
             in_channels=self.images.channels,
             classes=classes,
             stride=stride[1:],

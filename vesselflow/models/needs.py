@@ -136,27 +136,34 @@ def native_stride(spec: Mapping[str, Any], stride: tuple[int, ...]) -> tuple[int
 
 
 def check_places(spec: Mapping[str, Any], stride: int | tuple[int, ...]) -> None:
-    """Refuse excitations in a decoder that an output stride leaves out.
+    """Refuse gates of a decoder that an output stride leaves out.
 
     Args:
         spec: Name and arguments with all defaults filled in.
         stride: Of the output.
 
     Raises:
-        UserError: The key in `where` is `model.se_at`.
+        UserError: The key in `where` is `model.se_at` or `model.skip_gate`.
     """
-    if spec["name"] not in _ENDING or spec["se"] is None or "encoder" in spec["se_at"]:
+    if spec["name"] not in _ENDING:
         return
     wanted = (stride,) * axes_of(spec) if isinstance(stride, int) else stride
-    if native_stride(spec, wanted) == level_strides(spec)[-1]:
+    if native_stride(spec, wanted) != level_strides(spec)[-1]:
+        return
+    ends = (
+        f"with an output stride of {' x '.join(map(str, wanted))} a {spec['name']} of "
+        f"{len(spec['filters'])} levels ends with its encoder; there is no "
+    )
+    hint = "or give model.filters more levels"
+    if spec["se"] is not None and "encoder" not in spec["se_at"]:
         raise UserError(
-            f"with an output stride of {' x '.join(map(str, wanted))} a {spec['name']} of "
-            f"{len(spec['filters'])} levels ends with its encoder; there is no "
-            f"{' and no '.join(spec['se_at'])}",
+            ends + " and no ".join(spec["se_at"]),
             where="model.se_at",
             allowed="encoder, or a list with it",
-            hint="or give model.filters more levels",
+            hint=hint,
         )
+    if spec.get("skip_gate") is not None:
+        raise UserError(ends + "skip", where="model.skip_gate", allowed="null", hint=hint)
 
 
 def halved(levels: int, flat_levels: int) -> tuple[tuple[int, int, int], ...]:

@@ -30,6 +30,7 @@ from vesselflow.models.arguments import (
     Excited,
     Norm,
     Probability,
+    Skipped,
     check_pyramid,
 )
 from vesselflow.models.encoders import check_encoder
@@ -137,12 +138,13 @@ class UnetPlusPlusArguments(ManetArguments):
     attention: Literal["scse"] | None = None
 
 
-class UnetArguments(Excited, UnetPlusPlusArguments):
+class UnetArguments(Skipped, Excited, UnetPlusPlusArguments):
     """Arguments of `unet`.
 
     Attributes:
         attention: The library's own attention of the decoder, on what enters and what leaves each
-            block: None or "scse".
+            block: None or "scse". Unlike `skip_gate` it sees one map, the skip beside the raised
+            coarser one, and gates both, by channel and by place.
         se_at: Where it stands: one place, or a list of them; the encoder is the library's.
     """
 
@@ -282,6 +284,7 @@ def unet(
     se: str | None,
     se_at: Sequence[str],
     se_reduction: int | None,
+    skip_gate: str | None,
     in_channels: int = 3,
     classes: int = 1,
     stride: tuple[int, ...] = (1, 1),
@@ -289,7 +292,7 @@ def unet(
     """U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597).
 
     Excitations stand at each "skip" and behind each block of the "decoder", which ends at the block
-    that has the output stride.
+    that has the output stride. A skip's gate is driven by what enters the block that it enters.
     """
     widths = _decoder_channels(decoder_channels, depth)
     model = build_encoded(
@@ -307,6 +310,8 @@ def unet(
         _end_early(model, blocks, widths, classes)
     if se is not None:
         _excite(model, widths[:blocks], se, se_at, se_reduction)
+    if skip_gate is not None:
+        _gate_skips(model, widths[:blocks], skip_gate)
     return model
 
 
@@ -340,6 +345,25 @@ def _excite(
     model.decoder.register_forward_pre_hook(SkipHook(model.gates))
     for level, block in enumerate(reversed(model.decoder.blocks)):
         block.register_forward_hook(Hook(model.gates, "decoder", level))
+
+
+def _gate_skips(model: Any, widths: Sequence[int], skip_gate: str) -> None:
+    """Put gates before the library's blocks, by hooks as `_excite` does."""
+    from vesselflow.models.layers.skip_gates import BlockHook, SkipGates
+
+    encoded = model.encoder.out_channels
+    coarsest = len(encoded) - 1
+    signals = [encoded[coarsest], *widths[:-1]]
+    # At stride 1 there is no skip; some encoders have none at stride 2.
+    channels = {
+        coarsest - 1 - index: (encoded[coarsest - 1 - index], signal)
+        for index, signal in enumerate(signals)
+        if coarsest - 1 - index >= 1 and encoded[coarsest - 1 - index]
+    }
+    model.skip_gates = SkipGates(skip_gate, channels, dict.fromkeys(channels, (2, 2)))
+    for index, block in enumerate(model.decoder.blocks):
+        hook = BlockHook(model.skip_gates, coarsest - 1 - index)
+        block.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def unetplusplus(

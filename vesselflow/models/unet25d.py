@@ -86,6 +86,7 @@ class UNet25d(UNet3d):
             se=se,
             se_at=se_at,
             se_reduction=se_reduction,
+            skip_gate=None,
             in_channels=images.channels,
             classes=classes,
             stride=stride,

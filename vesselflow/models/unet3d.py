@@ -14,6 +14,7 @@ from vesselflow.models.layers.convolutions import (
     initialise_head,
 )
 from vesselflow.models.layers.gates import Gates
+from vesselflow.models.layers.skip_gates import SkipGates
 from vesselflow.models.needs import halved
 
 
@@ -39,6 +40,7 @@ class UNet3d(nn.Module):
         se_at: Where: after each level of the "encoder", at each "skip", after each level of the
             "decoder".
         se_reduction: Of its bottleneck; None for its own.
+        skip_gate: Name of the gate on each skip, driven by the coarser map; None for none.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
         stride: Of the logits, that of one of the levels; the decoder ends there. At that of the
@@ -65,6 +67,7 @@ class UNet3d(nn.Module):
         se: str | None,
         se_at: Sequence[str],
         se_reduction: int | None,
+        skip_gate: str | None,
         in_channels: int = 1,
         classes: int = 1,
         stride: tuple[int, ...] = (1, 1, 1),
@@ -108,6 +111,8 @@ class UNet3d(nn.Module):
         up = {level: filters[level] for level in finer}
         widths = {"encoder": dict(enumerate(filters)), "skip": up, "decoder": up}
         self.gates = Gates(se, se_at, widths, axes=3, reduction=se_reduction)
+        pairs = {level: (filters[level], filters[level + 1]) for level in finer}
+        self.skip_gates = SkipGates(skip_gate, pairs, dict(enumerate(strides)))
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of a volume.
@@ -137,7 +142,7 @@ class UNet3d(nn.Module):
         *skips, x = maps
         for raise_, up in zip(self.raise_, self.up, strict=True):
             level = len(skips) - 1
-            skip = self.gates("skip", level, skips.pop())
+            skip = self.skip_gates(level, self.gates("skip", level, skips.pop()), x)
             x = self.gates("decoder", level, up(torch.cat([raise_(x), skip], dim=1)))
         logits: Tensor = self.head(x)
         return logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from vesselflow.errors import ShapeError
 from vesselflow.models.layers import ACTIVATIONS, NORMS
 from vesselflow.models.layers.convolutions import initialise, initialise_head
 from vesselflow.models.layers.gates import Gates
+from vesselflow.models.layers.skip_gates import SkipGates
 
 Padding = Literal["zeros", "reflect", "replicate"]
 
@@ -43,6 +45,8 @@ class WNet(nn.Module):
         se_at: Where, in both U-Nets: after each block of the "encoder", at each "skip" behind its
             bridge, after each block of the "decoder".
         se_reduction: Of its bottleneck; None for its own.
+        skip_gate: Name of the gate on each skip, behind bridge and excitation, driven by the
+            coarser map before it is raised; None for none.
         auxiliary_weight: Weight of the loss on the first answer. At 0 the first answer is not
             returned in training.
         padding: What 3 x 3 convolutions see beyond the border of their map: "zeros", as published,
@@ -73,6 +77,7 @@ class WNet(nn.Module):
         se: str | None,
         se_at: Sequence[str],
         se_reduction: int | None,
+        skip_gate: str | None,
         auxiliary_weight: float,
         padding: Padding = "zeros",
         in_channels: int = 3,
@@ -104,6 +109,9 @@ class WNet(nn.Module):
             initialise_head(net.head)
         for net in (self.first, self.second):
             net.gates = Gates(se, se_at, widths, axes=2, reduction=se_reduction)
+        pairs = dict(enumerate(pairwise(filters)))
+        for net in (self.first, self.second):
+            net.skip_gates = SkipGates(skip_gate, pairs, dict.fromkeys(pairs, (2, 2)))
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of an image.
@@ -155,6 +163,7 @@ class _Layers:
 
 class _UNet(nn.Module):
     gates: Gates
+    skip_gates: SkipGates
 
     def __init__(
         self,
@@ -197,6 +206,7 @@ class _UNet(nn.Module):
         for raise_, bridge, up in zip(self.raise_, self.bridge, self.up, strict=True):
             level = len(skips) - 1
             skip = self.gates("skip", level, bridge(skips.pop()))
+            skip = self.skip_gates(level, skip, x)
             x = self.gates("decoder", level, up(torch.cat([raise_(x), skip], dim=1)))
         logits: Tensor = self.head(x)
         return logits

@@ -16,6 +16,7 @@ from vesselflow.models.layers import (
     EXCITATIONS,
     FUSIONS,
     NORMS,
+    SKIP_GATES,
     WINDOW_FUSIONS,
 )
 from vesselflow.optimizers import OPTIMIZERS
@@ -40,6 +41,7 @@ REGISTRIES: dict[str, Registry] = {
     "se": EXCITATIONS,
     "fusion": FUSIONS,
     "window fusion": WINDOW_FUSIONS,
+    "skip_gate": SKIP_GATES,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": LEARNING_RATES,

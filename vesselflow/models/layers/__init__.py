@@ -19,6 +19,7 @@ ACTIVATIONS = Registry("activation")
 EXCITATIONS = Registry("se")
 FUSIONS = Registry("fusion")
 WINDOW_FUSIONS = Registry("window fusion")
+SKIP_GATES = Registry("skip_gate")
 
 _HERE = "vesselflow.models.layers"
 
@@ -67,3 +68,5 @@ WINDOW_FUSIONS.add("mean", target=f"{_HERE}.windows:Mean")
 WINDOW_FUSIONS.add("max", target=f"{_HERE}.windows:Max")
 WINDOW_FUSIONS.add("attention", target=f"{_HERE}.windows:Attention")
 WINDOW_FUSIONS.add("conv3d", target=f"{_HERE}.windows:Convolved")
+
+SKIP_GATES.add("attention", target=f"{_HERE}.skip_gates:AttentionGate")
