@@ -202,6 +202,7 @@ def test_a_sweep_stands_beside_it(space: Path, monkeypatch: pytest.MonkeyPatch) 
         rounds=None,
         runs=None,
         out=str(out),
+        png=None,
     )
     assert command.run(given) == 0
     found = json.loads(out.read_text())

@@ -156,7 +156,9 @@ def test_coordinates_are_further_channels_of_the_first_layer(built):
     ]
     wider = [(a, b) for a, b in shapes if a != b]
     assert wider  # a U-Net that is given the image twice has several
-    assert all(b[1] - a[1] == axes and a[2:] == b[2:] for a, b in wider)
+    # A 2.5-D network has those of each slice that it sees.
+    more = axes * spec.get("slices", MODELS.validate(spec, where="model").get("slices", 1))
+    assert all(b[1] - a[1] == more and a[2:] == b[2:] for a, b in wider)
     seen = []
     hook = other.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     answer = other(image)
