@@ -29,7 +29,7 @@ sweep: $(READY)
 
 # Both halves run, whatever the first one says. Exit code 5: $(ARGS) chose no test of that half.
 QUICK := $(BIN)/python -m pytest -n 2 -m "not ray and not bench and not long and not rig"
-RAY   := $(BIN)/python -m pytest -m "ray and not bench and not long and not rig"
+RAY   := $(BIN)/python -m pytest --durations=15 -m "ray and not bench and not long and not rig"
 # What computes numbers that a CPU could change: rooms, and files of rooms of which most compute none.
 NUMBERS := augment contracts feed inference losses metrics models optimizers stores targets tasks \
   $(addprefix training/test_training_,$(addsuffix .py,loop packing reduction runs)) \

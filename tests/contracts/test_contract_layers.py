@@ -559,7 +559,7 @@ def test_gates_of_skips_change_nothing_else_and_belong_to_one_model(name: str, g
     assert all(torch.equal(found[key], value) for key, value in shared.items())
     own = {key for key, _ in gated.named_parameters()} - set(shared)
     # One gate of four tensors and a bias for each skip, in each U-Net.
-    assert len(own) == 5 * {"wnet": 4, "unet3d": 2, "unet": 4}[name]
+    assert len(own) == 5 * {"wnet": 4, "unet3d": 2}.get(name, 4)
     image = sample(plain)
     answers = [first(model.train()(image)) for model in (plain, gated)]
     assert not torch.equal(*answers)

@@ -183,6 +183,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "unet25d", "slices": 3, "stem": "conv3d"}, "99a66b531c6d35fd1319"),
     ("model", {"name": "wnet", "padding": "reflect"}, "1db748d6faf57046c543"),
     ("model", {"name": "fpn2d", "coordinates": True}, "5e168170ea9cce578110"),
+    ("model", {"name": "fpn3d", "deep_supervision": 0.5}, "fc48048e6ae60a403c6d"),
     ("model", {"name": "wnet", "head": "softmax"}, "493a83177110f346710a"),
     ("model", {"name": "wnet", "skip_gate": "attention"}, "7b790fcd109d9749e26e"),
     ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),

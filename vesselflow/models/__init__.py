@@ -20,6 +20,7 @@ from vesselflow.models.arguments import (
     Probability,
     Skipped,
     Sliced,
+    Supervised,
     Volumetric,
     check_pyramid,
 )
@@ -75,7 +76,7 @@ class WNetArguments(Skipped, Excited):
     padding: Literal["zeros", "reflect", "replicate"] = "zeros"
 
 
-class UNet3dArguments(Skipped, Volumetric):
+class UNet3dArguments(Skipped, Supervised, Volumetric):
     """Arguments of `unet3d`, see `vesselflow.models.unet3d.UNet3d`.
 
     Attributes:
@@ -115,7 +116,7 @@ class Encoded25dArguments(Sliced, UnetArguments):
     """Arguments of `encoded25d`, see `vesselflow.models.encoded25d.Encoded25d`."""
 
 
-class Fpn3dArguments(Volumetric):
+class Fpn3dArguments(Supervised, Volumetric):
     """Arguments of `fpn3d`, see `vesselflow.models.fpn3d.Fpn3d`.
 
     Attributes:

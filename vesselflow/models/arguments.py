@@ -100,6 +100,17 @@ class Skipped(Arguments):
     skip_gate: Annotated[str | None, Named("skip_gate", SKIP_GATES)] = None
 
 
+class Supervised(Arguments):
+    """Base of the arguments of models whose coarser levels may answer, too.
+
+    Attributes:
+        deep_supervision: Weight of the loss of each coarser level of the decoder, which has a head
+            of its own in training; null for none.
+    """
+
+    deep_supervision: Annotated[float, Field(gt=0.0)] | None = None
+
+
 class Volumetric(Excited):
     """Base of the arguments of models of volumes whose levels are convolved in 3-D.
 

@@ -21,8 +21,8 @@ class Encoded25d(nn.Module):
 
     Args:
         slices: As `windows`, `fuse`, `stem` and `stem_filters` those of `unet25d`.
-        encoder: As `weights`, `depth`, `decoder_channels`, `attention`, `se`, `se_at` and
-            `se_reduction` those of `unet`.
+        encoder: As `weights`, `depth`, `decoder_channels`, `attention`, `se`, `se_at`,
+            `se_reduction` and `skip_gate` those of `unet`.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
         stride: Of the logits, that of one of the decoder's blocks; across slices it is 1.
@@ -51,6 +51,7 @@ class Encoded25d(nn.Module):
         se: str | None,
         se_at: Sequence[str],
         se_reduction: int | None,
+        skip_gate: str | None,
         in_channels: int = 1,
         classes: int = 1,
         stride: tuple[int, ...] = (1, 1, 1),
@@ -73,7 +74,7 @@ class Encoded25d(nn.Module):
             se=se,
             se_at=se_at,
             se_reduction=se_reduction,
-            skip_gate=None,
+            skip_gate=skip_gate,
             in_channels=self.images.channels,
             classes=classes,
             stride=stride[1:],
@@ -83,6 +84,8 @@ class Encoded25d(nn.Module):
         self.segmentation_head = network.segmentation_head
         if se is not None:  # the decoder's hooks call them
             self.gates = network.gates
+        if skip_gate is not None:
+            self.skip_gates = network.skip_gates
         self.fuse = FusedWindows(
             windows=windows, slices=slices, fuse=fuse, widths=self.encoder.out_channels[1:]
         )

@@ -17,7 +17,8 @@ from vesselflow.models.layers.convolutions import (
 from vesselflow.models.layers.fusions import Maps
 from vesselflow.models.layers.gates import Gates
 from vesselflow.models.layers.pyramid import Pyramid
-from vesselflow.models.needs import halved
+from vesselflow.models.layers.supervision import Supervision
+from vesselflow.models.needs import finer_by, halved
 
 Size = tuple[int, int, int]
 
@@ -54,13 +55,14 @@ class Fpn3d(nn.Module):
         se_at: Where: after each block of the "encoder"; at each "skip", on what enters the pyramid;
             in the "decoder", on each map of the pyramid.
         se_reduction: Of its bottleneck; None for its own.
+        deep_supervision: Weight of the loss of each coarser level of the pyramid; None for none.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
         stride: Of the logits, that of one of the levels.
 
     Attributes:
         divisor: Depth, height and width must be multiples of these.
-        auxiliary_weight: 0; there is one answer.
+        auxiliary_weight: `deep_supervision`; 0 without, there is one answer.
 
     Reference: Lin et al., Feature pyramid networks for object detection, CVPR 2017,
         https://arxiv.org/abs/1612.03144; head: Kirillov et al., Panoptic feature pyramid networks,
@@ -88,6 +90,7 @@ class Fpn3d(nn.Module):
         se: str | None,
         se_at: Sequence[str],
         se_reduction: int | None,
+        deep_supervision: float | None,
         in_channels: int = 1,
         classes: int = 1,
         stride: Size = (1, 1, 1),
@@ -95,10 +98,10 @@ class Fpn3d(nn.Module):
         super().__init__()
         strides = halved(len(filters), flat_levels)
         self.divisor = strides[-1]
-        self.auxiliary_weight = 0.0
+        self.auxiliary_weight = float(deep_supervision or 0.0)
         answered = strides.index(stride)
         self._finest = max(finest_level, answered)
-        factors = [_factors(*pair) for pair in zip(strides[1:], strides[:-1], strict=True)]
+        factors = [finer_by(*pair) for pair in zip(strides[1:], strides[:-1], strict=True)]
         kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(len(filters))]
 
         self.encoder = nn.ModuleList(
@@ -128,7 +131,7 @@ class Fpn3d(nn.Module):
         self.raise_ = FUSIONS.build({"name": fusion}, maps=maps)
         self.dropout = nn.Dropout3d(dropout) if dropout > 0 else nn.Identity()
         self.head = nn.Conv3d(self.raise_.channels, classes, 1)
-        self._last = _factors(strides[self._finest], strides[answered])
+        self._last = finer_by(strides[self._finest], strides[answered])
         self.apply(initialise)
         initialise_head(self.head)
         levels = range(len(filters) - self._finest)
@@ -138,15 +141,22 @@ class Fpn3d(nn.Module):
             "decoder": dict.fromkeys(levels, pyramid_channels),
         }
         self.gates = Gates(se, se_at, widths, axes=3, reduction=se_reduction)
+        coarser = strides[self._finest + 1 :] if deep_supervision else ()
+        self.supervision = Supervision(
+            [pyramid_channels] * len(coarser),
+            [finer_by(own, strides[answered]) for own in coarser],
+            classes,
+        )
 
-    def forward(self, volume: Tensor) -> Tensor:
+    def forward(self, volume: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits of a volume.
 
         Args:
             volume: float (N, in_channels, D, H, W), sides multiples of `divisor`.
 
         Returns:
-            Logits (N, classes, D, H, W), each side divided by that of `stride`.
+            Logits (N, classes, D, H, W), each side divided by that of `stride`. In training with
+            `deep_supervision`: (final, of the next coarser level, ..., of the coarsest).
 
         Raises:
             ShapeError: It is no volume, or a side is not a multiple of `divisor`.
@@ -157,8 +167,11 @@ class Fpn3d(nn.Module):
             x = self.gates("encoder", level, block(self.pool[level - 1](x) if level else x))
             maps.append(x)
         pyramid = self.pyramid(self.gates.each("skip", maps[self._finest :]))
-        merged = self.raise_(self.gates.each("decoder", pyramid))
-        return raised(self.head(self.dropout(merged)), self._last)
+        maps = self.gates.each("decoder", pyramid)
+        logits = raised(self.head(self.dropout(self.raise_(maps))), self._last)
+        if self.training and len(self.supervision):
+            return logits, *self.supervision(maps[1:])
+        return logits
 
 
 class _Residual(nn.Module):
@@ -199,7 +212,3 @@ class _Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(self.chain(x) + self.shortcut(x))
         return out
-
-
-def _factors(coarse: Size, fine: Size) -> Size:
-    return coarse[0] // fine[0], coarse[1] // fine[1], coarse[2] // fine[2]

@@ -179,6 +179,37 @@ def halved(levels: int, flat_levels: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((2 ** max(0, level - flat_levels), 2**level, 2**level) for level in range(levels))
 
 
+def finer_by(coarse: tuple[int, int, int], fine: tuple[int, int, int]) -> tuple[int, int, int]:
+    """By how much the grid of one stride is finer than that of a coarser one, along each axis."""
+    return coarse[0] // fine[0], coarse[1] // fine[1], coarse[2] // fine[2]
+
+
+def check_supervision(spec: Mapping[str, Any], stride: int | tuple[int, ...]) -> None:
+    """Refuse deep supervision where no level of the decoder is coarser than the answer's.
+
+    Args:
+        spec: Name and arguments with all defaults filled in.
+        stride: Of the output.
+
+    Raises:
+        UserError: The key in `where` is `model.deep_supervision`.
+    """
+    if spec.get("deep_supervision") is None:
+        return
+    levels, wanted = level_strides(spec), (stride,) * 3 if isinstance(stride, int) else stride
+    finest = max(levels.index(native_stride(spec, wanted)), spec.get("finest_level", 0))
+    # The decoder of a U-Net begins one level above the coarsest.
+    coarsest = len(levels) - (2 if spec["name"] == "unet3d" else 1)
+    if finest >= coarsest:
+        raise UserError(
+            f"no level of the decoder of this {spec['name']} of {len(levels)} levels is coarser "
+            f"than its answer",
+            where="model.deep_supervision",
+            allowed="null",
+            hint="or give model.filters more levels",
+        )
+
+
 def _normalises_alone(spec: Mapping[str, Any]) -> bool:
     """Whether each channel of each sample of the coarsest map is normalised by itself.
 

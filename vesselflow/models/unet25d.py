@@ -87,6 +87,7 @@ class UNet25d(UNet3d):
             se_at=se_at,
             se_reduction=se_reduction,
             skip_gate=None,
+            deep_supervision=None,
             in_channels=images.channels,
             classes=classes,
             stride=stride,
@@ -111,4 +112,5 @@ class UNet25d(UNet3d):
         maps = self.encode(self.images(volume).unsqueeze(2))
         fused = self.fuse([each.squeeze(2) for each in maps], volume.shape[2])
         logits = self.decode([each.unsqueeze(2) for each in fused])
+        assert isinstance(logits, Tensor)  # no level answers beside the finest
         return as_volumes(logits.squeeze(2), volume.shape[2])

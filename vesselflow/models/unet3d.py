@@ -15,7 +15,8 @@ from vesselflow.models.layers.convolutions import (
 )
 from vesselflow.models.layers.gates import Gates
 from vesselflow.models.layers.skip_gates import SkipGates
-from vesselflow.models.needs import halved
+from vesselflow.models.layers.supervision import Supervision
+from vesselflow.models.needs import finer_by, halved
 
 
 class UNet3d(nn.Module):
@@ -41,6 +42,7 @@ class UNet3d(nn.Module):
             "decoder".
         se_reduction: Of its bottleneck; None for its own.
         skip_gate: Name of the gate on each skip, driven by the coarser map; None for none.
+        deep_supervision: Weight of the loss of each coarser level of the decoder; None for none.
         in_channels: Channels of the volume.
         classes: Channels of the logits.
         stride: Of the logits, that of one of the levels; the decoder ends there. At that of the
@@ -48,7 +50,7 @@ class UNet3d(nn.Module):
 
     Attributes:
         divisor: Depth, height and width must be multiples of these.
-        auxiliary_weight: 0; there is one answer.
+        auxiliary_weight: `deep_supervision`; 0 without, there is one answer.
 
     Reference: Çiçek et al., 3D U-Net: learning dense volumetric segmentation from sparse
     annotation, MICCAI 2016, https://arxiv.org/abs/1606.06650.
@@ -67,6 +69,7 @@ class UNet3d(nn.Module):
         se: str | None,
         se_at: Sequence[str],
         se_reduction: int | None,
+        deep_supervision: float | None,
         skip_gate: str | None,
         in_channels: int = 1,
         classes: int = 1,
@@ -74,9 +77,10 @@ class UNet3d(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(filters)
-        self.divisor = halved(levels, flat_levels)[-1]
-        finest = halved(levels, flat_levels).index(stride)
-        self.auxiliary_weight = 0.0
+        of_levels = halved(levels, flat_levels)
+        self.divisor = of_levels[-1]
+        finest = of_levels.index(stride)
+        self.auxiliary_weight = float(deep_supervision or 0.0)
         strides = [(1 if level < flat_levels else 2, 2, 2) for level in range(levels - 1)]
         kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(levels)]
 
@@ -113,15 +117,22 @@ class UNet3d(nn.Module):
         self.gates = Gates(se, se_at, widths, axes=3, reduction=se_reduction)
         pairs = {level: (filters[level], filters[level + 1]) for level in finer}
         self.skip_gates = SkipGates(skip_gate, pairs, dict(enumerate(strides)))
+        coarser = range(finest + 1, levels - 1) if deep_supervision else ()
+        self.supervision = Supervision(
+            [filters[level] for level in coarser],
+            [finer_by(of_levels[level], of_levels[finest]) for level in coarser],
+            classes,
+        )
 
-    def forward(self, volume: Tensor) -> Tensor:
+    def forward(self, volume: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits of a volume.
 
         Args:
             volume: float (N, in_channels, D, H, W), sides multiples of `divisor`.
 
         Returns:
-            Logits (N, classes, D, H, W), each side divided by that of `stride`.
+            Logits (N, classes, D, H, W), each side divided by that of `stride`. In training with
+            `deep_supervision`: (final, of the next coarser level, ..., of the coarsest).
 
         Raises:
             ShapeError: It is no volume, or a side is not a multiple of `divisor`.
@@ -137,12 +148,16 @@ class UNet3d(nn.Module):
             maps.append(x)
         return maps
 
-    def decode(self, maps: Sequence[Tensor]) -> Tensor:
-        """The logits of the maps of all levels, finest first."""
+    def decode(self, maps: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        """The logits of the maps of all levels, finest first; several as `forward` gives them."""
         *skips, x = maps
+        decoded: list[Tensor] = []
         for raise_, up in zip(self.raise_, self.up, strict=True):
             level = len(skips) - 1
             skip = self.skip_gates(level, self.gates("skip", level, skips.pop()), x)
             x = self.gates("decoder", level, up(torch.cat([raise_(x), skip], dim=1)))
+            decoded.append(x)
         logits: Tensor = self.head(x)
+        if self.training and len(self.supervision):
+            return logits, *self.supervision(decoded[-2::-1])
         return logits

@@ -34,7 +34,7 @@ from vesselflow.feed.view import (
 )
 from vesselflow.feed.working import working_fov
 from vesselflow.models import MODELS
-from vesselflow.models.needs import VOLUMETRIC, axes_of, check_places, needs
+from vesselflow.models.needs import VOLUMETRIC, axes_of, check_places, check_supervision, needs
 from vesselflow.runs.resolved import task_of
 from vesselflow.runs.specs import StoreFacts, split_key, view_of
 from vesselflow.stores.schema import SourceInfo
@@ -176,6 +176,7 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
         with placed(space, file):
             _check_turns(experiment, stores)
             check_places(experiment.model, task_of(experiment, trained).stride)
+            check_supervision(experiment.model, task_of(experiment, trained).stride)
 
 
 def _check_turns(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
