@@ -558,6 +558,21 @@ def test_patches_that_lie_nowhere_in_the_field_of_view(here: Path) -> None:
     )
 
 
+def test_micro_batches_that_are_larger_than_the_data(here: Path) -> None:
+    size = "train.micro_batch_size={}"
+    # Whole images: as many as the training part has; of patches as many as their geometry gives.
+    told = "space.yaml: train.micro_batch_size: a micro-batch of 99 is more than the training part "
+    line = sweep(here, "--set", size.format(99))
+    assert line.startswith(f"{told}of fold 0 (store 'a') can give; allowed: at most ")
+    most = int(line.split("at most ")[1].split(";")[0])
+    fits = ("sweep", "space.yaml", "--dry-run", "--set", size.format(most))
+    assert command(*fits).code == 0
+    patches = ("--set", "data.patch=32", "--set", "data.stride=16", "--set")
+    assert command(*fits[:3], *patches, size.format(most + 1)).code == 0
+    many = sweep(here, *patches, size.format(9999))
+    assert int(many.split("at most ")[1].split(";")[0]) > most
+
+
 #: A space of synthetic stores that are not made yet, and what is known of them all the same.
 SYNTHETIC = {
     "folds": (
