@@ -560,10 +560,10 @@ def test_patches_that_lie_nowhere_in_the_field_of_view(here: Path) -> None:
 
 def test_micro_batches_that_are_larger_than_the_data(here: Path) -> None:
     size = "train.micro_batch_size={}"
-    # Whole images: as many as the training part has; of patches as many as their geometry gives.
-    told = "space.yaml: train.micro_batch_size: a micro-batch of 99 is more than the training part "
+    # Of whole images as many as there are, of patches as many as their geometry gives.
+    told = "space.yaml: train.micro_batch_size: a micro-batch of 99 is more than the store 'a' can "
     line = sweep(here, "--set", size.format(99))
-    assert line.startswith(f"{told}of fold 0 (store 'a') can give; allowed: at most ")
+    assert line.startswith(f"{told}give; allowed: at most ")
     most = int(line.split("at most ")[1].split(";")[0])
     fits = ("sweep", "space.yaml", "--dry-run", "--set", size.format(most))
     assert command(*fits).code == 0

@@ -385,43 +385,30 @@ def check_samples(
                     )
 
 
-def check_batches(
-    space: Space,
-    file: Path,
-    stores: Mapping[str, StoreFacts],
-    folds: Mapping[str, Sequence[Fold]],
-) -> None:
-    """Refuse micro-batches larger than all that a fold's training part can give, by its geometry.
-
-    A sample would be in such a micro-batch more than once.
-    """
-    most: dict[tuple[str, View, str], int] = {}
+def check_batches(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
+    """Refuse micro-batches larger than all samples of the training store, by its geometry."""
+    most: dict[tuple[str, View], int] = {}
     for point in space.expand().points:
         experiment = point.experiment
         facts, view = stores[experiment.data.train], seen_as(experiment, stores)
         if view.around is not None or (view.patch != "full" and not facts.digest):
             continue
-        size = experiment.train.micro_batch_size
-        for number in space.run_folds(experiment):
-            fold = folds[split_key(experiment)][number]
-            key = (facts.name, view, fold.digest)
-            if key not in most:
-                most[key] = _most_samples(facts, view, fold)
-            if size > most[key]:
-                raise UserError(
-                    f"a micro-batch of {size} is more than the training part of fold {fold.index} "
-                    f"(store '{facts.name}') can give",
-                    where=place(space, file, "train.micro_batch_size"),
-                    allowed=f"at most {most[key]}",
-                    hint="or smaller patches, or a smaller data.stride",
-                )
+        size, key = experiment.train.micro_batch_size, (facts.name, view)
+        if key not in most:
+            most[key] = _most_samples(facts, view)
+        if size > most[key] > 0:
+            raise UserError(
+                f"a micro-batch of {size} is more than the store '{facts.name}' can give",
+                where=place(space, file, "train.micro_batch_size"),
+                allowed=f"at most {most[key]}",
+                hint="or smaller patches, or a smaller data.stride",
+            )
 
 
-def _most_samples(facts: StoreFacts, view: View, fold: Fold) -> int:
+def _most_samples(facts: StoreFacts, view: View) -> int:
     if view.patch == "full":
-        return len(fold.train)
-    frames = sample_frames(facts.sources, view)
-    return sum(most_patches(view, frames[facts.index[name]]) for name in fold.train)
+        return len(facts.sources)
+    return sum(most_patches(view, frame) for frame in sample_frames(facts.sources, view))
 
 
 def _has_patch(store: Store, view: View, frames: Sequence[Frame], source: int) -> bool:

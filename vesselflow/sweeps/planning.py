@@ -275,7 +275,7 @@ def check_space(
     checks.check_channels(space, file, stores)
     checks.check_sizes(space, file, stores)
     checks.check_samples(space, file, stores, folds)
-    checks.check_batches(space, file, stores, folds)
+    checks.check_batches(space, file, stores)
     check_keypoints(space, file, stores, folds)
     check_sampling(space, file, stores, folds)
     return folds
