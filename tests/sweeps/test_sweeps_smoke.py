@@ -30,7 +30,7 @@ folds: [0]
 augment: {hflip: {}}
 model: {name: wnet, filters: [4, 8]}
 optimizer: {lr: 0.02}
-train: {epochs: 1, steps_per_epoch: 4, micro_batch_size: 8, ema: 0.99}
+train: {epochs: 1, steps_per_epoch: 4, micro_batch_size: 6, ema: 0.99}
 """
 
 
