@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import training_cases as cases
+
+from vesselflow.training import loop
 
 EXPERIMENT = cases.tiny_experiment(
     train={"epochs": 2, "steps_per_epoch": 2, "ema": 0.9}, score={"epochs": "all"}
@@ -28,3 +31,34 @@ def test_whoever_resumes_does_not_begin_again(stop_after: int) -> None:
     part = cases.run_tiny(EXPERIMENT, initial=first, stop_after=stop_after)
     resumed = cases.run_tiny(EXPERIMENT, initial=first, resume=part.checkpoints[stop_after])
     assert {**part.weights, **resumed.weights} == whole.weights
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_weights_that_no_loss_reaches_decay_like_all_others(
+    monkeypatch: pytest.MonkeyPatch, micro_batches: int, clip_norm: float | None
+) -> None:
+    """Their gradient is zero, which an optimizer treats otherwise than none."""
+    build = loop.build_model
+
+    def with_unused(*args):
+        model = build(*args)
+        model.register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
+        return model
+
+    monkeypatch.setattr(loop, "build_model", with_unused)
+    trace = cases.run_tiny(
+        cases.tiny_experiment(
+            optimizer={"name": "adamw", "lr": 0.1, "weight_decay": 0.5},
+            schedule={"name": "constant"},
+            train={
+                "epochs": 1,
+                "steps_per_epoch": 2,
+                "micro_batches_per_step": micro_batches,
+                "clip_norm": clip_norm,
+                "ema": None,
+            },
+        )
+    )
+    expected = torch.full((3,), (1 - 0.1 * 0.5) ** 2)
+    torch.testing.assert_close(trace.model["unused"], expected)
