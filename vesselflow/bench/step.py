@@ -10,24 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vesselflow.augment.inputs import normalise_by, unit
 from vesselflow.bench.commands import row, spread, target
 from vesselflow.config.loading import load_space
 from vesselflow.errors import VesselflowError
 from vesselflow.feed.local import LocalData
-from vesselflow.feed.sources import Order
 from vesselflow.runs.cells import Cell, Job
 from vesselflow.runs.registries import REGISTRIES
-from vesselflow.runs.specs import view_of
-from vesselflow.sweeps.context import Reports
+from vesselflow.sweeps.context import Context, Reports
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.machine import cpus_here
 from vesselflow.sweeps.planning import SweepPlan, prepare
+from vesselflow.sweeps.training_job import order_of, training_rows
+from vesselflow.tasks.task import build_task
+from vesselflow.training.giving import Giver
+from vesselflow.training.group import Solo
 from vesselflow.training.loop import build_model
 from vesselflow.training.process import settle_process
 
@@ -97,7 +97,7 @@ def step(
         plan = _plan(folder, steps, epochs)
         data = LocalData({name: Path(str(each.path)) for name, each in plan.stores.items()})
         for cell in plan.cells:
-            batches = _batches(cell, data, device, steps * epochs)
+            batches = _batches(plan, cell, data, device)
             ways: dict[str, Callable[[Path], float]] = {
                 OURS: partial(_ours, plan, cell, data, device, warm),
                 BARE: partial(_bare, cell, batches, device, warm),
@@ -140,32 +140,23 @@ def _plan(folder: Path, steps: int, epochs: int) -> SweepPlan:
     return prepare(load_space(file, registries=REGISTRIES), folder / "results")
 
 
-def _batches(cell: Cell, data: LocalData, device: str, count: int) -> list[tuple[Tensor, Tensor]]:
+def _batches(
+    plan: SweepPlan, cell: Cell, data: LocalData, device: str
+) -> list[tuple[Tensor, Tensor]]:
     """Normalised images and targets of a run's steps, in their order."""
-    run = cell.run
-    experiment = run.experiment
-    view = view_of(experiment, stride=run.task.stride)
-    samples = data.samples(experiment.data.train, view)
-    rows = np.flatnonzero(np.isin(samples.source, np.asarray(run.train)))
-    order = Order(
-        seed=run.seed,
-        steps=count,
-        steps_per_epoch=count,
-        micro_batch_size=experiment.train.micro_batch_size,
-        micro_batches_per_step=1,
-        workers=1,
-        rank=0,
-    )
+    run, job = cell.run, Job((cell,), plan.objective)
+    context = Context(job, plan.results, data, Solo(), Reports(), device, "bench")
+    samples = data.samples(run.experiment.data.train, context.view)
+    rows = training_rows(context, samples)
+    order = order_of(context, len(samples.table.of_grid(rows)))
     source = order.gathered(samples, order.draws(samples, rows))
+    give = Giver(
+        run.experiment, None, build_task(run.task), seed=run.seed, device=torch.device(device)
+    )
     ready = []
-    for number in range(count):
-        batch = source.batch(number, 0)
-        image = unit(batch.image, torch.device(device))
-        fov = torch.from_numpy(np.array(batch.fov)).to(device).float()
-        image = normalise_by(
-            experiment.normalise, image, fov, batch.centre, batch.scale, None
-        ).contiguous(memory_format=torch.channels_last)
-        ready.append((image, unit(batch.target, torch.device(device))))
+    for number in range(order.steps):
+        given = give(number, 0, 0.0, source.batch(number, 0))
+        ready.append((given.image.contiguous(memory_format=torch.channels_last), given.target))
     return ready
 
 

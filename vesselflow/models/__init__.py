@@ -17,6 +17,7 @@ from vesselflow.models.arguments import (
     Excited,
     Filters,
     Norm,
+    Padding,
     Probability,
     Skipped,
     Sliced,
@@ -73,7 +74,7 @@ class WNetArguments(Skipped, Excited):
     dropout: Probability = 0.0
     input_norm: bool = False
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
-    padding: Literal["zeros", "reflect", "replicate"] = "zeros"
+    padding: Padding = "zeros"
 
 
 class UNet3dArguments(Skipped, Supervised, Volumetric):

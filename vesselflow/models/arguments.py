@@ -20,6 +20,8 @@ from vesselflow.models.layers import (
 
 Channels = Annotated[int, Field(ge=1)]
 Filters = Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)]
+#: What a convolution sees beyond the border of its map.
+Padding = Literal["zeros", "reflect", "replicate"]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 #: Groups of a group norm; channels that they do not divide get one group.

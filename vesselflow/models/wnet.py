@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vesselflow.errors import ShapeError
+from vesselflow.models.arguments import Padding
 from vesselflow.models.layers import ACTIVATIONS, NORMS
 from vesselflow.models.layers.convolutions import initialise, initialise_head
 from vesselflow.models.layers.gates import Gates
 from vesselflow.models.layers.skip_gates import SkipGates
-
-Padding = Literal["zeros", "reflect", "replicate"]
 
 
 class WNet(nn.Module):

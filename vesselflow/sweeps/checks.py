@@ -176,8 +176,9 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
                 )
         with placed(space, file):
             _check_turns(experiment, stores)
-            check_places(experiment.model, task_of(experiment, trained).stride)
-            check_supervision(experiment.model, task_of(experiment, trained).stride)
+            stride = task_of(experiment, trained).stride
+            check_places(experiment.model, stride)
+            check_supervision(experiment.model, stride)
 
 
 def _check_turns(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:

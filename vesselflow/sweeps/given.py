@@ -84,12 +84,6 @@ def given(plan: SweepPlan, cell: Cell, scratch: Path, *, count: int, step: int =
     context = Context(job, scratch, data, Solo(), Reports(), "cpu", "inspect")
     samples = data.samples(experiment.data.train, context.view)
     rows = training_rows(context, samples)
-    if not len(rows):
-        raise UserError(
-            f"fold {spec.fold} has no training sample",
-            where=experiment.data.train,
-            hint="lower data.min_fov or data.patch",
-        )
     order = order_of(context, len(samples.table.of_grid(rows)))
     if step >= order.steps:
         raise UserError(

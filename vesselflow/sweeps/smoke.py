@@ -24,6 +24,7 @@ from vesselflow.runs.protocols import Protocol
 from vesselflow.stores.keypoints import Keypoints
 from vesselflow.sweeps.context import Context, Reports
 from vesselflow.sweeps.planning import SweepPlan
+from vesselflow.sweeps.training_job import training_rows
 from vesselflow.tasks import TASKS
 from vesselflow.training.group import Solo
 from vesselflow.training.health import SKIPPED, warnings
@@ -88,7 +89,7 @@ def smoke(plan: SweepPlan, cell: Cell, scratch: Path, *, device: str = "cpu") ->
     found, began = Smoke(metric), time.monotonic()
 
     samples = data.samples(experiment.data.train, context.view)
-    rows, full = choose(samples, np.flatnonzero(np.isin(samples.source, np.asarray(spec.train))))
+    rows, full = choose(samples, training_rows(context, samples))
     batch = samples.gather(rows)
     found.faults += list(_bad_inputs(experiment, batch, context, full))
     images = [as_image(batch, index) for index in range(len(rows))]

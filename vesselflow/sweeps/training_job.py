@@ -200,14 +200,8 @@ class TrainingJob:
         samples = context.data.samples(spec.experiment.data.train, context.view)
         rows = training_rows(context, samples)
         ready.samples = len(samples.table.of_grid(rows))
-        if not ready.samples:
-            raise UserError(
-                f"fold {spec.fold} has no training sample",
-                where=spec.experiment.data.train,
-                hint="lower data.min_fov or data.patch",
-            )
-        ready.channels = int(samples.gather(rows[:1]).image.shape[1])
         order = order_of(context, ready.samples)
+        ready.channels = int(samples.gather(rows[:1]).image.shape[1])
         draws = order.draws(samples, rows)
         ready.memory = draws if isinstance(draws, Hard) else None
         ready.batches = StepClock(context.data.batches(samples, draws, order))
@@ -311,8 +305,17 @@ def order_of(context: Context, samples: int) -> Order:
     Args:
         context: The run.
         samples: Of the grid, in its training part.
+
+    Raises:
+        UserError: There is none.
     """
     experiment = context.spec.experiment
+    if not samples:
+        raise UserError(
+            f"fold {context.spec.fold} has no training sample",
+            where=experiment.data.train,
+            hint="lower data.min_fov or data.patch",
+        )
     settings, per_epoch = experiment.train, steps_per_epoch(experiment, samples)
     return Order(
         seed=context.spec.seed,

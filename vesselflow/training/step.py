@@ -188,7 +188,6 @@ class Stepper:
         self._statistics = BatchStatistics(model)
         self._health = Health(model) if experiment.train.log_health else None
         self._auxiliary_weight = float(getattr(model, "auxiliary_weight", 0.0))
-        self._nothing = torch.zeros((), device=device)
         self._terms: list[str] = []
         self._error: Exception | None = None
         micro_batches = experiment.train.micro_batches_per_step
@@ -395,7 +394,7 @@ class Stepper:
             torch.linalg.vector_norm(self._own_gradient(p), dtype=torch.float32)
             for p in self._parameters
         ]
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else self._nothing
+        return torch.linalg.vector_norm(torch.stack(norms))
 
     def _put_gradient(self, gradient: Tensor) -> None:
         for parameter, part in zip(self._parameters, gradient.split(self._sizes), strict=True):

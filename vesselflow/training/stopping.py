@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vesselflow.config.experiment import Stop
+from vesselflow.runs.resolved import metric_of
 from vesselflow.tasks import TASKS
 from vesselflow.tasks.spec import TaskSpec
 
@@ -33,8 +34,9 @@ class Patience:
     def of(cls, stop: Stop, task: TaskSpec) -> Patience:
         """What a config asks for; the task says what is meant where it names no metric."""
         part = TASKS.task(task.name)
-        metric = part.metrics.metric(part.objective if stop.metric is None else stop.metric)
-        return cls(metric.name, metric.direction == "max", stop.patience, stop.threshold)
+        name = metric_of(stop.metric, part, where="train.stop.metric")
+        rises = part.metrics.metric(name).direction == "max"
+        return cls(name, rises, stop.patience, stop.threshold)
 
     def over(self, values: Mapping[str, float]) -> bool:
         """Add the score of an epoch, by its curve's values, and say whether that was the last."""
