@@ -236,6 +236,7 @@ data: {train: a, working_size_px: 64}
 split: {folds: 3, val_fraction: 0.3}
 folds: [0]
 train: {epochs: 2, steps_per_epoch: 2, micro_batch_size: 2}
+score: {epochs: all}
 """
 
 

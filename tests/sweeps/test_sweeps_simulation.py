@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -44,9 +45,9 @@ runs = st.builds(
 
 
 def test_an_attempt_by_hand() -> None:
-    # 3 s of start, twice 50 steps with 3 checkpoints (at 20, 40, 50), 5 s on validation, 10 s more.
+    # 3 s of start, 100 steps with 5 checkpoints, 5 s on validation, 10 s more.
     line = Timeline(RUN, 0)
-    assert line.end_s == 3 + 2 * (50 + 3) + 5 + 10
+    assert line.end_s == 3 + 100 + 5 + 5 + 10
     assert (line.at(2.9).step, line.at(2.9).checkpoint) == (0, 0)
     assert (line.at(22.5).step, line.at(22.5).checkpoint) == (19, 0)
     assert (line.at(23.5).step, line.at(23.5).checkpoint) == (20, 0), "it is being written"
@@ -59,6 +60,9 @@ def test_an_attempt_by_hand() -> None:
 def test_who_resumes_from_the_end_of_a_scored_epoch_scores_it() -> None:
     assert Timeline(RUN, 100).end_s == 3 + 5 + 10
     assert Timeline(RUN, 50).end_s == 3 + 53 + 5 + 10
+    both = replace(RUN, scored=(1, 2))  # and a checkpoint at 50, from which 20 s are counted anew
+    assert Timeline(both, 0).end_s == 3 + 100 + 6 + 2 * 5 + 10
+    assert Timeline(both, 50).end_s == 3 + 50 + 3 + 2 * 5 + 10
     assert Timeline(RUN, 60).end_s == 3 + 40 + 2 + 5 + 10
 
 

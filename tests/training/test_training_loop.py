@@ -295,7 +295,8 @@ def test_the_first_epoch_is_uniform_and_then_large_losses_come_more_often(hard):
             assert plain.order[step, index] == rows
     later = [place for place in hard.order if place[0] >= 3]
     assert any(plain.order[place] != hard.order[place] for place in later)
-    state = packing.load(hard.checkpoints[3])["memory"]
+    first = cases.run_tiny(cases.HARD, spoilt=cases.SPOILT, stop_after=3)
+    state = packing.load(first.checkpoints[3])["memory"]
     # Each of the ten samples came, with a loss of its own; none is half learnt.
     assert len(set(state["losses"].tolist())) == 10
     assert not state["counts"].any()
@@ -413,6 +414,16 @@ def test_a_model_without_batch_norm_has_no_statistics():
     statistics.finish(true, [statistics.read()])
 
 
+# -- checkpoints -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scored", "kept"), [("last", [10]), ("all", [5, 10]), ([1], [5, 10])])
+def test_the_ends_of_scored_epochs_and_of_the_run_are_kept(scored, kept):
+    trace = cases.run_tiny(cases.tiny_experiment(score={"epochs": scored}))
+    assert sorted(trace.checkpoints) == kept
+    assert [row[1] for row in trace.curve] == [5, 10]
+
+
 # -- gradients that are not finite -------------------------------------------------------------
 
 
@@ -421,7 +432,7 @@ def test_a_bad_gradient_is_skipped_and_counted():
     bad = frozenset({(4, 0)})
     before = cases.run_tiny(cases.tiny_experiment(), stop_after=4).last
     trace = cases.run_tiny(cases.tiny_experiment(), spoilt=bad)
-    after = packing.load(trace.checkpoints[5])
+    after = cases.run_tiny(cases.tiny_experiment(), spoilt=bad, stop_after=5).last
     assert trace.outcome.skipped_steps == after["skipped"] == after["in_a_row"] == 1
     parameters = [n for n in after["model"] if n.endswith(("weight", "bias"))]
     for name in parameters:

@@ -34,8 +34,9 @@ from vesselflow.training.process import settle_process
 OURS, BARE = "vesselflow", "bare PyTorch"
 #: Most that a step through our loop may take of a bare one.
 MOST = 1.03
-#: Steps that warm up and are not counted, steps of an epoch, and epochs of a training.
-WARM, STEPS, EPOCHS = 8, 30, 2
+#: Steps that warm up and are not counted, steps of an epoch, and epochs of a training: so many that
+#: the larger model's lasts longer than the first interval between checkpoints.
+WARM, STEPS, EPOCHS = 8, 30, 4
 
 #: The shipped defaults but for the model and the augmentation.
 _SPACE = """\
@@ -67,12 +68,12 @@ def step(
 
     Ours is a run as a slot does it, but for Ray: patches of a synthetic store gathered out of
     memory, normalised, forward, loss, backward, optimizer, the curve's numbers, an attempt with a
-    checkpoint and a row of the curve after each epoch, both flushed to the disk; defaults but for
-    the augmentation, which is off. The bare loop has the normalised batches of the same steps ready
-    as tensors: forward, loss, backward, AdamW, and the loss as a number. Models, first weights,
-    memory layout and loss (combined: cross-entropy and soft Dice, of both answers of `wnet`) are
-    the same. The two take turns, in an order that changes; the first steps of each are not counted.
-    On all CPUs of this machine, or on its GPU.
+    row of the curve after each epoch and checkpoints as they are due, all flushed to the disk;
+    defaults but for the augmentation, which is off. The bare loop has the normalised batches of the
+    same steps ready as tensors: forward, loss, backward, AdamW, and the loss as a number. Models,
+    first weights, memory layout and loss (combined: cross-entropy and soft Dice, of both answers of
+    `wnet`) are the same. The two take turns, in an order that changes; the first steps of each are
+    not counted. On all CPUs of this machine, or on its GPU.
 
     Args:
         rounds: Interleaved rounds, at least 1.

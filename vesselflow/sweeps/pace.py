@@ -111,10 +111,11 @@ def noted_pace(job: Job, noted: Sequence[Mapping[str, Any]], machine: str) -> Pa
     images = sum(len(evaluation.domain.sources) for evaluation in job.evaluations)
     score_s = math.fsum(one.get("evaluate_s", 0.0) for one in here) / max(1, images)
     start_s = statistics.median(one.get("start_s", 0.0) for one in here)
-    train = job.run.experiment.train
-    # One at the end of each epoch, and as many between as the time allows.
+    experiment = job.run.experiment
+    train = experiment.train
+    # One at the end of each scored epoch, and as many between as the time allows.
     each_s = max(train_s / steps, min(train.checkpoint_every_s, SHORTEST_S))
-    saves = train.epochs + train_s / each_s
+    saves = len(experiment.score.at(train.epochs)) + train_s / each_s
     save_s = math.fsum(one.get("save_s", 0.0) for one in here) / saves
     return Pace(
         train_s / steps,

@@ -27,7 +27,7 @@ class RunModel:
         score_s: Seconds of all scoring after the last step.
         start_s: Seconds from taking the run to its first step.
         save_s: Seconds that the training stands still for a checkpoint.
-        interval_s: Seconds between two checkpoints within an epoch.
+        interval_s: Seconds between two checkpoints, but for those at the ends of scored epochs.
     """
 
     run_id: str
@@ -87,8 +87,8 @@ class _Stretch(NamedTuple):
 class Timeline:
     """The course of one attempt, from the moment at which it takes the run.
 
-    A checkpoint is written each `interval_s` and at the end of each epoch, before it is scored;
-    whoever resumes from the end of a scored epoch scores it first.
+    A checkpoint is written each `interval_s` and at the end of each scored epoch, before it is
+    scored; whoever resumes from there scores it first.
 
     Args:
         run: The run.
@@ -100,19 +100,19 @@ class Timeline:
 
     def __init__(self, run: RunModel, first: int) -> None:
         self._run, self._stretches = run, list[_Stretch]()
-        at = run.start_s
-        for epoch in range(1, run.epochs + 1):
+        at, step = run.start_s, first
+        for epoch in sorted({run.epochs, *(one for one in run.scored if one < run.epochs)}):
             last = round(epoch * run.steps / run.epochs)
-            if last < first or (last == first and epoch not in run.scored):
+            if last < first:
                 continue
-            at = self._train(at, max(first, round((epoch - 1) * run.steps / run.epochs)), last)
+            at, step = self._train(at, step, last), last
             if epoch in run.scored:
                 at += run.validate_s
         self.end_s = at + run.score_s
         self._first = first
 
     def _train(self, at: float, step: int, last: int) -> float:
-        """Add the steps up to the end of an epoch; when they are done and kept."""
+        """Add the steps up to the end of a scored epoch; when they are done and kept."""
         run = self._run
         most = last - step
         if run.interval_s < math.inf:

@@ -401,15 +401,17 @@ def train(
                 if memory is not None:
                     memory.end_epoch()
             if ends_epoch or did.save or did.stop:
-                # Before the epoch is scored: whoever is stopped while it is repeats no step.
+                # Before the epoch is scored: whoever is stopped while it is repeats no step. Of an
+                # epoch that is not scored only the curve is written, so that short ones cost no
+                # more than the interval allows.
+                last = step == steps
+                kept = did.save or did.stop or last or step // per_epoch in scored
+                actions = [save] if kept else []
                 if did.stop:
-                    done = edge(save, saving.wait)
-                elif not ends_epoch:
-                    done = edge(save)
-                elif step < steps:
-                    done = edge(save, close_epoch)
-                else:
-                    done = edge(save, close_epoch, saving.wait)
+                    actions.append(saving.wait)
+                elif ends_epoch:
+                    actions += [close_epoch, saving.wait] if last else [close_epoch]
+                done = edge(*actions)
                 if did.stop or not done:
                     return result(False)
                 if ended:
