@@ -24,7 +24,8 @@ from vesselflow.runs.registries import REGISTRIES
 
 torch.set_num_threads(1)
 
-MIXING = ["mixup", "cutmix", "cutmixup"]
+#: What mixes images, and its arguments for that.
+MIXING = {"mixup": {}, "cutmix": {}, "cutmixup": {}, "manifold_mixup": {"at": "input"}}
 SIZES = [((16, 24), 1), ((16, 24), 4), ((4, 8, 12), 1), ((4, 8, 12), 2)]
 
 
@@ -39,8 +40,14 @@ def batch(samples: int, size: tuple[int, ...], factor: int = 1):
 
 
 def run(spec, tensors, seed: int = 11, progress: float = 0.0):
-    generator = torch.Generator().manual_seed(seed)
-    return compose(spec).mixed(*tensors, generator=generator, progress=progress)
+    return mixed(spec, tensors, torch.Generator().manual_seed(seed), progress)
+
+
+def mixed(spec, tensors, generator, progress: float = 0.0):
+    augmenter = compose(spec)
+    samples, cells = len(tensors[0]), tensors[2].shape[2:]
+    mixes = augmenter.mixes(samples, cells, generator=generator, progress=progress)
+    return augmenter.mixed(*tensors, mixes)
 
 
 def base_of(seed: int) -> int:
@@ -53,9 +60,9 @@ def equal(first, second) -> bool:
 
 def test_these_are_all_that_mix():
     parts = {name: AUGMENTATIONS.build({"name": name}) for name in AUGMENTATIONS.names()}
-    assert [name for name, part in parts.items() if isinstance(part, Mixer)] == MIXING
+    assert [name for name, part in parts.items() if isinstance(part, Mixer)] == list(MIXING)
     mixes = [p.name for p in AUGMENTATIONS if getattr(p.arguments, "mixes", False)]
-    assert mixes == MIXING
+    assert mixes == list(MIXING)
     assert not compose({name: {} for name in MIXING}).grades
 
 
@@ -64,7 +71,7 @@ def test_these_are_all_that_mix():
 def test_every_place_is_the_same_mix_of_all_four(name, size, factor):
     tensors = batch(9, size, factor)
     before = [each.clone() for each in tensors]
-    image, fov, target, counted = run({name: {"p": 0.7, "alpha": 1}}, tensors)
+    image, fov, target, counted = run({name: {"p": 0.7, "alpha": 1, **MIXING[name]}}, tensors)
     assert equal(tensors, before)
     base = base_of(11)
     other = partners(Draws(base, "mixing", 9))
@@ -92,7 +99,7 @@ def test_every_place_is_the_same_mix_of_all_four(name, size, factor):
 
 @pytest.mark.parametrize("name", MIXING)
 def test_chance_is_keyed_and_one_number_is_drawn(name):
-    tensors, spec = batch(6, (16, 24)), {name: {"p": 0.6}}
+    tensors, spec = batch(6, (16, 24)), {name: {"p": 0.6, **MIXING[name]}}
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = run(spec, tensors)
@@ -100,7 +107,7 @@ def test_chance_is_keyed_and_one_number_is_drawn(name):
     assert equal(run(spec, tensors), first)
     assert not equal(run(spec, tensors, seed=12), first)
     g, reference = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    compose(spec).mixed(*tensors, generator=g)
+    mixed(spec, tensors, g)
     torch.randint(2**62, (1,), generator=reference)
     assert torch.equal(g.get_state(), reference.get_state())
 
@@ -108,13 +115,13 @@ def test_chance_is_keyed_and_one_number_is_drawn(name):
 @pytest.mark.parametrize("name", MIXING)
 def test_nothing_is_mixed_at_p_zero_and_nothing_before(name):
     tensors = batch(6, (16, 24))
-    assert equal(run({name: {"p": 0}}, tensors), tensors)
-    rising = {name: {"p": {"schedule": "linear", "from": 0, "to": 1}}}
+    assert equal(run({name: {"p": 0, **MIXING[name]}}, tensors), tensors)
+    rising = {name: {"p": {"schedule": "linear", "from": 0, "to": 1}, **MIXING[name]}}
     assert equal(run(rising, tensors), tensors)
-    assert equal(run(rising, tensors, progress=1.0), run({name: {"p": 1}}, tensors))
+    assert equal(run(rising, tensors, progress=1.0), run({name: {"p": 1, **MIXING[name]}}, tensors))
     image, fov, target, _ = tensors
     generator = torch.Generator().manual_seed(0)
-    called = compose({name: {"p": 1}})(image, target, fov, generator=generator)
+    called = compose({name: {"p": 1, **MIXING[name]}})(image, target, fov, generator=generator)
     assert equal(called, (image, target, fov))
 
 
@@ -123,7 +130,7 @@ def test_a_share_of_one_is_no_mixing_bit_for_bit(monkeypatch):
     tensors = batch(4, (8, 8))
     # What is no number in a partner reaches nobody.
     tensors[0][0, 0, 0, 0] = torch.nan
-    found = run({name: {"p": 1} for name in MIXING}, tensors)
+    found = run({name: {"p": 1, **MIXING[name]} for name in MIXING}, tensors)
     assert all(
         torch.equal(a.nan_to_num(9.0), b.nan_to_num(9.0))
         for a, b in zip(found, tensors, strict=True)
@@ -225,7 +232,9 @@ def test_golden_values_are_those_of_numpy():
     generator = torch.Generator().manual_seed(7)
     torch.randint(2**62, (1,), generator=generator)  # of what comes before mixing
     base = int(torch.randint(2**62, (1,), generator=generator))
-    for name, alpha in (("mixup", 0.2), ("cutmix", 1.0), ("cutmixup", 1.0)):
+    place = Draws(base, "place of mixing", 1).uniform(1)[0, 0]
+    assert place < 0.5  # of two places the first one: the image is mixed, too
+    for name, alpha in (("mixup", 0.2), ("cutmix", 1), ("cutmixup", 1), ("manifold_mixup", 1)):
         numbers = Draws(base, name, 2).uniform(4).numpy()
         share = np.ones((2, 1, 8, 8))
         for sample, u in enumerate(numbers):
@@ -234,7 +243,7 @@ def test_golden_values_are_those_of_numpy():
             low = [max(0, round(8 * c - half)) for c in u[2:]]
             high = [min(8, round(8 * c + half)) for c in u[2:]]
             box = np.s_[sample, 0, low[0] : high[0], low[1] : high[1]]
-            if name == "mixup":
+            if name.endswith("mixup") and not name.startswith("cut"):
                 share[sample] = first
             else:
                 share[box] = 0 if name == "cutmix" else second
@@ -275,3 +284,59 @@ def test_a_loss_of_hard_targets_is_refused(monkeypatch):
     with pytest.raises(UserError, match="which the loss bce cannot take") as caught:
         load_experiment(sections, registries=REGISTRIES)
     assert caught.value.where == "augment.cutmix"
+
+
+def test_behind_the_encoder_the_target_is_mixed_and_the_image_is_not():
+    tensors = batch(6, (16, 24), 4)
+    spec = {"manifold_mixup": {"p": 0.5, "alpha": 1, "at": "encoder"}}
+    image, fov, target, counted = run(spec, tensors)
+    assert equal((image, fov), tensors[:2])
+    at_input = run({"manifold_mixup": {"p": 0.5, "alpha": 1, "at": "input"}}, tensors)
+    assert equal((target, counted), at_input[2:])
+    assert not torch.equal(target, tensors[2])
+
+
+def test_the_place_is_drawn_for_a_whole_micro_batch_and_each_as_often():
+    augmenter = compose({"manifold_mixup": {"p": 1.0}})
+    hidden = []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        mixes = augmenter.mixes(4, (8, 8), generator=generator)
+        (place,) = {drawn.hidden for drawn in mixes if drawn is not None}
+        hidden.append(place)
+    assert 70 < sum(hidden) < 130
+
+
+def test_a_partner_that_was_mixed_itself_is_a_partner_as_it_is_now():
+    tensors = batch(6, (8, 8))
+    ways = {
+        "mixup": {"p": 0.5, "alpha": 1},
+        "manifold_mixup": {"p": 0.5, "alpha": 1, "at": "encoder"},
+    }
+    augmenter = compose(ways)
+    mixes = augmenter.mixes(6, (8, 8), generator=torch.Generator().manual_seed(11))
+    image, _, target, _ = augmenter.mixed(*tensors, mixes)
+    assert {drawn.hidden for drawn in mixes if drawn is not None} == {True, False}
+    pairs = [(n, one) for n, one in enumerate(mixes) if one is not None and one.hidden]
+    assert any(mixes[one.other] is not None for _, one in pairs)
+    seen = augmenter.mixed(*tensors, [None if m is None or m.hidden else m for m in mixes])
+    for sample, drawn in pairs:
+        assert torch.equal(image[sample], tensors[0][sample])
+        share = float(drawn.share.flatten()[0])
+        expected = share * seen[2][sample] + (1 - share) * seen[2][drawn.other]
+        assert torch.allclose(target[sample], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", ["decoder", [], ["input", "level3"], 3])
+def test_places_that_are_none_are_refused(at):
+    with pytest.raises(UserError, match="at"):
+        AUGMENTATIONS.arguments("manifold_mixup", {"at": at})
+
+
+def test_a_model_without_a_place_behind_its_encoder_is_refused():
+    sections = {"data": {"train": "a"}, "augment": {"manifold_mixup": {}}, "model": {"name": "dpt"}}
+    with pytest.raises(UserError) as raised:
+        load_experiment(sections, registries=REGISTRIES)
+    assert raised.value.where == "augment.manifold_mixup.at"
+    sections["augment"] = {"manifold_mixup": {"at": ["input"]}}
+    load_experiment(sections, registries=REGISTRIES)

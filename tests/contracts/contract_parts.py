@@ -118,7 +118,8 @@ def _augmentation(name: str, arguments: Mapping[str, Any]) -> list[float]:
     moved = augmenter(image, target, torch.ones_like(target), generator=generator)
     if augmenter.mixers:
         image, fov, target = moved[0], moved[2], moved[1]
-        mixed = augmenter.mixed(image, fov, target, fov, generator=generator)
+        mixes = augmenter.mixes(len(image), image.shape[2:], generator=generator)
+        mixed = augmenter.mixed(image, fov, target, fov, mixes)
         moved = mixed[0], mixed[2], mixed[3]
     weights = torch.cos(ramp.double() * math.pi / 50)
     return [float((tensor.double() * weights[:, : tensor.shape[1]]).mean()) for tensor in moved]

@@ -147,6 +147,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("augment", {"mixup": {}}, "43e52a5451e57227e13e"),
     ("augment", {"cutmix": {}}, "c24897a2f9169ac8f0c6"),
     ("augment", {"cutmixup": {}}, "f81a455786e67cbc5eb7"),
+    ("augment", {"manifold_mixup": {}}, "87dca3f3b30f8762a4ea"),
+    ("augment", {"manifold_mixup": {"at": "encoder", "p": 1.0}}, "388c23667225b9ea90c4"),
     ("augment", {"cutout": {}}, "75ea6664dcfdd12b51a5"),
     (
         "augment",

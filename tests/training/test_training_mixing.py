@@ -8,10 +8,11 @@ import torch
 import training_cases as cases
 from torch import Tensor, nn
 
-from vesselflow.augment.compose import compose
+from vesselflow.augment.compose import Mix, compose
 from vesselflow.config.experiment import load_experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.runs.registries import REGISTRIES
+from vesselflow.training.giving import Given
 from vesselflow.training.group import Solo
 from vesselflow.training.step import Stepper
 
@@ -79,11 +80,28 @@ def test_network_and_loss_are_given_the_same_mix(way: str) -> None:
     assert not torch.equal(model.image, image)
 
 
-def test_mixing_is_the_same_in_every_run_and_changes_it() -> None:
+@pytest.mark.parametrize(
+    ("way", "arguments"), [("cutmix", {}), ("manifold_mixup", {"at": "encoder"})]
+)
+def test_mixing_is_the_same_in_every_run_and_changes_it(
+    way: str, arguments: dict[str, str]
+) -> None:
     mixed = [
-        cases.run_tiny(cases.tiny_experiment(augment={"cutmix": {"p": 1}}), stop_after=3)
+        cases.run_tiny(cases.tiny_experiment(augment={way: {"p": 1, **arguments}}), stop_after=3)
         for _ in range(2)
     ]
     assert cases.differences(mixed[0].last, mixed[1].last) == []
-    plain = cases.run_tiny(cases.tiny_experiment(augment={"cutmix": {"p": 0}}), stop_after=3)
+    off = cases.tiny_experiment(augment={way: {"p": 0, **arguments}})
+    plain = cases.run_tiny(off, stop_after=3)
     assert cases.differences(mixed[0].last, plain.last) != []
+
+
+def test_behind_the_encoder_maps_are_mixed_as_the_target_is() -> None:
+    drawn = [None, Mix("manifold_mixup", 0, torch.full((2, 2), 0.25), hidden=True)]
+    image = torch.zeros(2, 1, 2, 2)
+    given = Given(image, image, image, image, None, drawn)
+    mix = given.behind_encoder
+    assert mix is not None
+    assert (mix.share.tolist(), mix.other.tolist()) == ([1.0, 0.25], [0, 0])
+    assert Given(image, image, image, image, None, [None, None]).behind_encoder is None
+    assert Given(image, image, image, image, None).behind_encoder is None

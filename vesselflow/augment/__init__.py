@@ -13,7 +13,7 @@ from vesselflow.augment.cropping import RandomResizedCropArguments
 from vesselflow.augment.dropping import CoarseDropoutArguments, CutoutArguments
 from vesselflow.augment.elastic import ElasticArguments
 from vesselflow.augment.geometric import AffineArguments, FlipArguments, Rotate90Arguments
-from vesselflow.augment.mixing import MixingArguments, MixupArguments
+from vesselflow.augment.mixing import ManifoldMixupArguments, MixingArguments, MixupArguments
 from vesselflow.augment.photometric import (
     ColorJitterArguments,
     GammaArguments,
@@ -98,4 +98,9 @@ AUGMENTATIONS.add("mixup", target="vesselflow.augment.mixing:Mixup", arguments=M
 AUGMENTATIONS.add("cutmix", target="vesselflow.augment.mixing:CutMix", arguments=MixingArguments)
 AUGMENTATIONS.add(
     "cutmixup", target="vesselflow.augment.mixing:CutMixup", arguments=MixingArguments
+)
+AUGMENTATIONS.add(
+    "manifold_mixup",
+    target="vesselflow.augment.mixing:ManifoldMixup",
+    arguments=ManifoldMixupArguments,
 )

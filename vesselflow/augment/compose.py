@@ -60,11 +60,14 @@ class Mix:
         name: The way.
         other: Index of the sample that it is mixed with.
         share: float32 (*T) in [0, 1], on the CPU: how much of each place is the sample's own.
+        hidden: The images stay as they are: a share that is the same everywhere is of what the
+            encoder makes of them.
     """
 
     name: str
     other: int
     share: Tensor
+    hidden: bool = False
 
 
 class Augmenter:
@@ -161,9 +164,7 @@ class Augmenter:
         fov: Tensor,
         target: Tensor,
         counted: Tensor,
-        *,
-        generator: torch.Generator,
-        progress: float = 0.0,
+        mixes: Sequence[Mix | None],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mix the samples of a micro-batch, as the network and the loss would be given them.
 
@@ -176,29 +177,27 @@ class Augmenter:
             fov: float (N, 1, *S), 0 or 1.
             target: float (N, K, *T), rendered; S is T, or a multiple of it along each axis.
             counted: float (N, 1, *T): what the loss counts.
-            generator: On the CPU. One number is drawn; all further draws are keyed by it.
-            progress: Of training, in [0, 1].
+            mixes: Of each sample, as `mixes` drew them.
 
         Returns:
             All four, mixed with the sample's partner, that is another one of the micro-batch, as it
             was given. Places that are of both samples are inside the fov where both are; the image
             is 0 outside. A sample that is not mixed, or has the share 1, is bit-identical; the
-            given tensors are never written to.
+            given tensors are never written to. Of samples that are mixed behind the encoder image
+            and fov stay; target and what counts are mixed with those that the partner has here, as
+            its maps are those of its image here.
 
         Raises:
-            ShapeError: Sizes do not divide, or the micro-batch has one sample.
+            ShapeError: Sizes do not divide.
         """
-        size, cells, samples = image.shape[2:], target.shape[2:], len(image)
+        size, cells = image.shape[2:], target.shape[2:]
         factors = [n // m for n, m in zip(size, cells, strict=True)]
         if [n * m for n, m in zip(factors, cells, strict=True)] != list(size):
             raise ShapeError(f"target {tuple(cells)} does not divide image {tuple(size)}")
-        if samples == 1:
-            raise ShapeError("one sample has no other to be mixed with")
         given = (image, fov, target, counted)
         found = tuple(each.clone() for each in given)
-        mixes = self.mixes(samples, cells, generator=generator, progress=progress)
         for sample, drawn in enumerate(mixes):
-            if drawn is None:
+            if drawn is None or drawn.hidden:
                 continue
             share = drawn.share.to(image.device)
             fine = share
@@ -209,6 +208,12 @@ class Augmenter:
             found[0][sample] = mix(*pairs[0], fine) * found[1][sample]
             found[2][sample] = mix(*pairs[2], share)
             found[3][sample] = mix_fov(*pairs[3], share)
+        shown = [each.clone() for each in found[2:]]
+        for sample, drawn in enumerate(mixes):
+            if drawn is not None and drawn.hidden:
+                share = drawn.share.to(image.device)
+                truth, counts = ((each[sample], each[drawn.other]) for each in shown)
+                found[2][sample], found[3][sample] = mix(*truth, share), mix_fov(*counts, share)
         return found[0], found[1], found[2], found[3]
 
     def mixes(
@@ -219,14 +224,19 @@ class Augmenter:
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> list[Mix | None]:
-        """How `mixed` mixes each sample of a micro-batch, None where it does not.
+        """How each sample of a micro-batch is mixed, None where it is not.
 
         Args:
-            samples: Of the micro-batch, at least 2.
+            samples: Of the micro-batch.
             cells: Sizes of the target.
-            generator: As of `mixed`; one number is drawn.
-            progress: As of `mixed`.
+            generator: On the CPU. One number is drawn; all further draws are keyed by it.
+            progress: Of training, in [0, 1].
+
+        Raises:
+            ShapeError: The micro-batch has one sample.
         """
+        if samples == 1:
+            raise ShapeError("one sample has no other to be mixed with")
         base = _base(generator)
         draws = Draws(base, "mixing", samples)
         ways: list[Mixer] = [timed.at(progress) for timed in self.mixers]
@@ -234,6 +244,7 @@ class Augmenter:
         odds = torch.tensor([way.p for way in ways], dtype=torch.float64)
         ends: list[float] = (odds / odds.sum().clamp(min=1.0)).cumsum(0).tolist()
         other = partners(draws)
+        where = float(Draws(base, "place of mixing", 1).uniform(1)[0, 0])
         found: list[Mix | None] = []
         for sample, u in enumerate(draws.uniform(1)[:, 0].tolist()):
             way = next((number for number, end in enumerate(ends) if u < end), None)
@@ -241,7 +252,9 @@ class Augmenter:
             if way is not None:
                 share = ways[way].share(cells, tables[way][sample])
                 if not bool((share == 1).all()):
-                    drawn = Mix(self.mixers[way].name, other[sample], share)
+                    places = ways[way].places
+                    hidden = places[int(where * len(places))] != "input"
+                    drawn = Mix(self.mixers[way].name, other[sample], share, hidden)
             found.append(drawn)
         return found
 

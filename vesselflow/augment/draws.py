@@ -112,9 +112,11 @@ class Mixer(Protocol):
 
     Attributes:
         p: Probability, for each sample by itself, beside those of other mixers.
+        places: Where it mixes, "input" or "encoder"; of several each micro-batch has one.
     """
 
     p: float
+    places: Sequence[str]
 
     def share(self, size: Sequence[int], numbers: Tensor) -> Tensor:
         """How much of each place is the sample's own.

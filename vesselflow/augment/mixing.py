@@ -8,7 +8,9 @@ is what the network and the loss would have been given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field, field_validator
 
 from vesselflow.augment.arguments import Probability
 from vesselflow.augment.draws import Draws
@@ -42,6 +44,31 @@ class MixupArguments(MixingArguments):
     alpha: Positive = 0.2
 
 
+#: Where samples may be mixed: what the network is given, or all maps that its encoder gives.
+Place = Literal["input", "encoder"]
+PLACES: tuple[Place, ...] = get_args(Place)
+
+
+class ManifoldMixupArguments(MixingArguments):
+    """Arguments of `manifold_mixup`.
+
+    Attributes:
+        at: Where samples are mixed, one place for a whole micro-batch, each as likely: "input" is
+            `mixup`, "encoder" all maps that the encoder gives to the decoder.
+    """
+
+    at: Annotated[tuple[Place, ...], Field(strict=False, min_length=1)] = PLACES
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _places(cls, value: Any) -> Any:
+        """One place is a list of one; their order and repetitions have no meaning."""
+        given = [value] if isinstance(value, str) else value
+        if isinstance(given, list | tuple) and all(place in PLACES for place in given):
+            return tuple(place for place in PLACES if place in given)
+        return given
+
+
 class Mixup:
     """Mix whole samples: ``l x + (1 - l) x'``, with l ~ Beta(alpha, alpha).
 
@@ -53,6 +80,8 @@ class Mixup:
     sample rather than each batch.
     """
 
+    places: Sequence[str] = ("input",)
+
     def __init__(self, *, p: float, alpha: float) -> None:
         self.p, self.alpha = p, alpha
 
@@ -61,6 +90,26 @@ class Mixup:
         import torch
 
         return torch.full(tuple(size), beta_quantile(float(numbers[0]), self.alpha))
+
+
+class ManifoldMixup(Mixup):
+    """Mix whole samples, as they are given or as the encoder sees them.
+
+    A micro-batch is mixed at one place. Behind the encoder all that the decoder sees is mixed, the
+    maps of all levels in the same shares, and so is the target.
+
+    Args:
+        p: Probability per sample.
+        alpha: Above 0.
+        at: Places, "input" and "encoder".
+
+    Reference: Verma et al., ICML 2019, https://arxiv.org/abs/1806.05236, section 2, where a layer
+    is drawn among those of a classifier, the input included.
+    """
+
+    def __init__(self, *, p: float, alpha: float, at: Sequence[str]) -> None:
+        super().__init__(p=p, alpha=alpha)
+        self.places = tuple(at)
 
 
 class CutMix:
@@ -76,6 +125,8 @@ class CutMix:
     Reference: Yun et al., ICCV 2019, https://arxiv.org/abs/1905.04899, eq. 1 and 2. The target is
     that of each place, where classification takes a mean of two labels.
     """
+
+    places: Sequence[str] = ("input",)
 
     def __init__(self, *, p: float, alpha: float) -> None:
         self.p, self.alpha = p, alpha

@@ -93,7 +93,8 @@ def _ours(augmenter: Augmenter, given: Tensors) -> Callable[[int], Any]:
     def run(seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
         if augmenter.mixers:
-            return augmenter.mixed(image, fov, vessels, fov, generator=generator)
+            mixes = augmenter.mixes(len(image), image.shape[2:], generator=generator)
+            return augmenter.mixed(image, fov, vessels, fov, mixes)
         return augmenter(image, vessels, fov, generator=generator)
 
     return run

@@ -459,6 +459,8 @@ class Experiment(Section):
             with faults.gathered():
                 _fit_mixing(self, _registry(info, "augment"), _registry(info, "loss"))
             with faults.gathered():
+                _fit_hidden_mixing(self, _registry(info, "model"))
+            with faults.gathered():
                 _fit_batches(self, _registry(info, "sampling"))
         if faults:
             raise carried(faults.joined())
@@ -677,6 +679,21 @@ def _fit_mixing(experiment: Experiment, augmentations: Registry, losses: Registr
             where=f"augment.{mixing[0]}",
             hint="leave it out, or take another loss",
         )
+
+
+def _fit_hidden_mixing(experiment: Experiment, models: Registry) -> None:
+    # Models whose encoder gives more than maps say `hands_over = False`.
+    name = str(experiment.model["name"])
+    if getattr(models.part(name).arguments, "hands_over", True):
+        return
+    for mixing, arguments in experiment.augment.items():
+        if "encoder" in arguments.get("at", ()):
+            raise UserError(
+                f"{name} has no place behind its encoder where samples could be mixed",
+                where=f"augment.{mixing}.at",
+                allowed="input",
+                hint="or take another model",
+            )
 
 
 def _fit_batches(experiment: Experiment, samplings: Registry) -> None:

@@ -82,6 +82,7 @@ class Encoded25d(nn.Module):
         # Under the names that rates of encoders and the heads' biases are looked for.
         self.encoder, self.decoder = network.encoder, network.decoder
         self.segmentation_head = network.segmentation_head
+        self.handoff = network.handoff  # the encoder's hook calls it
         if se is not None:  # the decoder's hooks call them
             self.gates = network.gates
         if skip_gate is not None:

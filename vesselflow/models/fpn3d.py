@@ -16,6 +16,7 @@ from vesselflow.models.layers.convolutions import (
 )
 from vesselflow.models.layers.fusions import Maps
 from vesselflow.models.layers.gates import Gates
+from vesselflow.models.layers.handoff import Handoff
 from vesselflow.models.layers.pyramid import Pyramid
 from vesselflow.models.layers.supervision import Supervision
 from vesselflow.models.needs import finer_by, halved
@@ -140,6 +141,7 @@ class Fpn3d(nn.Module):
             "skip": {level: filters[self._finest + level] for level in levels},
             "decoder": dict.fromkeys(levels, pyramid_channels),
         }
+        self.handoff = Handoff()
         self.gates = Gates(se, se_at, widths, axes=3, reduction=se_reduction)
         coarser = strides[self._finest + 1 :] if deep_supervision else ()
         self.supervision = Supervision(
@@ -166,7 +168,8 @@ class Fpn3d(nn.Module):
         for level, block in enumerate(self.encoder):
             x = self.gates("encoder", level, block(self.pool[level - 1](x) if level else x))
             maps.append(x)
-        pyramid = self.pyramid(self.gates.each("skip", maps[self._finest :]))
+        handed = [self.handoff(each) for each in maps[self._finest :]]
+        pyramid = self.pyramid(self.gates.each("skip", handed))
         maps = self.gates.each("decoder", pyramid)
         logits = raised(self.head(self.dropout(self.raise_(maps))), self._last)
         if self.training and len(self.supervision):

@@ -270,6 +270,8 @@ class DptArguments(_Encoded):
     """
 
     architecture = "dpt"
+    #: Its encoder gives more than maps.
+    hands_over: ClassVar[bool] = False
 
     encoder: str = "tu-vit_tiny_patch16_224"
 
@@ -570,6 +572,8 @@ def build_encoded(
         UserError: An encoder or depth that the architecture does not take, or weights that could
             not be fetched. (Unknown names were refused by the arguments.)
     """
+    from vesselflow.models.layers.handoff import EncoderHook, Handoff
+
     with _quiet():
         import segmentation_models_pytorch as smp
 
@@ -595,6 +599,9 @@ def build_encoded(
             ) from error
         if weights is not None:
             model = _pretrained(kind, encoder, weights, keywords)
+    if architecture != "DPT":  # its encoder gives more than maps
+        model.handoff = Handoff()
+        model.encoder.register_forward_hook(EncoderHook(model.handoff))  # type: ignore[union-attr]
     model.divisor = int(model.encoder.output_stride)  # type: ignore[assignment,union-attr,arg-type]
     model.auxiliary_weight = 0.0  # type: ignore[assignment]
     return model

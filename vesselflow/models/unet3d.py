@@ -14,6 +14,7 @@ from vesselflow.models.layers.convolutions import (
     initialise_head,
 )
 from vesselflow.models.layers.gates import Gates
+from vesselflow.models.layers.handoff import Handoff
 from vesselflow.models.layers.skip_gates import SkipGates
 from vesselflow.models.layers.supervision import Supervision
 from vesselflow.models.needs import finer_by, halved
@@ -114,6 +115,7 @@ class UNet3d(nn.Module):
         initialise_head(self.head)
         up = {level: filters[level] for level in finer}
         widths = {"encoder": dict(enumerate(filters)), "skip": up, "decoder": up}
+        self.handoff = Handoff()
         self.gates = Gates(se, se_at, widths, axes=3, reduction=se_reduction)
         pairs = {level: (filters[level], filters[level + 1]) for level in finer}
         self.skip_gates = SkipGates(skip_gate, pairs, dict(enumerate(strides)))
@@ -150,7 +152,7 @@ class UNet3d(nn.Module):
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         """The logits of the maps of all levels, finest first; several as `forward` gives them."""
-        *skips, x = maps
+        *skips, x = map(self.handoff, maps)
         decoded: list[Tensor] = []
         for raise_, up in zip(self.raise_, self.up, strict=True):
             level = len(skips) - 1

@@ -14,6 +14,7 @@ from vesselflow.models.arguments import Padding
 from vesselflow.models.layers import ACTIVATIONS, NORMS
 from vesselflow.models.layers.convolutions import initialise, initialise_head
 from vesselflow.models.layers.gates import Gates
+from vesselflow.models.layers.handoff import Handoff
 from vesselflow.models.layers.skip_gates import SkipGates
 
 
@@ -105,6 +106,8 @@ class WNet(nn.Module):
         widths = {"encoder": dict(enumerate(filters)), "skip": up, "decoder": up}
         for net in (self.first, self.second):
             initialise_head(net.head)
+        # What mixes samples behind the encoder of the first mixes the image of the second.
+        self.first.handoff, self.second.handoff = Handoff(), nn.Identity()
         for net in (self.first, self.second):
             net.gates = Gates(se, se_at, widths, axes=2, reduction=se_reduction)
         pairs = dict(enumerate(pairwise(filters)))
@@ -136,6 +139,7 @@ class WNet(nn.Module):
             )
         image = self.input_norm(image)
         first = self.first(image)
+        image = self.first.handoff(image)
         final: Tensor = self.second(torch.cat([image, first.to(image.dtype)], dim=1))
         if self.training and self.auxiliary_weight > 0:
             return final, first
@@ -162,6 +166,7 @@ class _Layers:
 class _UNet(nn.Module):
     gates: Gates
     skip_gates: SkipGates
+    handoff: nn.Module
 
     def __init__(
         self,
@@ -201,9 +206,10 @@ class _UNet(nn.Module):
             x = self.gates("encoder", level, down(self.pool(x) if level else x))
             skips.append(x)
         skips.pop()
+        x = self.handoff(x)
         for raise_, bridge, up in zip(self.raise_, self.bridge, self.up, strict=True):
             level = len(skips) - 1
-            skip = self.gates("skip", level, bridge(skips.pop()))
+            skip = self.gates("skip", level, bridge(self.handoff(skips.pop())))
             skip = self.skip_gates(level, skip, x)
             x = self.gates("decoder", level, up(torch.cat([raise_(x), skip], dim=1)))
         logits: Tensor = self.head(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,14 +115,7 @@ def given(plan: SweepPlan, cell: Cell, scratch: Path, *, count: int, step: int =
                     size, generator=giver.keyed("augment", step, index), progress=progress
                 )
             ]
-            mixes: Sequence[Mix | None] = [None] * size
-            if augmenter.mixers:
-                mixes = augmenter.mixes(
-                    size,
-                    after.target.shape[2:],
-                    generator=giver.keyed("mix", step, index),
-                    progress=progress,
-                )
+            mixes = after.mixes or [None] * size
             for number in range(size):
                 found.append(
                     Drawn(
@@ -140,7 +132,8 @@ def given(plan: SweepPlan, cell: Cell, scratch: Path, *, count: int, step: int =
 def _mixed(drawn: Mix | None, first: int) -> tuple[str, ...]:
     if drawn is None:
         return ()
-    return (f"{drawn.name} {float(drawn.share.mean()):.2f} with #{first + drawn.other}",)
+    where = " behind the encoder" if drawn.hidden else ""
+    return (f"{drawn.name} {float(drawn.share.mean()):.2f} with #{first + drawn.other}{where}",)
 
 
 def _stored(batch: Batch, before: Given, number: int) -> Look:

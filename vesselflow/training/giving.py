@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vesselflow.augment.compose import Augmenter
+from vesselflow.augment.compose import Augmenter, Mix
 from vesselflow.augment.inputs import DatasetStatistics, Grades, normalise_by, unit
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key
+from vesselflow.models.layers.handoff import HiddenMix
 from vesselflow.targets.keypoints import Keypoints, exact_device
 from vesselflow.tasks.task import Task
 
@@ -28,6 +30,7 @@ class Given:
         target: float32 (N, K, *T), as the task has it.
         counted: float32 (N, 1, *T): what the loss counts.
         keypoints: Where augmentation took them, before samples were mixed; None without any.
+        mixes: How each sample is mixed; None where it is not, or nothing is.
     """
 
     image: Tensor
@@ -35,6 +38,18 @@ class Given:
     target: Tensor
     counted: Tensor
     keypoints: Keypoints | None
+    mixes: Sequence[Mix | None] = ()
+
+    @property
+    def behind_encoder(self) -> HiddenMix | None:
+        """What is mixed of the encoder's maps; None for nothing."""
+        mixes = {n: drawn for n, drawn in enumerate(self.mixes) if drawn and drawn.hidden}
+        if not mixes:
+            return None
+        share, other = torch.ones(len(self.mixes)), torch.arange(len(self.mixes))
+        for number, drawn in mixes.items():
+            share[number], other[number] = drawn.share.flatten()[0], drawn.other
+        return HiddenMix(share.to(self.image.device), other.to(self.image.device))
 
 
 class Giver:
@@ -101,21 +116,21 @@ class Giver:
                 )
             if grades is not None:
                 image = grades.back(image)
+        mixes: Sequence[Mix | None] = ()
         judged = without_margin(fov, self._experiment.data.margin)
         target, counted = self._task.supervise(target, judged, keypoints, spacing)
         image = normalise_by(
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
         )
         if self._augmenter is not None and self._augmenter.mixers:
-            image, fov, target, counted = self._augmenter.mixed(
-                image,
-                fov,
-                target,
-                counted,
+            mixes = self._augmenter.mixes(
+                len(image),
+                target.shape[2:],
                 generator=self.keyed("mix", step, index),
                 progress=progress,
             )
-        return Given(image, fov, target, counted, keypoints)
+            image, fov, target, counted = self._augmenter.mixed(image, fov, target, counted, mixes)
+        return Given(image, fov, target, counted, keypoints, mixes)
 
     def _fov(self, batch: Batch) -> Tensor:
         """The fov of a batch on the device, as floats; augmentation may write into it."""

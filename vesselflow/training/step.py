@@ -15,6 +15,7 @@ from vesselflow.augment.inputs import DatasetStatistics, channels_last
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
+from vesselflow.models.layers.handoff import mixed_behind_encoder
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.tasks.task import build_task
 from vesselflow.training.giving import Giver
@@ -339,9 +340,10 @@ class Stepper:
             image = image.contiguous(memory_format=channels_last(image.ndim - 2))
         # Dropout and the like draw from the global generator: key it per micro-batch.
         torch.manual_seed(key(self._seed, "forward", step, index))
-        with torch.autocast(
+        narrow = torch.autocast(
             self._device.type, torch.bfloat16, enabled=self._experiment.train.amp == "bf16"
-        ):
+        )
+        with narrow, mixed_behind_encoder(self._model, given.behind_encoder):
             outputs = self._model(image)
         each = outputs if isinstance(outputs, tuple) else (outputs,)
         main, *auxiliary = map(self._task.activated, each)
