@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -90,7 +91,10 @@ KINDS = {
     "radam": (torch.optim.RAdam, {"lr": 0.01, "weight_decay": 0.1}),
 }
 #: What torch's own class needs beside them.
-OTHERS: dict[str, dict[str, bool]] = {"radam": {"decoupled_weight_decay": True}}
+OTHERS: dict[str, dict[str, bool]] = {
+    **{name: {"fused": True} for name in ("adamw", "adam", "sgd")},
+    "radam": {"decoupled_weight_decay": True, "foreach": False},
+}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -100,7 +104,7 @@ def test_the_bits_are_those_of_torch(name: str) -> None:
     start = torch.randn(50, generator=draws)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     one = OPTIMIZERS.build({"name": name, **arguments}, parameters=[ours])
-    other = kind([theirs], **arguments, **OTHERS.get(name, {}), foreach=False)
+    other = kind([theirs], **arguments, **OTHERS[name])
     for step in range(9):  # radam is rectified from the sixth on
         gradient = torch.randn(50, generator=draws)
         for optimizer, weight in ((one, ours), (other, theirs)):
@@ -201,3 +205,33 @@ print("torch._dynamo" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", [*KINDS, "lion"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_layouts_in_memory_change_no_weight(name: str, resumed: bool) -> None:
+    """Fused kernels go through memory as it lies; gradients and moments may lie otherwise."""
+    arguments = KINDS[name][1] if name in KINDS else {"lr": 0.01}
+    draws = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 3, 5, 5, generator=draws)
+    last, first = torch.channels_last, torch.contiguous_format
+    found = []
+    layouts = ((first, first), (last, first), (first, last), (last, last))
+    for weights, gradients in layouts:
+        weight = torch.nn.Parameter(start.clone(memory_format=weights))
+        optimizer = OPTIMIZERS.build({"name": name, **arguments}, parameters=[weight])
+        for step in range(4):
+            noise = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+            weight.grad = noise.contiguous(memory_format=gradients)
+            optimizer.step()
+            if resumed and step == 1:
+                kept = copy.deepcopy(optimizer.state_dict())
+                for state in kept["state"].values():
+                    for key, value in state.items():
+                        if isinstance(value, torch.Tensor) and value.ndim == 4:
+                            state[key] = value.contiguous(memory_format=gradients)
+                optimizer = OPTIMIZERS.build({"name": name, **arguments}, parameters=[weight])
+                optimizer.load_state_dict(kept)
+        found.append(weight.detach())
+    for other in found[1:]:
+        assert torch.allclose(found[0], other, atol=1e-6)

@@ -188,9 +188,7 @@ def _bare(
     experiment = cell.run.experiment
     model = build_model(experiment, batches[0][0].shape[1], cell.run.seed, cell.run.task)
     model = model.to(device).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=experiment.optimizer["lr"], foreach=device != "cpu"
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=experiment.optimizer["lr"], fused=True)
     began, total = 0.0, 0.0
     for number, (image, truth) in enumerate(batches):
         if number == warm:

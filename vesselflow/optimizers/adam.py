@@ -42,9 +42,8 @@ def adam(
     """
     import torch
 
-    from vesselflow.optimizers.eager import eager
+    from vesselflow.optimizers.eager import fused
 
-    # The loop over parameters has the same bits everywhere; the fused kernels need not.
-    return eager(torch.optim.Adam)(
-        parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, foreach=False
+    return fused(torch.optim.Adam)(
+        parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, fused=True
     )

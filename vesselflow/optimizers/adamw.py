@@ -41,9 +41,8 @@ def adamw(
     """
     import torch
 
-    from vesselflow.optimizers.eager import eager
+    from vesselflow.optimizers.eager import fused
 
-    # The loop over parameters has the same bits everywhere; the fused kernels need not.
-    return eager(torch.optim.AdamW)(
-        parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, foreach=False
+    return fused(torch.optim.AdamW)(
+        parameters, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, fused=True
     )

@@ -47,7 +47,7 @@ def radam(
 
     from vesselflow.optimizers.eager import eager
 
-    # The loop over parameters has the same bits everywhere; the fused kernels need not.
+    # There is no fused kernel of it.
     return eager(torch.optim.RAdam)(
         parameters,
         lr=lr,

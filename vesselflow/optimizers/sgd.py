@@ -60,14 +60,13 @@ def sgd(
     """
     import torch
 
-    from vesselflow.optimizers.eager import eager
+    from vesselflow.optimizers.eager import fused
 
-    # The loop over parameters has the same bits everywhere; the fused kernels need not.
-    return eager(torch.optim.SGD)(
+    return fused(torch.optim.SGD)(
         parameters,
         lr=lr,
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
-        foreach=False,
+        fused=True,
     )
