@@ -16,6 +16,7 @@ from vesselflow.models.arguments import (
     Channels,
     Excited,
     Filters,
+    Levelled,
     Norm,
     Padding,
     Probability,
@@ -77,40 +78,12 @@ class WNetArguments(Skipped, Excited):
     padding: Padding = "zeros"
 
 
-class UNet3dArguments(Skipped, Supervised, Volumetric):
-    """Arguments of `unet3d`, see `vesselflow.models.unet3d.UNet3d`.
-
-    Attributes:
-        filters: Channels of each level, finest first; one level per entry.
-        convolutions: 3 x 3 x 3 convolutions per level and direction.
-        norm: Normalisation after each convolution.
-        activation: After each norm.
-        dropout: Probability of dropping a channel after each level.
-    """
-
-    filters: Filters = (8, 16, 32)
-    convolutions: Annotated[int, Field(ge=1, le=8)] = 2
-    norm: Norm = "batch"
-    activation: Activation = "relu"
-    dropout: Probability = 0.0
+class UNet3dArguments(Skipped, Supervised, Levelled, Volumetric):
+    """Arguments of `unet3d`, see `vesselflow.models.unet3d.UNet3d`."""
 
 
-class UNet25dArguments(Sliced, Excited):
-    """Arguments of `unet25d`, see `vesselflow.models.unet25d.UNet25d`.
-
-    Attributes:
-        filters: Channels of each level, finest first; one level per entry.
-        convolutions: 3 x 3 convolutions per level and direction.
-        norm: Normalisation after each convolution.
-        activation: After each norm.
-        dropout: Probability of dropping a channel after each level.
-    """
-
-    filters: Filters = (8, 16, 32)
-    convolutions: Annotated[int, Field(ge=1, le=8)] = 2
-    norm: Norm = "batch"
-    activation: Activation = "relu"
-    dropout: Probability = 0.0
+class UNet25dArguments(Levelled, Sliced, Excited):
+    """Arguments of `unet25d`, see `vesselflow.models.unet25d.UNet25d`."""
 
 
 class Encoded25dArguments(Sliced, UnetArguments):

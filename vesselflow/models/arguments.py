@@ -113,6 +113,24 @@ class Supervised(Arguments):
     deep_supervision: Annotated[float, Field(gt=0.0)] | None = None
 
 
+class Levelled(Arguments):
+    """Base of the arguments of U-Nets that are made of `vesselflow.models.unet3d.UNet3d`.
+
+    Attributes:
+        filters: Channels of each level, finest first; one level per entry.
+        convolutions: Per level and direction: 3 x 3 x 3, or 3 x 3 where slices are left alone.
+        norm: Normalisation after each convolution.
+        activation: After each norm.
+        dropout: Probability of dropping a channel after each level.
+    """
+
+    filters: Filters = (8, 16, 32)
+    convolutions: Annotated[int, Field(ge=1, le=8)] = 2
+    norm: Norm = "batch"
+    activation: Activation = "relu"
+    dropout: Probability = 0.0
+
+
 class Volumetric(Excited):
     """Base of the arguments of models of volumes whose levels are convolved in 3-D.
 
