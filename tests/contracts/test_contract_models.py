@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -174,14 +176,78 @@ def test_coordinates_are_further_channels_of_the_first_layer(built):
     assert MODELS.canonical(placed) == {**MODELS.canonical(spec), "coordinates": True}
 
 
+class Stop(Exception):
+    """Ends a forward pass once its input was seen."""
+
+
+def seen_by(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """What the architecture is given of an image, without what it makes of it."""
+    found = []
+
+    def keep(module, inputs):
+        found.append(inputs[0])
+        raise Stop
+
+    hook = model.register_forward_pre_hook(keep)
+    with pytest.raises(Stop):
+        model(image)
+    hook.remove()
+    return found[0]
+
+
+def test_a_batch_norm_of_the_input_changes_nothing_else(built):
+    name, spec, model, image = built
+    normed = {**spec, "input_norm": True}
+    torch.manual_seed(0)
+    other = MODELS.build(normed, in_channels=3, classes=1)
+    added = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    names = {f"input_norm.{tensor}" for tensor in added}
+    assert set(other.state_dict()) == {*model.state_dict(), *names}
+    drawn = dict(other.named_parameters())
+    assert all(torch.equal(drawn[n], p) for n, p in model.named_parameters())
+    assert MODELS.canonical(normed) == {**MODELS.canonical(spec), "input_norm": True}
+    image = 3.0 * image + torch.tensor([0.0, 10.0, -5.0]).view(3, *[1] * (image.ndim - 2))
+    flat = image.double().transpose(0, 1).flatten(1).numpy()
+    expected = (flat - flat.mean(1, keepdims=True)) / np.sqrt(flat.var(1, keepdims=True) + 1e-5)
+    if name == "wnet":  # it has its own, before which it looks at sizes
+        seen = other.train().input_norm(image)
+    else:
+        seen = seen_by(other.train(), image)
+        assert torch.equal(seen_by(model, image), image)
+    np.testing.assert_allclose(
+        seen.detach().transpose(0, 1).flatten(1), expected, rtol=1e-4, atol=1e-4
+    )
+    moved = 0.1 * flat.mean(1)
+    np.testing.assert_allclose(other.input_norm.running_mean, moved, rtol=1e-4, atol=1e-5)
+
+
+def test_coordinates_stand_behind_the_norm_of_an_image():
+    spec = {"name": "unet3d", "input_norm": True, "coordinates": True}
+    model = MODELS.build(spec, in_channels=2, classes=1).eval()
+    assert model.input_norm.num_features == 2
+    model.input_norm.running_mean.fill_(7.0)
+    volume = torch.rand(1, 2, 4, 4, 8)
+    seen = seen_by(model, volume)
+    torch.testing.assert_close(seen[:, :2], (volume - 7.0) / (1.0 + 1e-5) ** 0.5)
+    torch.testing.assert_close(seen[0, 4, 0, 0], torch.linspace(-1, 1, 8))
+    copied = copy.deepcopy(model)
+    copied.input_norm.running_mean.zero_()
+    assert not torch.equal(seen_by(copied, volume), seen)
+    assert torch.equal(seen_by(model, volume), seen)
+
+
 def test_an_axis_of_one_pixel_has_its_middle_at_zero():
     (seen,) = Placed()(nn.Identity(), (torch.rand(1, 1, 1, 3),))
     assert seen[0, 1:].tolist() == [[[0.0, 0.0, 0.0]], [[-1.0, 0.0, 1.0]]]
 
 
-@pytest.mark.parametrize("values", [{"head": "sofmax"}, {"head": None}, {"coordinates": 1}])
+@pytest.mark.parametrize(
+    "values", [{"head": "sofmax"}, {"head": None}, {"coordinates": 1}, {"input_norm": 1}]
+)
 def test_bad_ends_are_refused_in_a_line(values):
-    with pytest.raises(UserError, match=r"^model\.(head|coordinates): [^\n]*; allowed: [^\n]*$"):
+    with pytest.raises(
+        UserError, match=r"^model\.(head|coordinates|input_norm): [^\n]*; allowed: [^\n]*$"
+    ):
         MODELS.validate({"name": "unet3d", **values}, where="model")
 
 

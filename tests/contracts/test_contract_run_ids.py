@@ -190,6 +190,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "fpn3d", "deep_supervision": 0.5}, "fc48048e6ae60a403c6d"),
     ("model", {"name": "wnet", "head": "softmax"}, "493a83177110f346710a"),
     ("model", {"name": "wnet", "skip_gate": "attention"}, "7b790fcd109d9749e26e"),
+    ("model", {"name": "wnet", "input_norm": True}, "0598bf1c6019823dd77d"),
+    ("model", {"name": "unet", "input_norm": True}, "0a4496bb0904a75990bf"),
     ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),
     ("normalise", {"scope": "patch", "method": "median"}, "1118eacf8c4104c74816"),
     ("normalise", {"method": "percentile", "per_channel": False}, "9c512812cf47fa2b8bf8"),

@@ -6,7 +6,7 @@ torch's, so that its file cannot wait with the import: its argument model stands
 line. A model is its file, its entry here and its test.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -59,11 +59,14 @@ class WNetArguments(Skipped, Excited):
         bridge: One 3 x 3 convolution on each skip connection.
         upsample: "transposed" convolution, as published, or "bilinear".
         dropout: Probability of dropping a channel after each block.
-        input_norm: Batch-norm on the input.
+        input_norm: Batch-norm on the channels of the image, with a scale and a shift of each; here
+            those of coordinates, too. All pixels count, padding included.
         auxiliary_weight: Weight of the loss on the first U-Net's answer; the paper adds both, 1.
         padding: What 3 x 3 convolutions see beyond their map's border: zeros, as published, or the
             map reflected or replicated.
     """
+
+    own_ends: ClassVar[frozenset[str]] = frozenset({"input_norm"})
 
     filters: Filters = (8, 16, 32)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
@@ -73,7 +76,6 @@ class WNetArguments(Skipped, Excited):
     bridge: bool = True
     upsample: Literal["transposed", "bilinear"] = "transposed"
     dropout: Probability = 0.0
-    input_norm: bool = False
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
     padding: Padding = "zeros"
 

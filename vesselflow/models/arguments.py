@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -51,10 +51,16 @@ class Ends(Arguments):
             background and foreground; their difference is the logit.
         coordinates: Give the network the place of each pixel in its window, as channels behind the
             image's. What is predicted in tiles then depends on where these lie.
+        input_norm: Batch-norm on the channels of the image, with a scale and a shift of each; all
+            pixels count, padding included.
     """
+
+    #: Those of these fields that the model itself takes and sees to.
+    own_ends: ClassVar[frozenset[str]] = frozenset()
 
     head: Literal["sigmoid", "softmax"] = "sigmoid"
     coordinates: bool = False
+    input_norm: bool = False
 
 
 class Excited(Ends):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vesselflow.config.registry import Registry
 from vesselflow.models.arguments import Ends
+from vesselflow.models.layers import NORMS
 from vesselflow.models.needs import axes_of
 
 if TYPE_CHECKING:
@@ -33,12 +34,18 @@ class Models(Registry):
         given = {key: value for key, value in spec.items() if key != "name"}
         arguments = self.arguments(spec.get("name"), given)
         values = {name: getattr(arguments, name) for name in type(arguments).model_fields}
-        ends = Ends(**{name: values.pop(name) for name in Ends.model_fields if name in values})
+        own = arguments.own_ends if isinstance(arguments, Ends) else frozenset()
+        ours = [name for name in Ends.model_fields if name in values and name not in own]
+        ends = Ends(**{name: values.pop(name) for name in ours})
         classes = runtime["classes"]
         runtime["classes"] = classes * channels_per_class(ends.head)
+        images = runtime["in_channels"]
         if ends.coordinates:
             runtime["in_channels"] += axes_of(spec)
         model = self.part(spec.get("name")).load()(**values, **runtime)
+        if ends.input_norm:  # it sees no coordinates: they are added behind it
+            model.input_norm = NORMS.build({"name": "batch"}, width=images, axes=axes_of(spec))
+            model.register_forward_pre_hook(Normalised())
         if ends.coordinates:
             model.register_forward_pre_hook(Placed())
         if ends.head == "softmax":
@@ -49,6 +56,20 @@ class Models(Registry):
 def channels_per_class(head: str) -> int:
     """Channels that a model has for each class before they become one logit."""
     return 2 if head == "softmax" else 1
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A forward hook that gives an image to a module's `input_norm` first.
+
+    It is a module among the others, with weights of its own, so that all that looks for batch-norms
+    finds it: its statistics are shared between workers, frozen and averaged like theirs.
+    """
+
+    def __call__(self, module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """(N, C, *S) to the same shape."""
+        (image,) = inputs
+        return (module.input_norm(image),)
 
 
 @dataclass(frozen=True)
