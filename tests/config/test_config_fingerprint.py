@@ -39,6 +39,7 @@ OTHER = {
     "split.test": "official",
     "split.val_fraction": 0.3,
     "split.train_share": 0.5,
+    "split.inner": 2,
     "split.seed": 1,
     "split.file": "x.csv",
     "normalise.scope": "patch",

@@ -377,3 +377,22 @@ def test_five_hundred_points_load_well_under_a_second(tmp_path: Path) -> None:
     space = load_space(tmp_path / "space.yaml", registries=REGISTRIES)
     assert len(space.expand().points) == 500
     assert time.process_time() - start < 2  # 0.15 s on an idle core
+
+
+def test_folds_inside_folds_are_counted_and_run(tmp_path: Path) -> None:
+    space = load(tmp_path, STORES + "split: {folds: 3, inner: 2}\n")
+    assert [fold for _, fold, _ in space.runs()] == [0, 1, 2, 3, 4, 5]
+    assert space.resolved()["folds"] == [0, 1, 2, 3, 4, 5]
+    again = load(tmp_path, dump_yaml(space.resolved()), name="again.yaml")
+    assert again.resolved() == space.resolved()
+    axis = load(tmp_path, STORES + "split: {folds: 2}\ngrid: {split.inner: [null, 2]}\n")
+    assert [fold for _, fold, _ in axis.runs()] == [0, 1, 0, 1, 2, 3]
+    assert axis.resolved()["folds"] is None
+    load(tmp_path, STORES + "split: {folds: 3, inner: 2}\nfolds: [5]\n")
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, STORES + "split: {folds: 3, inner: 2}\nfolds: [6]\n").expand()
+    assert "folds: fold 6 does not exist; allowed: 0 to 5 (split.folds is 3, split.inner 2)" in str(
+        caught.value
+    )
+    with pytest.raises(UserError, match=r"split\.inner: 1 is not allowed; allowed: "):
+        load(tmp_path, STORES + "split: {inner: 1}\n")

@@ -320,6 +320,67 @@ def test_no_leak() -> None:
     check_leaks(by_fold(pairs(6), 3), pairs(6), {"b": [info(0, "child0", image="else")]})
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, 5), min_size=8, max_size=16),
+    st.integers(2, 3),
+    st.integers(2, 3),
+    st.sampled_from([0.8, 1.0]),
+    st.integers(0, 1000),
+)
+def test_inner_folds_hold_each_training_image_out_once_and_know_nothing_of_the_test_part(
+    sizes: list[int], folds: int, inner: int, share: float, seed: int
+) -> None:
+    groups = [f"g{g}" for g, size in enumerate(sizes) for _ in range(size)]
+    sources = [info(i, group) for i, group in enumerate(groups)]
+    group_of = {s.id: s.group for s in sources}
+    outer = by_fold(sources, folds, seed=seed, train_share=share)
+    if min(len({group_of[i] for i in fold.train}) for fold in outer) < inner:
+        with pytest.raises(UserError, match=rf"split\.inner: .* too few for {inner} parts"):
+            by_fold(sources, folds, seed=seed, train_share=share, inner=inner)
+        return
+    nested = by_fold(sources, folds, seed=seed, train_share=share, inner=inner)
+    assert [fold.index for fold in nested] == list(range(folds * inner))
+    assert len({fold.digest for fold in nested}) == folds * inner
+    for whole in outer:
+        parts = nested[whole.index * inner : (whole.index + 1) * inner]
+        held = [i for fold in parts for i in fold.test]
+        assert sorted(held) == sorted(whole.train)
+        for fold in parts:
+            assert fold.val == whole.val
+            assert sorted(fold.train + fold.test) == sorted(whole.train)
+            assert not {group_of[i] for i in fold.train} & {group_of[i] for i in fold.test}
+            # Ids in store order, as in every fold.
+            assert all(
+                [int(i[1:]) for i in part] == sorted(int(i[1:]) for i in part)
+                for part in (fold.train, fold.test)
+            )
+
+
+def test_inner_folds_of_an_official_and_of_a_written_split(tmp_path: Path) -> None:
+    official = by_fold(chase(), 2, test="official", inner=3)
+    tested = {s.id for s in chase() if s.split == "test"}
+    assert len(official) == 6
+    assert not any(tested & {*fold.train, *fold.val, *fold.test} for fold in official)
+    path = tmp_path / "folds.json"
+    write_folds(path, by_fold(chase(), 2), chase())
+    made = by_fold(chase(), 2, predefined=path, inner=2)
+    assert made == by_fold(chase(), 2, inner=2)
+    # What they are is a split like any other.
+    write_folds(path, made, chase())
+    assert by_fold(chase(), 4, predefined=path) == made
+
+
+def test_the_least_groups_that_inner_folds_need() -> None:
+    # Of five groups one tests and one validates: three are left to be dealt.
+    assert len(by_fold(pairs(5), 5, inner=3)) == 15
+    with pytest.raises(UserError) as caught:
+        by_fold(pairs(5), 5, inner=4)
+    assert str(caught.value).startswith(
+        "split.inner: 3 groups that train in fold 0 are too few for 4 parts; allowed: a group"
+    )
+
+
 def test_the_same_image_on_two_sides() -> None:
     # Two children, two names, one picture: the split by group cannot see it.
     sources = [info(i, f"g{i}", image="twin" if i in (1, 4) else "") for i in range(6)]

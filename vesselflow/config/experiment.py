@@ -193,10 +193,21 @@ class Split(Section):
         description="Share of a fold's training groups that train, one at least; the rest are left "
         "out, and a smaller share is a part of a larger one",
     )
+    inner: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="Parts of each fold's training groups: fold f becomes the folds f * inner + j, "
+        "each trained without part j and tested on it, for models that are stacked on; null leaves "
+        "the folds whole",
+    )
     seed: int = Field(0, ge=0, description="Seed of the assignment of groups to folds")
     file: str | None = Field(
         None, description="File with a predefined split, relative to the YAML; null makes one"
     )
+
+    @property
+    def count(self) -> int:
+        """Number of folds, those inside others counted."""
+        return self.folds * (self.inner or 1)
 
 
 class Normalise(Section):

@@ -45,6 +45,7 @@ RESULT_NEUTRAL = {
     "split.test": "the digest of the fold's lists is hashed in its place",
     "split.val_fraction": "the digest of the fold's lists is hashed in its place",
     "split.train_share": "the digest of the fold's lists is hashed in its place",
+    "split.inner": "the digest of the fold's lists is hashed in its place",
     "split.seed": "the digest of the fold's lists is hashed in its place",
     "split.file": "the digest of the fold's lists is hashed in its place",
     "task.name": "the task stands in the run's identity",

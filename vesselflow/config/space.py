@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from vesselflow.config.axes import Axis, Fixed, Setting
-from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries, Section
+from vesselflow.config.experiment import PARTS, SECTIONS, Experiment, Registries, Section, Split
 from vesselflow.config.grid import Axes, Expansion
 from vesselflow.config.objective import ObjectiveSpec
 from vesselflow.config.overrides import overlap
@@ -109,7 +109,7 @@ class Space(BaseModel):
     )
     search: Search = Field(default_factory=Search, description="How points are taken")
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] | None = Field(
-        None, description="Folds that are run, counted from 0; null for all of split.folds"
+        None, description="Folds that are run, counted from 0; null for all"
     )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = Field(
         (0,), description="Seeds of every point and fold"
@@ -244,7 +244,7 @@ class Space(BaseModel):
 
     def run_folds(self, experiment: Experiment) -> tuple[int, ...]:
         """The folds on which an experiment is run: `folds`, or all that its split has."""
-        return self.folds if self.folds is not None else tuple(range(experiment.split.folds))
+        return self.folds if self.folds is not None else tuple(range(experiment.split.count))
 
     def runs(self) -> Iterator[tuple[Any, int, int]]:
         """(point, fold, seed) of every run, in the order in which they are wanted."""
@@ -285,8 +285,8 @@ class Space(BaseModel):
                     experiment[section] = spec
             else:
                 experiment[section] = given
-        if self.folds is None and "split.folds" not in moving:
-            data["folds"] = list(range(experiment["split"]["folds"]))
+        if self.folds is None and not {"split.folds", "split.inner"} & set(moving):
+            data["folds"] = list(range(Split.model_validate(experiment["split"]).count))
         head = ("name", "question", "description", "stores")
         result = {key: data[key] for key in head} | experiment
         if self.grid:
@@ -328,13 +328,14 @@ class Space(BaseModel):
                         hint=closest(name, self.stores),
                     )
                 )
-        count = experiment.split.folds
-        if self.folds is not None and max(self.folds) >= count:
+        split = experiment.split
+        if self.folds is not None and max(self.folds) >= split.count:
+            inner = f", split.inner {split.inner}" if split.inner else ""
             faults.add(
                 UserError(
                     f"fold {max(self.folds)} does not exist",
                     where="folds",
-                    allowed=f"0 to {count - 1} (split.folds is {count})",
+                    allowed=f"0 to {split.count - 1} (split.folds is {split.folds}{inner})",
                 )
             )
         faults.tell()

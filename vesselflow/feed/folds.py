@@ -64,6 +64,7 @@ def make_folds(
     seed: int,
     predefined: Path | str | None = None,
     train_share: float = 1.0,
+    inner: int | None = None,
 ) -> list[Fold]:
     """Split the sources of a store by group; a pure function of its arguments.
 
@@ -79,6 +80,11 @@ def make_folds(
     Of the groups that train, `train_share` are kept (rounded, at least one), in an order keyed by
     (seed, fold): the smaller share is a part of the larger. What validates and tests stays.
 
+    With `inner`, every fold f becomes as many folds as that. The groups that train in f are dealt
+    into `inner` parts, keyed by (seed, f); fold f * inner + j trains without part j and tests on
+    it. What validates stays, and what f tests on is in none of them. So models of the folds of f
+    predict each image that trains in f, all of them by one that has not seen it.
+
     Args:
         sources: All sources of the training store.
         folds: How many folds, at least 1 (2 for ``test="fold"``).
@@ -87,6 +93,7 @@ def make_folds(
         seed: Of the split; not of the runs.
         predefined: Split made by somebody else, or None.
         train_share: Share of the training groups, in (0, 1].
+        inner: Parts of each fold's training groups, at least 2; None leaves the folds whole.
 
     Raises:
         UserError: Too few groups, no official split or a leaking one, a predefined split that names
@@ -102,7 +109,10 @@ def make_folds(
         made = _by_fold(sources, folds, val_fraction, seed)
     for fold in made:
         _check_parts(fold, sources, "split" if predefined is None else str(predefined))
-    return [_thinned(fold, sources, train_share, seed) for fold in made]
+    made = [_thinned(fold, sources, train_share, seed) for fold in made]
+    if inner is None:
+        return made
+    return [part for fold in made for part in _nested(fold, sources, inner, seed)]
 
 
 def check_leaks(
@@ -193,13 +203,15 @@ def _ordered(members: Mapping[str, list[str]], *parts: int | str) -> list[str]:
     return sorted(members, key=lambda group: (key(*parts, group), group))
 
 
-def _deal(members: Mapping[str, list[str]], parts: int, seed: int, beside: int) -> list[set[str]]:
+def _deal(
+    members: Mapping[str, list[str]], parts: int, *keyed: int | str, beside: int
+) -> list[set[str]]:
     """Deal groups into parts: largest first, in keyed order, each to the smallest part so far.
 
     Beside every part at least `beside` groups are left, however unequal the groups are.
     """
     most = len(members) - beside
-    order = sorted(_ordered(members, seed, "folds"), key=lambda group: -len(members[group]))
+    order = sorted(_ordered(members, *keyed), key=lambda group: -len(members[group]))
     dealt: list[set[str]] = [set() for _ in range(parts)]
     sizes = [0] * parts
     for group in order:
@@ -236,6 +248,30 @@ def _thinned(fold: Fold, sources: Sequence[SourceInfo], share: float, seed: int)
     return replace(fold, train=train)
 
 
+def _nested(fold: Fold, sources: Sequence[SourceInfo], inner: int, seed: int) -> list[Fold]:
+    """The folds inside the training part of a fold."""
+    ids = set(fold.train)
+    own = [source for source in sources if source.id in ids]
+    members = _groups(own)
+    if len(members) < inner:
+        raise UserError(
+            f"{len(members)} group{'s' if len(members) != 1 else ''} that train in fold "
+            f"{fold.index} are too few for {inner} parts",
+            where="split.inner",
+            allowed="a group or more in each part",
+            hint="lower split.inner, or give the store more groups",
+        )
+    return [
+        replace(
+            fold,
+            index=fold.index * inner + number,
+            train=tuple(source.id for source in own if source.group not in held),
+            test=tuple(source.id for source in own if source.group in held),
+        )
+        for number, held in enumerate(_deal(members, inner, seed, "inner", fold.index, beside=1))
+    ]
+
+
 def _made(index: int, parts: Sequence[tuple[str, ...]], sources: Sequence[SourceInfo]) -> Fold:
     train, val, test = parts
     return Fold(index, train, val, test, {source.id: source.digest for source in sources})
@@ -266,7 +302,7 @@ def _by_fold(
     if len(members) < least:
         raise _too_few(len(members), folds, f"at least {least} groups, for train, val and test")
     made = []
-    for index, test in enumerate(_deal(members, folds, seed, beside=2)):
+    for index, test in enumerate(_deal(members, folds, seed, "folds", beside=2)):
         rest = {group: ids for group, ids in members.items() if group not in test}
         val = _val_groups(rest, val_fraction, seed, index)
         made.append(_pick(index, sources, val, test, set(rest) - val))
@@ -305,7 +341,7 @@ def _official(
     if folds == 1:
         vals = [_val_groups(members, val_fraction, seed, 0)]
     else:
-        vals = _deal(members, folds, seed, beside=1)
+        vals = _deal(members, folds, seed, "folds", beside=1)
     return [_pick(index, sources, val, test, set(members) - val) for index, val in enumerate(vals)]
 
 

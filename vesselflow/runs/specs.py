@@ -155,6 +155,7 @@ def folds_of(
         seed=split.seed,
         predefined=split_file,
         train_share=split.train_share,
+        inner=split.inner,
     )
     check_leaks(
         folds,
