@@ -19,10 +19,14 @@ def test_every_part_of_images_takes_part_and_changes_the_batch(monkeypatch) -> N
     given = bench.example(2, 64)
     peers = bench.peers_of(given)
     assert set(peers) == {*AUGMENTATIONS.names(), bench.OURS, bench.KORNIA} - {"zflip"}
+    before = [each.clone() for each in given]
     for name, peer in peers.items():
+        if isinstance(peer, bench.InPlace):
+            peer.refill()
         image = peer(1)[0]
         assert image.shape == given[0].shape, name
         assert not torch.equal(image, given[0]), name
+    assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
 
 
 @pytest.mark.parametrize(("ours", "met"), [(4.0, True), (6.0, False)])

@@ -174,6 +174,10 @@ def test_shape_dtype_range_and_inputs_untouched(name, height, width):
     before = [t.clone() for t in tensors]
     results = run(section(name, 1.0), tensors)
     assert equal(tensors, before)
+    generator = torch.Generator().manual_seed(11)
+    written = compose(section(name, 1.0))(*before, generator=generator, in_place=True)
+    assert equal(written, results)
+    assert all(one is other for one, other in zip(written, before, strict=True))
     for given, result in zip(tensors, results, strict=True):
         assert result.shape == given.shape
         assert result.dtype == torch.float32

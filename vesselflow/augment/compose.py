@@ -94,6 +94,7 @@ class Augmenter:
         *,
         generator: torch.Generator,
         progress: float = 0.0,
+        in_place: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch.
 
@@ -105,17 +106,21 @@ class Augmenter:
                 whatever comes out; all further draws are keyed by that number, the part and the
                 index of the sample.
             progress: Of training, in [0, 1], for arguments that are schedules.
+            in_place: Whether to write into the given tensors, each of memory of its own, and to
+                return them: saves a copy of each, which costs more than many a part. Otherwise they
+                are never written to. The numbers are the same.
 
         Returns:
-            image, target and fov, moved together. A sample that no part chose is bit-identical; the
-            given tensors are never written to. What lies beyond the frame comes in outside the fov,
-            with image and target 0, or as a mirror image where a part says `border: reflect`;
-            values change inside the fov only.
+            image, target and fov, moved together. A sample that no part chose is bit-identical.
+            What lies beyond the frame comes in outside the fov, with image and target 0, or as a
+            mirror image where a part says `border: reflect`; values change inside the fov only.
 
         Raises:
             ShapeError: The shapes do not fit each other.
         """
-        image, target, fov, _ = self._augmented(image, target, fov, None, generator, progress)
+        image, target, fov, _ = self._augmented(
+            image, target, fov, None, generator, progress, in_place
+        )
         return image, target, fov
 
     def moved(
@@ -127,6 +132,7 @@ class Augmenter:
         *,
         generator: torch.Generator,
         progress: float = 0.0,
+        in_place: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Keypoints]:
         """Augment a batch that has keypoints, and move them with its pixels.
 
@@ -137,6 +143,7 @@ class Augmenter:
             keypoints: Of the batch.
             generator: As of `__call__`; one number is drawn.
             progress: As of `__call__`.
+            in_place: As of `__call__`, of image, target and fov.
 
         Returns:
             What `__call__` gives, bit for bit, and the keypoints where their pixels are now. Those
@@ -152,7 +159,7 @@ class Augmenter:
                 f"keypoints of {keypoints.axes} axes do not fit image {tuple(image.shape)}"
             )
         image, target, fov, points = self._augmented(
-            image, target, fov, keypoints, generator, progress
+            image, target, fov, keypoints, generator, progress, in_place
         )
         assert points is not None
         return image, target, fov, points
@@ -284,6 +291,7 @@ class Augmenter:
         keypoints: Keypoints | None,
         generator: torch.Generator,
         progress: float,
+        in_place: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Keypoints | None]:
         if image.ndim not in (4, 5) or fov.shape != (image.shape[0], 1, *image.shape[2:]):
             raise ShapeError(
@@ -298,7 +306,7 @@ class Augmenter:
                 f"target {tuple(target.shape)} does not fit image {tuple(image.shape)}"
             )
         base = _base(generator)
-        if self.parts:
+        if self.parts and not in_place:
             image, target, fov = image.clone(), target.clone(), fov.clone()
         steps = [(timed.at(progress), Draws(base, timed.name, len(image))) for timed in self.parts]
         for resamples, group in groupby(steps, lambda step: isinstance(step[0], Resampler)):

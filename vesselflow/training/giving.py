@@ -101,6 +101,7 @@ class Giver:
         fov = self._fov(batch)
         keypoints, spacing = self._points(batch)
         if self._augmenter is not None:
+            # All three are copies of what is stored, so that they may be written into.
             generator = self.keyed("augment", step, index)
             grades = None
             if self._augmenter.grades and not _whole(batch.image):
@@ -108,11 +109,17 @@ class Giver:
                 image = grades.to_unit(image)
             if keypoints is None:
                 image, target, fov = self._augmenter(
-                    image, target, fov, generator=generator, progress=progress
+                    image, target, fov, generator=generator, progress=progress, in_place=True
                 )
             else:
                 image, target, fov, keypoints = self._augmenter.moved(
-                    image, target, fov, keypoints, generator=generator, progress=progress
+                    image,
+                    target,
+                    fov,
+                    keypoints,
+                    generator=generator,
+                    progress=progress,
+                    in_place=True,
                 )
             if grades is not None:
                 image = grades.back(image)
