@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import unsharp_mask
 
+from vesselflow.augment import blurring, photometric
 from vesselflow.augment.blurring import blurred
 from vesselflow.augment.clahe import equalised
 from vesselflow.augment.compose import compose
@@ -118,6 +119,26 @@ def test_blur_is_scipys_over_the_fov(sigma, holes, seed):
     assert np.abs(found - expected)[inside].max(initial=0) < 1e-9
 
 
+@pytest.mark.parametrize("size", [(2, 3, 9, 12), (1, 30, 2), (1, 1, 40)])
+@pytest.mark.parametrize("radius", [0, 1, 7, 14])
+def test_a_cpu_sums_shifted_planes_as_other_devices_convolve(size, radius, monkeypatch):
+    g = torch.Generator().manual_seed(radius)
+    values = torch.rand(size, generator=g, dtype=torch.float64)
+    half = torch.rand(radius + 1, generator=g, dtype=torch.float64)
+    convolved = blurring.by_convolution(values, half)
+    assert torch.allclose(blurring.by_shifts(values, half), convolved, rtol=1e-12)
+    monkeypatch.setattr(blurring, "CACHED", 1)
+    assert torch.allclose(blurring.by_shifts(values, half), convolved, rtol=1e-12)
+
+
+def test_no_mask_is_spared_of_what_is_not_full_or_on_another_device():
+    fov = torch.ones(1, 4, 4)
+    assert photometric.is_full(fov)
+    assert not photometric.is_full(fov.to("meta"))
+    fov[0, 3, 3] = 0
+    assert not photometric.is_full(fov)
+
+
 def test_blur_agrees_with_kornia_away_from_the_border():
     from kornia.filters import gaussian_blur2d
 
@@ -209,6 +230,35 @@ def test_clahe_takes_each_slice_by_itself():
     for z in range(3):
         alone = equalised(image[0, :, z], fov[0, :, z], clip=2.0, tiles=3)
         assert torch.allclose(found[0, :, z], alone, atol=1e-6)
+
+
+# -- gamma and colours -----------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=20)
+@given(exponent=st.floats(0.01, 20), low=st.floats(0, 1))
+def test_gamma_is_the_power_of_numpy(exponent, low):
+    image = torch.cat([torch.linspace(low, 1, 250), torch.tensor([0.0, 1.0, 1e-9, 1e-42, 1e-3, 1])])
+    found = run({"gamma": {"p": 1, "gamma": [exponent, exponent]}}, image.view(1, 1, 16, 16))[0]
+    expected = image.double().numpy() ** exponent
+    assert np.abs(found.flatten().numpy() - expected).max() < 3e-7
+
+
+def test_gamma_takes_what_rounding_left_beside_0_and_1_for_these():
+    image = torch.tensor([-1e-8, 1 + 1e-7, 0.25, 0.5]).view(1, 1, 2, 2)
+    found = run({"gamma": {"p": 1, "gamma": [0.5, 0.5]}}, image)[0].flatten().tolist()
+    assert found == pytest.approx([0, 1, 0.5, 0.5**0.5], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["color_jitter", "coarse_dropout"])
+def test_means_are_of_the_fov_whatever_lies_outside(name):
+    image = torch.rand(2, 3, 16, 16)
+    fov = disc(16, 16).expand(2, 1, 16, 16)
+    odd = torch.where(fov > 0, image, torch.tensor([torch.nan, torch.inf])[:, None, None, None])
+    found, expected = (run({name: {"p": 1}}, each, fov)[0] for each in (odd, image))
+    inside = (fov > 0).expand_as(image)
+    assert torch.equal(found[inside], expected[inside])
+    assert torch.equal(found[~inside].isnan(), odd[~inside].isnan())
 
 
 # -- channels --------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import field_validator
 
 from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread_log
-from vesselflow.augment.photometric import write_inside
+from vesselflow.augment.photometric import add_clamped, change_inside, is_full, write_inside
 from vesselflow.config.registry import Arguments
 from vesselflow.config.scalars import Positive, ScalarSchedule
 from vesselflow.config.scalars import Range as Limits
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Standard deviations at which kernels end, as those of scipy and scikit-image do.
 TRUNCATE = 4.0
+#: Values of planes that are smoothed at a time.
+CACHED = 2**18
 #: Shapes of a kernel along each of two axes.
 DOWN, ACROSS = (1, 1, -1, 1), (1, 1, 1, -1)
 
@@ -85,11 +89,13 @@ class Sharpen:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
+        import torch
+
         chosen, numbers = choose(draws, self.p, 1)
         for index, amount in zip(chosen, (numbers[:, 0] * self.amount).tolist(), strict=True):
             smooth = blurred(image[index], fov[index], self.sigma_px)
-            sharp = image[index] + amount * (image[index] - smooth)
-            write_inside(image, index, fov, sharp.clamp_(0, 1))
+            detail = torch.sub(image[index], smooth, out=smooth).mul_(amount)
+            change_inside(image, index, fov, partial(add_clamped, more=detail))
 
 
 def blurred(image: Tensor, fov: Tensor, sigma: float) -> Tensor:
@@ -106,24 +112,64 @@ def blurred(image: Tensor, fov: Tensor, sigma: float) -> Tensor:
         Like the image; 0 where nothing of the fov is within reach.
     """
     import torch
-    from torch.nn import functional
 
     radius = int(TRUNCATE * sigma + 0.5)
-    line = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (line / sigma) ** 2)
-    kernel = (weights / weights.sum()).to(image.device, image.dtype)
-
-    def smooth(values: Tensor) -> Tensor:
-        # As channels of one image: torch's path for these takes a third of that for a batch.
-        planes = values.reshape(1, -1, *values.shape[-2:])
-        n = planes.shape[1]
-        down, across = (kernel.view(shape).expand(n, -1, -1, -1) for shape in (DOWN, ACROSS))
-        planes = functional.conv2d(planes, down, padding=(radius, 0), groups=n)
-        planes = functional.conv2d(planes, across, padding=(0, radius), groups=n)
-        return planes.view_as(values)
-
-    inside = fov > 0
+    line = torch.arange(radius + 1, dtype=torch.float64)
+    half = torch.exp(-0.5 * (line / sigma) ** 2)
+    half /= half[0] + 2 * half[1:].sum()
+    smooth = by_shifts if image.device.type == "cpu" else by_convolution
+    if is_full(fov):
+        # The mean of the fov itself is a product of one along each axis: 1 but near the frame.
+        down, across = (
+            _sums(torch.ones(n, dtype=image.dtype), 0, half.tolist()) for n in image.shape[-2:]
+        )
+        return smooth(image, half).div_(down[:, None] * across)
+    inside = fov.bool()
     # Chosen rather than multiplied: outside there may be what is no number.
     kept = torch.where(inside, image, torch.zeros((), dtype=image.dtype, device=image.device))
-    weight = smooth(inside.to(image.dtype))
-    return smooth(kept) / weight.clamp(min=torch.finfo(image.dtype).tiny)
+    weight = smooth(inside.to(image.dtype), half).clamp_(min=torch.finfo(image.dtype).tiny)
+    return smooth(kept, half).div_(weight)
+
+
+def by_convolution(values: Tensor, half: Tensor) -> Tensor:
+    """Weighted sums of neighbours along both of the last axes; beyond the frame is 0.
+
+    Args:
+        values: float (..., H, W).
+        half: float64 (1 + radius,): weights of the px itself and of those on either side of it.
+
+    Returns:
+        Like the values.
+    """
+    import torch
+    from torch.nn import functional
+
+    radius = len(half) - 1
+    kernel = torch.cat([half[1:].flip(0), half]).to(values.device, values.dtype)
+    # As channels of one image: torch's path for these takes a third of that for a batch.
+    planes = values.reshape(1, -1, *values.shape[-2:])
+    n = planes.shape[1]
+    down, across = (kernel.view(shape).expand(n, -1, -1, -1) for shape in (DOWN, ACROSS))
+    planes = functional.conv2d(planes, down, padding=(radius, 0), groups=n)
+    planes = functional.conv2d(planes, across, padding=(0, radius), groups=n)
+    return planes.view_as(values)
+
+
+def by_shifts(values: Tensor, half: Tensor) -> Tensor:
+    """What `by_convolution` gives, by sums of shifted planes: on a CPU in a tenth of its time."""
+    import torch
+
+    planes, weights = values.reshape(-1, *values.shape[-2:]), half.tolist()
+    # So many at a time as fit into a cache.
+    some = planes.split(max(1, CACHED // max(1, planes[0].numel())))
+    return torch.cat([_sums(_sums(few, 1, weights), 2, weights) for few in some]).view_as(values)
+
+
+def _sums(values: Tensor, axis: int, half: Sequence[float]) -> Tensor:
+    """Weighted sums of neighbours along one axis."""
+    found, n = values * half[0], values.shape[axis]
+    for away, weight in enumerate(half[1:n], start=1):
+        for here, there in ((0, away), (away, 0)):
+            near = values.narrow(axis, there, n - away)
+            found.narrow(axis, here, n - away).add_(near, alpha=weight)
+    return found

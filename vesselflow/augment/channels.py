@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vesselflow.augment.arguments import Probability
 from vesselflow.augment.draws import Draws, choose, spread
-from vesselflow.augment.photometric import write_inside
+from vesselflow.augment.photometric import add_clamped, change_inside, write_inside
 from vesselflow.config.registry import Arguments
 from vesselflow.config.scalars import Share
 from vesselflow.errors import UserError
@@ -54,7 +55,7 @@ class ChannelShift:
         chosen, numbers = choose(draws, self.p, channels)
         for index, row in zip(chosen, spread(numbers, self.shift), strict=True):
             shift = row.to(image.device, image.dtype).view(channels, *[1] * (image.ndim - 2))
-            write_inside(image, index, fov, (image[index] + shift).clamp_(0, 1))
+            change_inside(image, index, fov, partial(add_clamped, more=shift))
 
 
 class ChannelShuffle:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from vesselflow.augment.arguments import Probability, Shares, ordered
 from vesselflow.augment.draws import Draws, choose, spread_log
-from vesselflow.augment.photometric import write_inside
+from vesselflow.augment.photometric import mean_inside
 from vesselflow.config.registry import Arguments
 
 if TYPE_CHECKING:
@@ -99,17 +99,15 @@ class CoarseDropout(Boxes):
         """See `vesselflow.augment.draws.Part`."""
         import torch
 
+        shape = (-1, *[1] * (image.ndim - 2))
         for index, boxes in self.drawn(tuple(image.shape[2:]), draws).items():
-            inside = fov[index] > 0
-            shape = (-1, *[1] * (image.ndim - 2))
-            value = torch.zeros(image.shape[1], device=image.device, dtype=image.dtype)
+            own = image[index]
             if self.fill == "mean":
-                seen = torch.where(inside, image[index], value.view(shape)).flatten(1)
-                value = seen.sum(dim=1) / inside.sum().clamp(min=1)
-            covered = image[index].clone()
+                value = mean_inside(own, fov[index])
+            else:
+                value = torch.zeros(len(own), device=own.device, dtype=own.dtype)
             for box in boxes:
-                covered[(slice(None), *box)] = value.view(shape)
-            write_inside(image, index, fov, covered)
+                cover(own, fov[index], box, value.view(shape))
 
 
 class Cutout(Boxes):
@@ -126,10 +124,25 @@ class Cutout(Boxes):
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
+        import torch
+
+        black = torch.zeros((), device=image.device, dtype=image.dtype)
         for index, boxes in self.drawn(tuple(image.shape[2:]), draws).items():
-            black = image[index].clone()
             for box in boxes:
-                black[(slice(None), *box)] = 0
-            write_inside(image, index, fov, black)
-            for box in boxes:
+                cover(image[index], fov[index], box, black)
                 fov[index][(slice(None), *box)] = 0
+
+
+def cover(image: Tensor, fov: Tensor, box: tuple[slice, ...], value: Tensor) -> None:
+    """Cover a box of one sample in place, as far as it lies in the fov.
+
+    Args:
+        image: float (C, *S).
+        fov: float (1, *S), 0 or 1.
+        box: Slices of the axes S.
+        value: Of the image's type, (C, 1, ...) or a single one.
+    """
+    import torch
+
+    there = image[(slice(None), *box)]
+    there.copy_(torch.where(fov[(slice(None), *box)].bool(), value, there))

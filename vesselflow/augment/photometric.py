@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import field_validator
@@ -122,15 +124,12 @@ class ColorJitter:
                 matrix, grey = colour_matrix(saturation, hue), torch.tensor(YIQ[0])
             else:
                 matrix, grey = torch.eye(channels), torch.full((channels,), 1 / channels)
-            pixels = image[index].flatten(1)
-            valid = fov[index].flatten()
-            mean = (pixels @ valid) / valid.sum().clamp(min=1.0)
+            mean = mean_inside(image[index], fov[index])
             centre = grey.to(mean) @ mean
             scaled = (brightness * contrast) * matrix.to(mean)
             offset = (brightness * (1.0 - contrast)) * centre
-            write_inside(
-                image, index, fov, torch.addmm(offset.view(1, 1), scaled, pixels).clamp_(0, 1)
-            )
+            found = torch.addmm(offset.view(1, 1), scaled, image[index].flatten(1))
+            write_inside(image, index, fov, found.clamp_(0, 1))
 
 
 class Gamma:
@@ -146,13 +145,11 @@ class Gamma:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
-        from kornia.enhance import adjust_gamma
-
         chosen, numbers = choose(draws, self.p, 1)
-        for index, exponent in zip(
-            chosen, spread_log(numbers[:, 0], self.gamma).tolist(), strict=True
-        ):
-            write_inside(image, index, fov, adjust_gamma(image[index], exponent))
+        exponents = spread_log(numbers[:, 0], self.gamma).tolist()
+        for index, exponent in zip(chosen, exponents, strict=True):
+            # Half the time of pow, and as near: no more than 2e-7 off.
+            change_inside(image, index, fov, partial(_power, exponent=exponent))
 
 
 class GaussianNoise:
@@ -176,8 +173,8 @@ class GaussianNoise:
             # On the CPU whatever the device, so that a run does not depend on it.
             shape = image[index].shape if self.per_channel else (1, *image.shape[2:])
             noise = torch.randn(shape, generator=draws.stream(index, "field"))
-            noise = noise.to(image.device, image.dtype)
-            write_inside(image, index, fov, (noise.mul_(std) + image[index]).clamp_(0, 1))
+            noise = noise.to(image.device, image.dtype).mul_(std)
+            change_inside(image, index, fov, partial(add_clamped, more=noise))
 
 
 def colour_matrix(saturation: float, hue: float) -> Tensor:
@@ -197,9 +194,63 @@ def colour_matrix(saturation: float, hue: float) -> Tensor:
     return (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
 
 
+def _power(values: Tensor, exponent: float) -> None:
+    values.clamp_(0, 1).log2_().mul_(exponent).exp2_()
+
+
+def add_clamped(values: Tensor, more: Tensor) -> None:
+    """Add something in place, clamped to [0, 1]."""
+    values.add_(more).clamp_(0, 1)
+
+
+def is_full(fov: Tensor) -> bool:
+    """Whether all of a sample's fov is inside, so that no mask is needed.
+
+    Of what lies on another device this is never said: it would have to be waited for, and a mask
+    costs little there.
+    """
+    return fov.device.type == "cpu" and bool(fov.amin() > 0)
+
+
+def mean_inside(image: Tensor, fov: Tensor) -> Tensor:
+    """Mean of each channel of a sample over its fov, (C,); 0 where nothing is inside.
+
+    Args:
+        image: float (C, *S); what lies outside may be no number.
+        fov: float (1, *S), 0 or 1.
+    """
+    if is_full(fov):
+        return image.flatten(1).mean(dim=1)
+    seen = image.masked_fill(~fov.bool(), 0)
+    return seen.flatten(1).sum(dim=1) / fov.sum().clamp(min=1)
+
+
+def change_inside(
+    image: Tensor, index: int, fov: Tensor, change: Callable[[Tensor], object]
+) -> None:
+    """Change one sample in place, inside the fov only: what a warp opened stays 0.
+
+    Args:
+        image: float (N, C, *S).
+        index: Of the sample.
+        fov: float (N, 1, *S), 0 or 1.
+        change: Changes values (C, *S) that it is given, in place.
+    """
+    if is_full(fov[index]):
+        change(image[index])
+        return
+    values = image[index].clone()
+    change(values)
+    write_inside(image, index, fov, values)
+
+
 def write_inside(image: Tensor, index: int, fov: Tensor, values: Tensor) -> None:
-    """Put new values into one sample, inside the fov only: what a warp opened stays 0."""
+    """Put new values (C, *S) into one sample, inside the fov only."""
     import torch
 
-    inside = fov[index] > 0
-    image[index] = torch.where(inside, values.view_as(image[index]), image[index])
+    own = image[index]
+    values = values.view_as(own)
+    if is_full(fov[index]):
+        own.copy_(values)
+    else:
+        torch.where(fov[index].bool(), values, own, out=own)
