@@ -89,7 +89,7 @@ class Mirror:
         chosen, turn = self._drawn(image.ndim - 2, draws)
         for index in chosen:
             for tensor in (image, target, fov):
-                tensor[index] = turn.of(tensor[index])
+                turn.turn(tensor[index])
 
     def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
         """See `vesselflow.augment.draws.Mover`."""
@@ -160,7 +160,7 @@ class Rotate90:
         """See `vesselflow.augment.draws.Part`."""
         for index, turn in self._drawn(image.shape[2:], draws).items():
             for tensor in (image, target, fov):
-                tensor[index] = turn.of(tensor[index])
+                turn.turn(tensor[index])
 
     def move(self, keypoints: Keypoints, size: Sequence[int], draws: Draws) -> Keypoints:
         """See `vesselflow.augment.draws.Mover`."""

@@ -7,7 +7,7 @@ voxel is afterwards. The centre of voxel i lies at i.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -93,14 +93,20 @@ class Turn:
                     found.append(cls(source, flipped))
         return found
 
-    def of(self, tensor: Tensor) -> Tensor:
-        """The turned copy of a tensor whose last axes these are."""
-        ahead = tensor.ndim - len(self.source)
-        order = [*range(ahead), *(ahead + axis for axis in self.source)]
-        # flip copies, so that the result may be written to where it came from.
-        return tensor.permute(order).flip(
-            [ahead + axis for axis, flip in enumerate(self.flipped) if flip]
+    def turn(self, tensor: Tensor) -> None:
+        """Turn a tensor (C, *S) in place; its last axes are these, and keep their sizes."""
+        order = [0, *(1 + axis for axis in self.source)]
+        # flip copies, but in the order in which things lay: axes change places when it is written.
+        turned = tensor.permute(order).flip(
+            [1 + axis for axis, flip in enumerate(self.flipped) if flip]
         )
+        along = order.index(tensor.ndim - 1)
+        if along == tensor.ndim - 1 or tensor.device.type != "cpu":
+            tensor.copy_(turned)
+            return
+        # Plane by plane: on a CPU, torch takes a third of the time for a transposed matrix.
+        for to, plane in zip(_planes(tensor, along), _planes(turned, along), strict=True):
+            to.copy_(plane)
 
     def matrix(self, size: Sequence[int]) -> Tensor:
         """The map, float64 (D, D + 1), for samples of a size that it keeps."""
@@ -110,3 +116,10 @@ class Turn:
             matrix[axis, source] = -1 if flip else 1
             matrix[axis, axes] = size[axis] - 1 if flip else 0
         return matrix
+
+
+def _planes(tensor: Tensor, axis: int) -> Iterator[Tensor]:
+    """The planes of an axis and the last one, as views."""
+    ahead = tensor.movedim(axis, -2)
+    for place in itertools.product(*(range(n) for n in ahead.shape[:-2])):
+        yield ahead[place]
