@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -87,10 +88,7 @@ class Displacement:
 
     def dense(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """U at every pixel, (A, *S)."""
-        weights = [
-            _weights(torch.arange(n, dtype=torch.float64), n, self.spacing_px).to(device, dtype)
-            for n in self.size
-        ]
+        weights = [_at_voxels(n, self.spacing_px).to(device, dtype) for n in self.size]
         return _product(self.coefficients.to(device, dtype), weights)
 
     def at(self, places: Tensor) -> Tensor:
@@ -191,10 +189,17 @@ def _weights(places: Tensor, n: int, spacing: float, slope: bool = False) -> Ten
     return torch.where(far < 1, near, (2 - far).clamp(min=0) ** 3 / 6)
 
 
+@lru_cache(maxsize=16)
+def _at_voxels(n: int, spacing: float) -> Tensor:
+    """`_weights` of all voxels of a side; not to be written to."""
+    return _weights(torch.arange(n, dtype=torch.float64), n, spacing)
+
+
+@lru_cache(maxsize=32)
 def _bernstein(cells: int, *, slope: bool) -> Tensor:
     """(4 cells, cells + 3): the B-spline's coefficients to Bernstein's of each cell, cubic.
 
-    Of its values, or of its slope per cell, whose degree is raised to 3.
+    Of its values, or of its slope per cell, whose degree is raised to 3. Not to be written to.
     """
     value = torch.tensor([[1.0, 4, 1, 0], [0, 4, 2, 0], [0, 2, 4, 0], [0, 1, 4, 1]]) / 6
     if slope:
