@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from vesselflow.augment import chain
 from vesselflow.augment import compose as compose_module
 from vesselflow.augment.compose import compose
 from vesselflow.config.experiment import load_experiment
@@ -179,3 +180,22 @@ def test_only_runs_with_several_have_another_name() -> None:
         "affine": 2,
         "random_resized_crop": 2,
     }
+
+
+@pytest.mark.parametrize("case", ["two", "first mirrored", "bent volume"])
+def test_a_full_fov_need_not_be_sampled(case, monkeypatch) -> None:
+    size, spec = CASES[case]
+    image, target, fov = batch(size, 2)
+    tensors, generator = (image, target, torch.ones_like(fov)), torch.Generator()
+    plain = compose(spec)(*tensors, generator=generator.manual_seed(0))
+    monkeypatch.setattr(chain, "is_full", lambda fov: False)
+    sampled = compose(spec)(*tensors, generator=generator.manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(plain, sampled, strict=True))
+
+
+def test_a_displacement_is_the_same_at_voxels_and_looked_up() -> None:
+    g = torch.Generator().manual_seed(0)
+    lookup = chain.displaced_lookup(torch.randn(2, 40, 30, generator=g), "outside")
+    places = [torch.arange(40.0).view(-1, 1), torch.arange(30.0).view(1, -1)]
+    for one, other in zip(lookup.back(places, True), lookup.back(places, False), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-4)

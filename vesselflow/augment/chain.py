@@ -10,21 +10,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from vesselflow.augment.arguments import Border
+from vesselflow.augment.photometric import is_full
 
 
 @dataclass(frozen=True)
 class Lookup:
     """Where one part finds what it shows.
 
+    Places are a coordinate for each axis, in voxels, of shapes that broadcast to that of the
+    sample.
+
     Attributes:
         axes: A, how many of the last axes of the sample it moves.
-        back: Places (A, *S) in voxels to places (A, *S): what the part shows at the ones was at the
-            others.
+        back: Places along these axes, and whether they are the voxels of the sample themselves, to
+            places: what the part shows at the ones was at the others.
         border: What is beyond the frame.
     """
 
     axes: int
-    back: Callable[[Tensor], Tensor]
+    back: Callable[[Sequence[Tensor], bool], list[Tensor]]
     border: Border
 
 
@@ -38,10 +42,17 @@ def affine_lookup(matrix: Tensor, border: Border) -> Lookup:
     axes = len(matrix)
     inverse = torch.linalg.inv(matrix[:, :axes])
     shift = -inverse @ matrix[:, axes]
+    turn, away = inverse.tolist(), shift.tolist()
 
-    def back(places: Tensor) -> Tensor:
-        turn, away = (each.to(places.device, places.dtype) for each in (inverse, shift))
-        return torch.addmm(away[:, None], turn, places.flatten(1)).view_as(places)
+    def back(places: Sequence[Tensor], voxels: bool) -> list[Tensor]:
+        found = []
+        for row, constant in zip(turn, away, strict=True):
+            # Short lines first: of voxels only the last sum is as large as the sample.
+            total = places[0] * row[0] + constant
+            for factor, place in zip(row[1:], places[1:], strict=True):
+                total = torch.add(total, place, alpha=factor)
+            found.append(total)
+        return found
 
     return Lookup(axes, back, border)
 
@@ -53,17 +64,20 @@ def displaced_lookup(displacement: Tensor, border: Border) -> Lookup:
         displacement: float (A, *S) in px: the voxel at y shows what was at y + displacement.
         border: What is beyond the frame.
     """
+    axes = len(displacement)
 
-    def back(places: Tensor) -> Tensor:
+    def back(places: Sequence[Tensor], voxels: bool) -> list[Tensor]:
+        if voxels:
+            return [place + away for place, away in zip(places, displacement, strict=True)]
         grid = _grid(places, displacement.shape[1:])
         # A plane's displacement is that of all slices: their rows are one long picture.
-        rows = grid.reshape(1, -1, grid.shape[-2], 2) if len(displacement) == 2 else grid[None]
+        rows = grid.reshape(1, -1, grid.shape[-2], 2) if axes == 2 else grid[None]
         found = functional.grid_sample(
             displacement[None], rows, padding_mode="border", align_corners=False
-        )
-        return places + found.view_as(places)
+        ).view(axes, *grid.shape[:-1])
+        return [place + away for place, away in zip(places, found, strict=True)]
 
-    return Lookup(len(displacement), back, border)
+    return Lookup(axes, back, border)
 
 
 def resample(
@@ -86,21 +100,24 @@ def resample(
     """
     axes = max(each.axes for each in lookups)
     size = image.shape[-axes:]
-    lines = [torch.arange(n, device=image.device, dtype=image.dtype) for n in size]
-    places = torch.stack(torch.meshgrid(*lines, indexing="ij"))
-    inside = torch.ones(size, device=image.device, dtype=torch.bool)
-    for each in reversed(lookups):
+    places: list[Tensor] = [
+        torch.arange(n, device=image.device, dtype=image.dtype).view(_along(axis, axes))
+        for axis, n in enumerate(size)
+    ]
+    # Squares of how far beyond a frame they were, summed: cheaper than masks of each axis.
+    beyond: Tensor | None = None
+    for number, each in enumerate(reversed(lookups)):
         still = axes - each.axes
-        moved = each.back(places[still:])
-        for place, n in zip(moved, size[still:], strict=True):
+        moved = each.back(places[still:], number == 0)
+        for axis, (place, n) in enumerate(zip(moved, size[still:], strict=True), start=still):
             if each.border == "reflect":
                 # Mirrored at the outer faces of the border voxels.
                 phase = torch.remainder(place + 0.5, 2 * n)
-                place.copy_(torch.minimum(phase, 2 * n - phase) - 0.5)
+                places[axis] = torch.minimum(phase, 2 * n - phase).sub_(0.5)
             else:
-                inside &= (place >= -0.5) & (place <= n - 0.5)
-                place.clamp_(-0.5, n - 0.5)
-        places = torch.cat([places[:still], moved]) if still else moved
+                places[axis] = place.clamp(-0.5, n - 0.5)
+                away = place - places[axis]
+                beyond = away * away if beyond is None else torch.addcmul(beyond, away, away)
     grid = _grid(places, size)[None]
 
     def sampled(values: Tensor, mode: str) -> Tensor:
@@ -113,12 +130,24 @@ def resample(
             align_corners=False,
         ).view_as(values)
 
-    values = sampled(torch.cat([image, target]), "bilinear").mul_(inside)
-    return values[: len(image)], values[len(image) :], sampled(fov, "nearest").mul_(inside)
+    values = sampled(torch.cat([image, target]), "bilinear")
+    found = torch.ones_like(fov) if is_full(fov) else sampled(fov, "nearest")
+    if beyond is not None:
+        seen = (beyond == 0).to(fov.dtype)
+        values *= seen
+        found *= seen
+    return values[: len(image)], values[len(image) :], found
 
 
-def _grid(places: Tensor, size: Sequence[int]) -> Tensor:
-    """Places (A, *S) in voxels in the convention of grid_sample: (*S, A), the last axis first."""
-    return torch.stack(
-        [(2 * places[axis] + 1) / n - 1 for axis, n in reversed(list(enumerate(size)))], dim=-1
-    )
+def _along(axis: int, axes: int) -> list[int]:
+    return [-1 if each == axis else 1 for each in range(axes)]
+
+
+def _grid(places: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Places in voxels in the convention of grid_sample: (*S, A), the last axis first."""
+    axes, like = len(places), places[0]
+    shape = torch.broadcast_shapes(*(place.shape for place in places))
+    grid = torch.empty(*shape, axes, device=like.device, dtype=like.dtype)
+    for axis, (place, n) in enumerate(zip(places, size, strict=True)):
+        torch.add((place * (2 / n)).expand(shape), 1 / n - 1, out=grid[..., axes - 1 - axis])
+    return grid
