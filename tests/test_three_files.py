@@ -80,7 +80,7 @@ from typing import TYPE_CHECKING
 
 from vesselflow.augment.arguments import Probability
 from vesselflow.augment.draws import Draws, choose
-from vesselflow.augment.photometric import write_inside
+from vesselflow.augment.inside import write_inside
 from vesselflow.config.registry import Arguments
 
 if TYPE_CHECKING:

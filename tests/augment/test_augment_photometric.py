@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import unsharp_mask
 
-from vesselflow.augment import blurring, photometric
+from vesselflow.augment import blurring, inside
 from vesselflow.augment.blurring import blurred
 from vesselflow.augment.clahe import equalised
 from vesselflow.augment.compose import compose
@@ -133,10 +133,10 @@ def test_a_cpu_sums_shifted_planes_as_other_devices_convolve(size, radius, monke
 
 def test_no_mask_is_spared_of_what_is_not_full_or_on_another_device():
     fov = torch.ones(1, 4, 4)
-    assert photometric.is_full(fov)
-    assert not photometric.is_full(fov.to("meta"))
+    assert inside.is_full(fov)
+    assert not inside.is_full(fov.to("meta"))
     fov[0, 3, 3] = 0
-    assert not photometric.is_full(fov)
+    assert not inside.is_full(fov)
 
 
 def test_blur_agrees_with_kornia_away_from_the_border():

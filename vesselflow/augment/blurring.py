@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread_log
-from vesselflow.augment.photometric import add_clamped, change_inside, is_full, write_inside
+from vesselflow.augment.inside import add_clamped, change_inside, is_full, write_inside
 from vesselflow.config.registry import Arguments
 from vesselflow.config.scalars import Positive, ScalarSchedule
 from vesselflow.config.scalars import Range as Limits

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vesselflow.augment.arguments import Border
-from vesselflow.augment.photometric import is_full
+from vesselflow.augment.inside import is_full
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vesselflow.augment.arguments import Probability
 from vesselflow.augment.draws import Draws, choose, spread
-from vesselflow.augment.photometric import add_clamped, change_inside, write_inside
+from vesselflow.augment.inside import add_clamped, change_inside, write_inside
 from vesselflow.config.registry import Arguments
 from vesselflow.config.scalars import Share
 from vesselflow.errors import UserError

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread_log
-from vesselflow.augment.photometric import write_inside
+from vesselflow.augment.inside import write_inside
 from vesselflow.config.registry import Arguments
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from vesselflow.augment.arguments import Probability, Shares, ordered
 from vesselflow.augment.draws import Draws, choose, spread_log
-from vesselflow.augment.photometric import mean_inside
+from vesselflow.augment.inside import mean_inside
 from vesselflow.config.registry import Arguments
 
 if TYPE_CHECKING:

@@ -25,6 +25,9 @@ MOST_OF = {"albumentations": 1.5, "MONAI": 0.5}
 #: What moves or mixes samples is held to nothing by itself.
 NO_TARGET = ("hflip", "vflip", "rotate90", "affine", "elastic", "random_resized_crop", OURS)
 
+#: Of its two places the one that works on images.
+PLACES = {"manifold_mixup": {"at": "input"}}
+
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -82,7 +85,8 @@ def peers_of(given: Tensors) -> dict[str, Callable[[int], Any]]:
     names = [name for name in AUGMENTATIONS.names() if name != "zflip"]
     own = _copied(given)
     found: dict[str, Callable[[int], Any]] = {
-        name: InPlace(compose({name: {"p": 1.0}}), given, own) for name in names
+        name: InPlace(compose({name: {"p": 1.0, **PLACES.get(name, {})}}), given, own)
+        for name in names
     }
     found[OURS] = InPlace(compose({name: {"p": 1.0} for name in CHAIN}), given, own)
     found[KORNIA] = _kornia(given)
