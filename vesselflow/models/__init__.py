@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vesselflow.config.named import Named
+from vesselflow.errors import UserError
 from vesselflow.models.arguments import (
     Activation,
     Channels,
@@ -59,6 +60,9 @@ class WNetArguments(Skipped, Excited):
         bridge: One 3 x 3 convolution on each skip connection.
         upsample: "transposed" convolution, as published, or "bilinear".
         dropout: Probability of dropping a channel after each block.
+        drop_path: Stochastic depth: probability of leaving out, in each sample by itself, all of
+            the last block but its shortcut; from 0 of the first it rises evenly, over the blocks
+            of both U-Nets.
         input_norm: Batch-norm on the channels of the image, with a scale and a shift of each; here
             those of coordinates, too. All pixels count, padding included.
         auxiliary_weight: Weight of the loss on the first U-Net's answer; the paper adds both, 1.
@@ -76,8 +80,19 @@ class WNetArguments(Skipped, Excited):
     bridge: bool = True
     upsample: Literal["transposed", "bilinear"] = "transposed"
     dropout: Probability = 0.0
+    drop_path: Probability = 0.0
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
     padding: Padding = "zeros"
+
+    @model_validator(mode="after")
+    def _goes_around(self) -> "WNetArguments":
+        if self.drop_path and not self.shortcut:
+            raise UserError(
+                "of a block without a shortcut nothing would be left",
+                where="model.drop_path",
+                allowed="0, or model.shortcut: true beside it",
+            )
+        return self
 
 
 class UNet3dArguments(Skipped, Supervised, Levelled, Volumetric):
@@ -108,6 +123,8 @@ class Fpn3dArguments(Supervised, Volumetric):
         norm: Normalisation after each convolution of encoder and head.
         activation: After each norm.
         dropout: Probability of dropping a channel of what was merged.
+        drop_path: Stochastic depth: probability of leaving out, in each sample by itself, the
+            branch of the encoder's last block; from 0 of the first it rises evenly.
     """
 
     filters: Filters = (8, 16, 32, 64)
@@ -121,6 +138,7 @@ class Fpn3dArguments(Supervised, Volumetric):
     norm: Norm = "group"
     activation: Activation = "relu"
     dropout: Probability = 0.0
+    drop_path: Probability = 0.0
 
     @model_validator(mode="after")
     def _fits(self) -> "Fpn3dArguments":

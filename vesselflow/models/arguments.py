@@ -57,10 +57,15 @@ class Ends(Arguments):
 
     #: Those of these fields that the model itself takes and sees to.
     own_ends: ClassVar[frozenset[str]] = frozenset()
+    #: Further fields that no model takes: `apply` does to it what they ask.
+    applied: ClassVar[frozenset[str]] = frozenset()
 
     head: Literal["sigmoid", "softmax"] = "sigmoid"
     coordinates: bool = False
     input_norm: bool = False
+
+    def apply(self, model: Any) -> None:
+        """Do to a model that was built just now what the fields in `applied` ask."""
 
 
 class Excited(Ends):

@@ -103,6 +103,11 @@ TIMM_WEIGHTS: tuple[str, ...] = ("imagenet",)
 
 #: Encoders that halve the size by pooling cannot be dilated.
 _NOT_DILATED = ("vgg", "densenet", "inceptionresnetv2", "inceptionv4", "xception")
+#: Encoders without residual blocks throughout.
+_PLAIN = ("vgg", "densenet", "dpn", "inceptionv4", "mobileone")
+#: Those that have stochastic depth of their own (.1 of mit_b*, .2 of the others), and those
+#: of timm, of which that is not known.
+_DROPPING = ("mit_b", "efficientnet", "timm-efficientnet", "timm-tf_efficientnet", "tu-")
 #: Architecture -> beginnings of the names that it does not take.
 _REFUSED = {"unetplusplus": ("mit_b",), "linknet": ("mit_b",)}
 
@@ -167,6 +172,27 @@ def check_encoder(
             allowed=", ".join(["null", *known]),
             hint=hint,
         )
+
+
+def check_drop_path(encoder: str, p: float | None) -> None:
+    """Refuse stochastic depth of an encoder without residual blocks.
+
+    Whether timm's encoders have such blocks is not known here (see `vesselflow.models.trial`).
+
+    Raises:
+        UserError: The key in `where` is `model.drop_path`.
+    """
+    if p and encoder.startswith(_PLAIN):
+        raise UserError(
+            f"encoder '{encoder}' has no residual blocks whose branches could be left out",
+            where="model.drop_path",
+            allowed=f"0 or null beside encoders {', '.join(f'{start}*' for start in _PLAIN)}",
+        )
+
+
+def drops_paths(encoder: str) -> bool:
+    """Whether an encoder has stochastic depth of its own, as far as is known."""
+    return encoder.startswith(_DROPPING)
 
 
 @functools.cache

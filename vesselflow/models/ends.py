@@ -34,15 +34,17 @@ class Models(Registry):
         given = {key: value for key, value in spec.items() if key != "name"}
         arguments = self.arguments(spec.get("name"), given)
         values = {name: getattr(arguments, name) for name in type(arguments).model_fields}
-        own = arguments.own_ends if isinstance(arguments, Ends) else frozenset()
-        ours = [name for name in Ends.model_fields if name in values and name not in own]
+        assert isinstance(arguments, Ends)
+        ours = [name for name in Ends.model_fields if name not in arguments.own_ends]
         ends = Ends(**{name: values.pop(name) for name in ours})
+        values = {name: value for name, value in values.items() if name not in arguments.applied}
         classes = runtime["classes"]
         runtime["classes"] = classes * channels_per_class(ends.head)
         images = runtime["in_channels"]
         if ends.coordinates:
             runtime["in_channels"] += axes_of(spec)
         model = self.part(spec.get("name")).load()(**values, **runtime)
+        arguments.apply(model)
         if ends.input_norm:  # it sees no coordinates: they are added behind it
             model.input_norm = NORMS.build({"name": "batch"}, width=images, axes=axes_of(spec))
             model.register_forward_pre_hook(Normalised())

@@ -14,6 +14,7 @@ from vesselflow.models.layers.convolutions import (
     pointwise,
     raised,
 )
+from vesselflow.models.layers.drop_path import DropPath, rates
 from vesselflow.models.layers.fusions import Maps
 from vesselflow.models.layers.gates import Gates
 from vesselflow.models.layers.handoff import Handoff
@@ -52,6 +53,8 @@ class Fpn3d(nn.Module):
         norm: Name of the normalisation, in encoder and head.
         activation: Name of the activation there.
         dropout: Probability of dropping a channel of what was merged; 0 has no such layer.
+        drop_path: Probability of leaving out the branch of the encoder's last block; blocks before
+            it have less.
         se: Name of an excitation; None for none.
         se_at: Where: after each block of the "encoder"; at each "skip", on what enters the pyramid;
             in the "decoder", on each map of the pyramid.
@@ -92,6 +95,7 @@ class Fpn3d(nn.Module):
         se_at: Sequence[str],
         se_reduction: int | None,
         deep_supervision: float | None,
+        drop_path: float = 0.0,
         in_channels: int = 1,
         classes: int = 1,
         stride: Size = (1, 1, 1),
@@ -106,9 +110,13 @@ class Fpn3d(nn.Module):
         kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(len(filters))]
 
         self.encoder = nn.ModuleList(
-            _Residual(inputs, width, convolutions, convolution, kernel, norm, activation)
-            for inputs, width, kernel in zip(
-                [in_channels, *filters[:-1]], filters, kernels, strict=True
+            _Residual(inputs, width, convolutions, convolution, kernel, norm, activation, drop)
+            for inputs, width, kernel, drop in zip(
+                [in_channels, *filters[:-1]],
+                filters,
+                kernels,
+                rates(drop_path, len(filters)),
+                strict=True,
             )
         )
         self.pool = nn.ModuleList(nn.MaxPool3d(factor) for factor in factors)
@@ -187,6 +195,7 @@ class _Residual(nn.Module):
         kernel: Size,
         norm: str,
         activation: str,
+        drop_path: float,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -211,7 +220,8 @@ class _Residual(nn.Module):
             )
         )
         self.last = layers[-1]
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.chain(x) + self.shortcut(x))
+        out: Tensor = self.last(self.drop_path(self.chain(x)) + self.shortcut(x))
         return out

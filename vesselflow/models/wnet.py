@@ -13,6 +13,7 @@ from vesselflow.errors import ShapeError
 from vesselflow.models.arguments import Padding
 from vesselflow.models.layers import ACTIVATIONS, NORMS
 from vesselflow.models.layers.convolutions import initialise, initialise_head
+from vesselflow.models.layers.drop_path import DropPath, rates
 from vesselflow.models.layers.gates import Gates
 from vesselflow.models.layers.handoff import Handoff
 from vesselflow.models.layers.skip_gates import SkipGates
@@ -39,6 +40,8 @@ class WNet(nn.Module):
         upsample: "transposed": 2 x 2 transposed convolution with stride 2, as published.
             "bilinear": 1 x 1 convolution at the coarse level, then bilinear interpolation.
         dropout: Probability of dropping a channel after each block; 0 has no such layer.
+        drop_path: Probability of leaving out all of the last block but its shortcut; blocks before
+            it have less, in the order in which they are computed, first U-Net first.
         input_norm: Batch-norm on the input.
         se: Name of an excitation; None for none.
         se_at: Where, in both U-Nets: after each block of the "encoder", at each "skip" behind its
@@ -78,6 +81,7 @@ class WNet(nn.Module):
         se_reduction: int | None,
         skip_gate: str | None,
         auxiliary_weight: float,
+        drop_path: float = 0.0,
         padding: Padding = "zeros",
         in_channels: int = 3,
         classes: int = 1,
@@ -87,6 +91,8 @@ class WNet(nn.Module):
         self.auxiliary_weight = float(auxiliary_weight)
         self._least = self.divisor * (2 if padding == "reflect" else 1)
         self.input_norm = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
+        blocks = 2 * len(filters) - 1
+        drops = rates(drop_path, 2 * blocks)
         self.first, self.second = (
             _UNet(
                 channels,
@@ -98,8 +104,12 @@ class WNet(nn.Module):
                 bridge=bridge,
                 upsample=upsample,
                 dropout=dropout,
+                drops=own,
             )
-            for channels in (in_channels, in_channels + classes)
+            for channels, own in (
+                (in_channels, drops[:blocks]),
+                (in_channels + classes, drops[blocks:]),
+            )
         )
         self.apply(initialise)
         up = dict(enumerate(filters[:-1]))
@@ -180,11 +190,21 @@ class _UNet(nn.Module):
         bridge: bool,
         upsample: str,
         dropout: float,
+        drops: Sequence[float],
     ) -> None:
         super().__init__()
+        drop = iter(drops)
 
         def block(inputs: int, outputs: int) -> _Block:
-            return _Block(inputs, outputs, convolutions, layers, shortcut=shortcut, dropout=dropout)
+            return _Block(
+                inputs,
+                outputs,
+                convolutions,
+                layers,
+                shortcut=shortcut,
+                dropout=dropout,
+                drop_path=next(drop),
+            )
 
         inputs = [in_channels, *filters[:-1]]
         self.down = nn.ModuleList(block(a, b) for a, b in zip(inputs, filters, strict=True))
@@ -226,6 +246,7 @@ class _Block(nn.Module):
         *,
         shortcut: bool,
         dropout: float,
+        drop_path: float,
     ) -> None:
         super().__init__()
         chain: list[nn.Module] = []
@@ -238,9 +259,10 @@ class _Block(nn.Module):
             else None
         )
         self.dropout = nn.Dropout2d(dropout) if dropout > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.chain(x)
+        out: Tensor = self.drop_path(self.chain(x))
         if self.shortcut is not None:
             out = out + self.shortcut(x)
         dropped: Tensor = self.dropout(out)
