@@ -201,6 +201,29 @@ def test_of_several_ways_one_is_drawn_by_weight():
     assert equal([each[u >= 0.5] for each in few], [each[u >= 0.5] for each in tensors])
 
 
+@pytest.mark.parametrize("name", MIXING)
+def test_a_factor_is_one_on_the_probability_of_its_sample(name):
+    factors = [0.0, 1.0, 2.0, 50.0] * 5
+
+    def drawn(p: float, each=None, beside: float = 0.0):
+        ways = {name: {"p": p, **MIXING[name]}}
+        ways |= {other: {"p": beside} for other in MIXING if other != name and beside}
+        found = compose(ways).mixes(
+            20, (4, 4), generator=torch.Generator().manual_seed(11), factors=each
+        )
+        return [mix and (mix.name, mix.other, mix.share.tolist()) for mix in found]
+
+    for beside in (0.0, 0.05):
+        found = drawn(0.3, factors, beside)
+        for index, factor in enumerate(factors):
+            # What is too likely in sum is divided by the sum, for each sample by itself.
+            most = min(factor, 1 / 0.3)
+            assert found[index] == drawn(0.3 * most, None, beside * most)[index]
+        assert found[::4] == [None] * 5
+        assert None not in found[3::4]
+        assert None in found[1::4]
+
+
 def test_a_box_has_its_share_of_the_frame():
     part = AUGMENTATIONS.build({"name": "cutmix"})
     inner = torch.tensor([0.75, 0.0, 0.5, 0.5], dtype=torch.float64)

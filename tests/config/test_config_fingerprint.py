@@ -55,6 +55,7 @@ OTHER = {
     "train.ema": 0.9,
     "train.swa": {"start": 0.5},
     "train.stop": {"patience": 3},
+    "train.augment_by_source": {"pseudo_*": 1.5},
     "train.init_from": "first/base",
     "train.freeze": ["encoder"],
     "train.encoder_lr_factor": 0.1,
@@ -117,8 +118,22 @@ def test_every_field_of_every_section_is_hashed_or_listed_as_neutral() -> None:
             base = {**BASE, "data": {**BASE["data"], "working_size_px": None}}
         if key == "train.stop":  # of one scored epoch there is nothing to see
             base = {**BASE, "score": {"epochs": "all"}}
+        if key == "train.augment_by_source":
+            base = {**BASE, "augment": {"hflip": {}}}
         changed = {**base, section: {**base.get(section, {}), field: value}}
         assert (name(changed) == name(base)) == (key in RESULT_NEUTRAL), key
+
+
+def test_factors_that_say_nothing_rename_nothing() -> None:
+    flipped = {**BASE, "augment": {"hflip": {}}}
+
+    def of(base: dict[str, Any], factors: dict[str, float]) -> str:
+        return name({**base, "train": {**base.get("train", {}), "augment_by_source": factors}})
+
+    assert of(flipped, {}) == of(flipped, {"a*": 1}) == name(flipped)
+    assert of(flipped, {"a*": 1, "b*": 2}) == of(flipped, {"b*": 2.0}) != name(flipped)
+    assert of(flipped, {"b*": 2, "c*": 3}) == of(flipped, {"c*": 3, "b*": 2})
+    assert of(BASE, {"a*": 2}) == name(BASE)  # there is nothing to multiply
 
 
 @pytest.mark.parametrize("section", OTHER_PARTS)

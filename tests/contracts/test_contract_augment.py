@@ -263,6 +263,25 @@ def test_a_part_draws_the_same_beside_other_parts(name):
     assert equal(run({**others, **section(name, 0.5)}, tensors), alone)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_factor_is_one_on_the_probability_of_its_sample_and_changes_no_draw(name):
+    tensors, factors = batch(6), [0.0, 1.0, 2.0, 1.0, 2.0, 9.0]
+
+    def go(p: float, each=None):
+        generator = torch.Generator().manual_seed(11)
+        augmenter = compose(section(name, p))
+        said = augmenter.chosen(6, generator=generator, factors=each)
+        return augmenter(*tensors, generator=generator.manual_seed(11), factors=each), said
+
+    found, said = go(0.3, factors)
+    for index, factor in enumerate(factors):
+        expected, chosen = go(min(1.0, 0.3 * factor))
+        assert equal([t[index] for t in found], [t[index] for t in expected])
+        assert said[index] == chosen[index]
+    assert said[0] == []
+    assert said[5] == [part(name)]
+
+
 @pytest.mark.parametrize("name", GEOMETRIC_CASES)
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (16, 32)])
 def test_image_target_and_fov_move_together(name, height, width):

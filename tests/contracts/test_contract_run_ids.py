@@ -287,6 +287,16 @@ def test_a_run_keeps_its_name(section: str, values: dict[str, Any], name: str) -
     assert (name == DEFAULT) == (values in neutral)
 
 
+def test_a_run_of_factors_by_source_keeps_its_name() -> None:
+    sections = {
+        "data": {"train": "a"},
+        "augment": {"hflip": {}},
+        "train": {"augment_by_source": {"pseudo_*": 1.5}},
+    }
+    experiment = load_experiment(sections, registries=REGISTRIES)
+    assert run_id(experiment, **FACTS) == "0b3387fd0f66a7874d54"
+
+
 def test_a_run_of_exclusive_classes_keeps_its_name() -> None:
     experiment = load_experiment({"data": {"train": "a"}}, registries=REGISTRIES)
     for layout, name in (

@@ -16,7 +16,7 @@ from vesselflow.runs.cells import Job
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.sweeps.estimate import with_stores
 from vesselflow.sweeps.execution import execute
-from vesselflow.sweeps.given import given
+from vesselflow.sweeps.given import Drawn, given
 from vesselflow.sweeps.planning import SweepPlan, plan_sweep
 from vesselflow.training.giving import Given, Giver
 
@@ -32,15 +32,21 @@ augment:
   gaussian_noise: {std: {schedule: linear, from: 0.0, to: 0.1}}
   mixup: {}
 model: {name: wnet}
-train: {epochs: 1, steps_per_epoch: 3, micro_batch_size: 4, micro_batches_per_step: 2}
+train:
+  {epochs: 1, steps_per_epoch: 3, micro_batch_size: 4, micro_batches_per_step: 2,
+   augment_by_source: {"a000[35]": 0}}
 grid: {loss.name: [bce, dice]}
 """
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> SweepPlan:
+    return planned(tmp_path, SPACE)
+
+
+def planned(tmp_path: Path, text: str) -> SweepPlan:
     file = tmp_path / "space.yaml"
-    file.write_text(SPACE)
+    file.write_text(text)
     space = load_space(file, registries=REGISTRIES)
     plan = plan_sweep(space, tmp_path / "results", fresh=True, notify=lambda text: None)
     return with_stores(plan, tmp_path, lambda text: None)
@@ -74,6 +80,11 @@ def test_it_is_what_a_training_gives(plan, tmp_path, monkeypatch) -> None:
         "step 2 #0",
         "step 2 #1",
     ]
+    for drawn in shown:
+        factor = 0 if drawn.name.startswith(("a0003", "a0005")) else 1
+        assert drawn.name.endswith(f", augment x {factor}")
+        assert factor or not drawn.parts
+    assert len({drawn.name.split()[-1] for drawn in shown}) == 2
     # All that was drawn is said, and what is not mixed says so.
     told = [word for drawn in shown for word in drawn.parts]
     assert {word.split()[0] for word in told} == {"hflip", "affine", "gaussian_noise", "mixup"}
@@ -92,6 +103,34 @@ def test_a_run_without_augmentation_shows_what_is_stored(plan, tmp_path) -> None
         assert drawn.parts == ()
         np.testing.assert_array_equal(drawn.before.target, drawn.after.target)
         np.testing.assert_array_equal(drawn.before.fov, drawn.after.fov)
+
+
+def test_factors_of_sources_are_said_and_change_no_other_sample(plan, tmp_path) -> None:
+    flips = {"hflip": {"p": 0.5}, "gaussian_noise": {"p": 0.5}}
+    cell = plan.cells[0]
+
+    def shown(factors: tuple[float, ...]) -> list[Drawn]:
+        experiment = cell.run.experiment.model_copy(update={"augment": flips})
+        run = replace(cell.run, experiment=experiment, factors=factors)
+        return given(plan, replace(cell, run=run), tmp_path, count=24)
+
+    changed = cell.run.train[0]
+    factors = [1.0] * 6
+    before, same = shown(()), shown(tuple(factors))
+    factors[changed] = 0.0
+    after = shown(tuple(factors))
+    assert [drawn.parts for drawn in same] == [drawn.parts for drawn in before]
+    name, found = plan.stores["a"].sources[changed].id, 0
+    for old, new in zip(before, after, strict=True):
+        of_it = old.name.startswith(name)
+        assert new.name == f"{old.name}, augment x {0 if of_it else 1}"
+        assert new.parts == (() if of_it else old.parts)
+        if not of_it:
+            np.testing.assert_array_equal(new.after.image, old.after.image)
+        elif old.parts:
+            assert not np.array_equal(new.after.image, old.after.image)
+            found += 1
+    assert found
 
 
 def test_a_step_that_is_not_there(plan, tmp_path) -> None:

@@ -95,6 +95,7 @@ class Augmenter:
         generator: torch.Generator,
         progress: float = 0.0,
         in_place: bool = False,
+        factors: Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch.
 
@@ -109,6 +110,8 @@ class Augmenter:
             in_place: Whether to write into the given tensors, each of memory of its own, and to
                 return them: saves a copy of each, which costs more than many a part. Otherwise they
                 are never written to. The numbers are the same.
+            factors: On the probabilities of each sample (a product above 1 counts as 1); None: 1.
+                They change no draw, so that no sample depends on another's.
 
         Returns:
             image, target and fov, moved together. A sample that no part chose is bit-identical.
@@ -119,7 +122,7 @@ class Augmenter:
             ShapeError: The shapes do not fit each other.
         """
         image, target, fov, _ = self._augmented(
-            image, target, fov, None, generator, progress, in_place
+            image, target, fov, None, generator, progress, in_place, factors
         )
         return image, target, fov
 
@@ -133,6 +136,7 @@ class Augmenter:
         generator: torch.Generator,
         progress: float = 0.0,
         in_place: bool = False,
+        factors: Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Keypoints]:
         """Augment a batch that has keypoints, and move them with its pixels.
 
@@ -144,6 +148,7 @@ class Augmenter:
             generator: As of `__call__`; one number is drawn.
             progress: As of `__call__`.
             in_place: As of `__call__`, of image, target and fov.
+            factors: As of `__call__`.
 
         Returns:
             What `__call__` gives, bit for bit, and the keypoints where their pixels are now. Those
@@ -159,7 +164,7 @@ class Augmenter:
                 f"keypoints of {keypoints.axes} axes do not fit image {tuple(image.shape)}"
             )
         image, target, fov, points = self._augmented(
-            image, target, fov, keypoints, generator, progress, in_place
+            image, target, fov, keypoints, generator, progress, in_place, factors
         )
         assert points is not None
         return image, target, fov, points
@@ -230,6 +235,7 @@ class Augmenter:
         *,
         generator: torch.Generator,
         progress: float = 0.0,
+        factors: Sequence[float] | None = None,
     ) -> list[Mix | None]:
         """How each sample of a micro-batch is mixed, None where it is not.
 
@@ -238,6 +244,7 @@ class Augmenter:
             cells: Sizes of the target.
             generator: On the CPU. One number is drawn; all further draws are keyed by it.
             progress: Of training, in [0, 1].
+            factors: On the probability of each sample to be mixed; None: 1.
 
         Raises:
             ShapeError: The micro-batch has one sample.
@@ -249,12 +256,14 @@ class Augmenter:
         ways: list[Mixer] = [timed.at(progress) for timed in self.mixers]
         tables = [Draws(base, timed.name, samples).uniform(2 + len(cells)) for timed in self.mixers]
         odds = torch.tensor([way.p for way in ways], dtype=torch.float64)
-        ends: list[float] = (odds / odds.sum().clamp(min=1.0)).cumsum(0).tolist()
+        scale = torch.tensor([[1.0] * samples if factors is None else list(factors)]).double()
+        each = scale.T * odds
+        ends: list[list[float]] = (each / each.sum(1, True).clamp(min=1.0)).cumsum(1).tolist()
         other = partners(draws)
         where = float(Draws(base, "place of mixing", 1).uniform(1)[0, 0])
         found: list[Mix | None] = []
         for sample, u in enumerate(draws.uniform(1)[:, 0].tolist()):
-            way = next((number for number, end in enumerate(ends) if u < end), None)
+            way = next((number for number, end in enumerate(ends[sample]) if u < end), None)
             drawn = None
             if way is not None:
                 share = ways[way].share(cells, tables[way][sample])
@@ -266,7 +275,12 @@ class Augmenter:
         return found
 
     def chosen(
-        self, samples: int, *, generator: torch.Generator, progress: float = 0.0
+        self,
+        samples: int,
+        *,
+        generator: torch.Generator,
+        progress: float = 0.0,
+        factors: Sequence[float] | None = None,
     ) -> list[list[str]]:
         """Names of the parts that change each sample, in the order in which they are applied.
 
@@ -274,11 +288,13 @@ class Augmenter:
             samples: Of the batch.
             generator: As of `__call__`; one number is drawn.
             progress: As of `__call__`.
+            factors: As of `__call__`.
         """
         base = _base(generator)
         found: list[list[str]] = [[] for _ in range(samples)]
         for timed in self.parts:
-            for sample in choose(Draws(base, timed.name, samples), timed.at(progress).p, 0)[0]:
+            draws = Draws(base, timed.name, samples, factors=factors)
+            for sample in choose(draws, timed.at(progress).p, 0)[0]:
                 found[sample].append(timed.name)
         return found
 
@@ -292,6 +308,7 @@ class Augmenter:
         generator: torch.Generator,
         progress: float,
         in_place: bool,
+        factors: Sequence[float] | None,
     ) -> tuple[Tensor, Tensor, Tensor, Keypoints | None]:
         if image.ndim not in (4, 5) or fov.shape != (image.shape[0], 1, *image.shape[2:]):
             raise ShapeError(
@@ -308,7 +325,10 @@ class Augmenter:
         base = _base(generator)
         if self.parts and not in_place:
             image, target, fov = image.clone(), target.clone(), fov.clone()
-        steps = [(timed.at(progress), Draws(base, timed.name, len(image))) for timed in self.parts]
+        steps = [
+            (timed.at(progress), Draws(base, timed.name, len(image), factors=factors))
+            for timed in self.parts
+        ]
         for resamples, group in groupby(steps, lambda step: isinstance(step[0], Resampler)):
             row: list[tuple[Part, Draws]] = list(group)
             chained = _chained(row, image, target, fov) if resamples and len(row) > 1 else set()

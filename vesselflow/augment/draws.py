@@ -26,17 +26,25 @@ class Draws:
         part: Name of the part.
         samples: Number of samples.
         skipped: Those that `choose` leaves out, whatever is drawn.
+        factors: On the probability of each sample to be chosen; None: 1.
     """
 
     def __init__(
-        self, base: int, part: str, samples: int, skipped: frozenset[int] = frozenset()
+        self,
+        base: int,
+        part: str,
+        samples: int,
+        skipped: frozenset[int] = frozenset(),
+        factors: Sequence[float] | None = None,
     ) -> None:
         self._base, self._part, self.samples = base, part, samples
         self.skipped = skipped
+        self.factors = [1.0] * samples if factors is None else list(factors)
 
     def without(self, samples: Iterable[int]) -> Draws:
         """The same draws, by which these samples are not chosen."""
-        return Draws(self._base, self._part, self.samples, self.skipped.union(samples))
+        skipped = self.skipped.union(samples)
+        return Draws(self._base, self._part, self.samples, skipped, self.factors)
 
     def stream(self, sample: int, purpose: str = "values") -> torch.Generator:
         """A fresh CPU generator for one sample and purpose."""
@@ -136,7 +144,7 @@ def choose(draws: Draws, p: float, numbers: int) -> tuple[list[int], Tensor]:
 
     Args:
         draws: Of the part.
-        p: Probability; 0 chooses none, 1 all.
+        p: Probability, times the sample's factor; 0 chooses none, 1 or more all.
         numbers: Further numbers per sample.
 
     Returns:
@@ -146,7 +154,7 @@ def choose(draws: Draws, p: float, numbers: int) -> tuple[list[int], Tensor]:
     chosen = [
         index
         for index, first in enumerate(table[:, 0].tolist())
-        if first < p and index not in draws.skipped
+        if first < p * draws.factors[index] and index not in draws.skipped
     ]
     return chosen, table[chosen, 1:]
 

@@ -247,6 +247,10 @@ class Stop(Section):
     )
 
 
+#: On a probability.
+Factor = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
 class Train(Section):
     """The training loop."""
 
@@ -272,6 +276,12 @@ class Train(Section):
         None,
         description="Equal-weight mean of the weights after each epoch from a share of the "
         "training on, {start: 0.75}, which is then scored; null has none",
+    )
+    augment_by_source: dict[Annotated[str, Field(min_length=1)], Factor] = Field(
+        default_factory=dict,
+        description="Factors on the probabilities of all augmentations, mixing too, for samples of "
+        'some sources of data.train, {"pseudo_*": 1.5}: by patterns of their names or groups; a '
+        "product above 1 counts as 1, a factor of 0 switches all off; other sources have 1",
     )
     init_from: Annotated[str, Field(min_length=1)] | None = Field(
         None,
@@ -316,6 +326,12 @@ class Train(Section):
         description="Every how many steps to log the share of each term of the loss in the norm of "
         "the gradient (with respect to the logits, not the weights); null never does",
     )
+
+    @field_validator("augment_by_source")
+    @classmethod
+    def _other_than_one(cls, value: dict[str, float]) -> dict[str, float]:
+        """A factor of 1 says nothing."""
+        return {pattern: factor for pattern, factor in value.items() if factor != 1}
 
 
 class Every(Section):

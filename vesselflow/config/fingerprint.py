@@ -70,6 +70,10 @@ RESULT_NEUTRAL = {
     "score.exclusive": "part of the evaluation's name",
     "score.refinement": "part of the evaluation's name",
 }
+#: Keys that say nothing in some experiments, and are left out there.
+SILENT: dict[str, Callable[[Experiment], bool]] = {
+    "train.augment_by_source": lambda experiment: not experiment.augment,
+}
 #: Sections that came after runs had names: in their first default they are left out.
 LATER = ("sampling",)
 
@@ -140,7 +144,10 @@ def experiment_identity(experiment: Experiment, registries: Registries) -> dict[
             version = REVISED[section][0]
         values = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         changed = {
-            key: value for key, value in values.items() if f"{section}.{key}" not in RESULT_NEUTRAL
+            key: value
+            for key, value in values.items()
+            if f"{section}.{key}" not in RESULT_NEUTRAL
+            and not (f"{section}.{key}" in SILENT and SILENT[f"{section}.{key}"](experiment))
         }
         for field, named in named_fields(SECTIONS[section]):
             if f"{section}.{field}" not in RESULT_NEUTRAL:

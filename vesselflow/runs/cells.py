@@ -23,7 +23,14 @@ from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.runs.resolved import task_of
-from vesselflow.runs.specs import RunSpec, StoreFacts, domains_of, pixels_of, split_key
+from vesselflow.runs.specs import (
+    RunSpec,
+    StoreFacts,
+    augment_factors,
+    domains_of,
+    pixels_of,
+    split_key,
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,7 @@ def make_cells(
             task=task.identity,
             stop=None if experiment.train.stop is None else protocol.judging(experiment.train.stop),
         )
+        factors = augment_factors(experiment, facts)
         for _, number, seed in entries:
             if (split, number, ood, seen) not in by_fold:
                 made = _OfFold.of(experiment, folds[split][number], stores)
@@ -169,6 +177,7 @@ def make_cells(
                     train=of_fold.train,
                     task=task,
                     initial=first,
+                    factors=factors,
                 )
             cells.append(
                 Cell(

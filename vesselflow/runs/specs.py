@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vesselflow.config.experiment import Experiment
 from vesselflow.config.fingerprint import canonical_json, digest
+from vesselflow.errors import UserError, closest
 from vesselflow.feed.folds import Fold, check_leaks, make_folds
 from vesselflow.feed.view import Around, View
 from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
 from vesselflow.runs.initial import Initial
+from vesselflow.stores.importers.listing import few
 from vesselflow.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class RunSpec:
         train: Source indices of the training part in the training store.
         task: What it learns.
         initial: The weights that it begins with; None: its own, of its seed.
+        factors: On the probabilities of augmentation, of each source of the training store, by
+            index; none: 1.
     """
 
     run_id: str
@@ -86,11 +91,56 @@ class RunSpec:
     train: tuple[int, ...]
     task: TaskSpec = field(default_factory=TaskSpec)
     initial: Initial | None = None
+    factors: tuple[float, ...] = ()
 
     @property
     def epochs(self) -> tuple[int, ...]:
         """The epochs whose weights are kept and scored, rising."""
         return self.experiment.score.at(self.experiment.train.epochs)
+
+
+def augment_factors(experiment: Experiment, facts: StoreFacts) -> tuple[float, ...]:
+    """Factor on the probabilities of augmentation of each source, by index; none where all are 1.
+
+    Args:
+        experiment: The run's.
+        facts: Of the training store.
+
+    Raises:
+        UserError: A pattern that fits no source, or two that give one source different factors.
+    """
+    given = experiment.train.augment_by_source
+    if not given or not facts.sources:
+        return ()
+    fitting: dict[int, str] = {}
+    for pattern in given:
+        found = [
+            source.index
+            for source in facts.sources
+            if any(fnmatchcase(name, pattern) for name in (source.id, source.group))
+        ]
+        if not found:
+            names = dict.fromkeys(source.id for source in facts.sources)
+            groups = dict.fromkeys(source.group for source in facts.sources)
+            of_groups = "" if groups == names else f", or of groups ({few(groups)})"
+            raise UserError(
+                f"'{pattern}' fits no source of the store '{facts.name}', nor a group of them",
+                where="train.augment_by_source",
+                allowed=f"patterns of sources ({few(names)}){of_groups}",
+                hint=closest(pattern, [*names, *groups]),
+            )
+        for index in found:
+            other = fitting.setdefault(index, pattern)
+            if given[other] != given[pattern]:
+                raise UserError(
+                    f"'{other}' and '{pattern}' both fit '{facts.sources[index].id}', with factors "
+                    f"of {given[other]:g} and {given[pattern]:g}",
+                    where="train.augment_by_source",
+                    allowed="one factor for each source",
+                )
+    return tuple(
+        given[fitting[source.index]] if source.index in fitting else 1.0 for source in facts.sources
+    )
 
 
 def view_of(

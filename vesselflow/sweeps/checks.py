@@ -37,7 +37,7 @@ from vesselflow.feed.working import working_fov
 from vesselflow.models import MODELS
 from vesselflow.models.needs import VOLUMETRIC, axes_of, check_places, check_supervision, needs
 from vesselflow.runs.resolved import task_of
-from vesselflow.runs.specs import StoreFacts, split_key, view_of
+from vesselflow.runs.specs import StoreFacts, augment_factors, split_key, view_of
 from vesselflow.stores.schema import SourceInfo
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
             stride = task_of(experiment, trained).stride
             check_places(experiment.model, stride)
             check_supervision(experiment.model, stride)
+            augment_factors(experiment, trained)
 
 
 def _check_turns(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:

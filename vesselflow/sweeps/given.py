@@ -49,7 +49,8 @@ class Drawn:
     """One sample of a training, as it is stored and as it is given.
 
     Attributes:
-        name: Where it stands: source, step and number in the step.
+        name: Where it stands: source, step and number in the step; and the factor on its
+            probabilities, where `train.augment_by_source` gives some.
         before: As it is stored.
         after: As the network is given it; its keypoints are those from before samples were mixed.
         parts: Names of the parts that changed it, and how it was mixed, in their order.
@@ -99,6 +100,7 @@ def given(plan: SweepPlan, cell: Cell, scratch: Path, *, count: int, step: int =
             seed=spec.seed,
             device=torch.device("cpu"),
             dataset_statistics=context.statistics,
+            factors=spec.factors,
         )
         for parts in (augmenter, None)
     )
@@ -109,17 +111,22 @@ def given(plan: SweepPlan, cell: Cell, scratch: Path, *, count: int, step: int =
             batch = batches.batch(step, index)
             after, before = (each(step, index, progress, batch) for each in (giver, plain))
             size, first = len(after.image), index * settings.micro_batch_size
+            factors = giver.factors(batch)
             told = [
                 tuple(each)
                 for each in augmenter.chosen(
-                    size, generator=giver.keyed("augment", step, index), progress=progress
+                    size,
+                    generator=giver.keyed("augment", step, index),
+                    progress=progress,
+                    factors=factors,
                 )
             ]
             mixes = after.mixes or [None] * size
             for number in range(size):
                 found.append(
                     Drawn(
-                        f"{sources[batch.source[number]].id}, step {step} #{first + number}",
+                        f"{sources[batch.source[number]].id}, step {step} #{first + number}"
+                        + ("" if factors is None else f", augment x {factors[number]:g}"),
                         _stored(batch, before, number),
                         _look(after, number),
                         (*told[number], *_mixed(mixes[number], first)),

@@ -137,6 +137,7 @@ class TrainingJob:
             task=context.spec.task,
             memory=ready.memory,
             initial=ready.initial,
+            factors=context.spec.factors,
         )
         if outcome.finished:
             # Without early stopping all planned steps are done.

@@ -62,6 +62,7 @@ class Giver:
         seed: Seed of the run.
         device: Where all of it happens.
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
+        factors: On the probabilities of augmentation, of each source of the store; none: 1.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class Giver:
         seed: int,
         device: torch.device,
         dataset_statistics: DatasetStatistics | None = None,
+        factors: Sequence[float] = (),
     ) -> None:
         self._experiment, self._augmenter, self._task = experiment, augmenter, task
         self._seed, self._device, self._dataset = seed, device, dataset_statistics
+        self._factors = tuple(factors)
         self._generator = torch.Generator()
 
     def keyed(self, purpose: str, step: int, index: int) -> torch.Generator:
@@ -87,6 +90,12 @@ class Giver:
             index: Of the micro-batch in its step.
         """
         return self._generator.manual_seed(key(self._seed, purpose, step, index))
+
+    def factors(self, batch: Batch) -> list[float] | None:
+        """Of each sample of a batch, by its source; None where all are 1."""
+        if not self._factors:
+            return None
+        return [self._factors[source] for source in batch.source.tolist()]
 
     def __call__(self, step: int, index: int, progress: float, batch: Batch) -> Given:
         """What is given of micro-batch `index` of a step.
@@ -100,6 +109,7 @@ class Giver:
         image, target = unit(batch.image, self._device), unit(batch.target, self._device)
         fov = self._fov(batch)
         keypoints, spacing = self._points(batch)
+        factors = self.factors(batch)
         if self._augmenter is not None:
             # All three are copies of what is stored, so that they may be written into.
             generator = self.keyed("augment", step, index)
@@ -109,7 +119,13 @@ class Giver:
                 image = grades.to_unit(image)
             if keypoints is None:
                 image, target, fov = self._augmenter(
-                    image, target, fov, generator=generator, progress=progress, in_place=True
+                    image,
+                    target,
+                    fov,
+                    generator=generator,
+                    progress=progress,
+                    in_place=True,
+                    factors=factors,
                 )
             else:
                 image, target, fov, keypoints = self._augmenter.moved(
@@ -120,6 +136,7 @@ class Giver:
                     generator=generator,
                     progress=progress,
                     in_place=True,
+                    factors=factors,
                 )
             if grades is not None:
                 image = grades.back(image)
@@ -135,6 +152,7 @@ class Giver:
                 target.shape[2:],
                 generator=self.keyed("mix", step, index),
                 progress=progress,
+                factors=factors,
             )
             image, fov, target, counted = self._augmenter.mixed(image, fov, target, counted, mixes)
         return Given(image, fov, target, counted, keypoints, mixes)

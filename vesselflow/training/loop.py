@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -193,6 +193,7 @@ def train(
     task: TaskSpec | None = None,
     memory: Hard | None = None,
     initial: bytes | None = None,
+    factors: Sequence[float] = (),
 ) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
@@ -216,6 +217,7 @@ def train(
         task: What is learnt; None: one mask.
         memory: The draws of `batches`, where they learn from the losses of the samples.
         initial: Weights to begin with, as `dump_weights` wrote them; None: those of the seed.
+        factors: On the probabilities of augmentation, of each source of the store; none: 1.
 
     Raises:
         Diverged: Too many gradients in a row were not finite.
@@ -249,6 +251,7 @@ def train(
         dataset_statistics=dataset_statistics,
         task=task,
         per_sample=memory is not None,
+        factors=factors,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
     ended = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,6 +154,7 @@ class Stepper:
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
         task: What is learnt; None: one mask.
         per_sample: Give the loss of each sample, too.
+        factors: On the probabilities of augmentation, of each source of the store; none: 1.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Stepper:
         dataset_statistics: DatasetStatistics | None = None,
         task: TaskSpec | None = None,
         per_sample: bool = False,
+        factors: Sequence[float] = (),
     ) -> None:
         self._of_samples = experiment.train.micro_batch_size if per_sample else 0
         self._task = build_task(task)
@@ -183,6 +185,7 @@ class Stepper:
             seed=seed,
             device=device,
             dataset_statistics=dataset_statistics,
+            factors=factors,
         )
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._sizes = [p.numel() for p in self._parameters]
