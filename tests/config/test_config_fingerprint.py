@@ -61,6 +61,7 @@ OTHER = {
     "train.encoder_lr_factor": 0.1,
     "train.no_decay_on_norms": True,
     "train.log_health": True,
+    "train.recompute": True,
     "train.checkpoint_every_s": 5.0,
     "train.nan_tolerance": 0,
     "train.log_gradient_shares": 10,

@@ -230,6 +230,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("schedule", {"name": "plateau", "patience": 2}, "1648497abf81e6d200da"),
     ("train", {"epochs": 20, "ema": 0.99, "clip_norm": 1}, "7ad03330c0332c38374b"),
     ("train", {"log_health": True}, "040629cbdc9d087e7a44"),
+    ("train", {"recompute": True}, "040629cbdc9d087e7a44"),
     ("train", {"swa": {}}, "c945bea384184586aa3f"),
     ("train", {"swa": {"start": 0.5}}, "f37cfaf20fdd95a1a627"),
     ("train", {"freeze": ["first"]}, "ea394bed828424532ffd"),
@@ -283,7 +284,8 @@ def test_every_shipped_space_is_here() -> None:
 @pytest.mark.parametrize(("section", "values", "name"), CASES)
 def test_a_run_keeps_its_name(section: str, values: dict[str, Any], name: str) -> None:
     assert _name(section, values) == name
-    neutral = ({}, {"name": "combined"}, {"name": "wnet"}, {"log_health": True})
+    neutral: list[dict[str, Any]] = [{}, {"name": "combined"}, {"name": "wnet"}]
+    neutral += [{"log_health": True}, {"recompute": True}]
     assert (name == DEFAULT) == (values in neutral)
 
 

@@ -124,6 +124,12 @@ def test_the_first_epoch_of_the_mean(start: float, epochs: int, first: int) -> N
     assert Swa(start=start).first(epochs) == first
 
 
+def test_blocks_that_are_computed_again_change_no_bit(undisturbed):
+    trace = cases.run_tiny(cases.tiny_experiment(train={"recompute": True}))
+    assert cases.differences(trace.last, undisturbed.last) == []
+    assert trace.weights == undisturbed.weights
+
+
 def test_scored_weights_are_the_average(undisturbed):
     kept = load_weights(undisturbed.weights[2])
     assert cases.differences(kept, undisturbed.last["ema"]["average"]) == []

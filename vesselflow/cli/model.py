@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 _EPILOG = """One row for each network, with the parameters and multiplications of the others as
 multiples of the first one's. Nothing is trained or written.
 
-  MACs       multiplications with additions of a prediction of one sample
-  sees       pixels along each axis that the logit in the middle of a sample depends on, without
-             normalisation; "all" is a side or more
-  training   memory of a step in float32: weights, gradients, two moments, and what the forward
-             pass of a micro-batch keeps
+  MACs         multiplications with additions of a prediction of one sample
+  sees         pixels along each axis that the logit in the middle of a sample depends on, without
+               normalisation; "all" is a side or more
+  training     memory of a step in float32: weights, gradients, two moments, and what the forward
+               pass of a micro-batch keeps
+  recomputing  the same with train.recompute: of each block what enters it, and one block's inside
 
   vesselflow model search_spaces/fpn.yaml
   vesselflow model search_spaces/se.yaml --set data.working_size_px=512 --json"""
@@ -94,6 +95,7 @@ def _plain(network: Network, facts: ModelFacts) -> dict[str, Any]:
         "macs": facts.macs,
         "receptive_px": list(facts.receptive_px),
         "training_bytes": facts.training_bytes,
+        "recomputing_bytes": facts.recomputing_bytes,
     }
 
 
@@ -104,7 +106,8 @@ def _print(console: Console, found: Sequence[Network], facts: Sequence[ModelFact
     first = facts[0]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("network", overflow="fold")
-    for head in ("points", "parameters", "", "GMACs", "", "sees", "sample", "stride", "training"):
+    heads = ("points", "parameters", "", "GMACs", "", "sees", "sample", "stride", "training")
+    for head in (*heads, "recomputing"):
         table.add_column(head, justify="right", no_wrap=True)
     for network, row in zip(found, facts, strict=True):
         table.add_row(
@@ -118,6 +121,7 @@ def _print(console: Console, found: Sequence[Network], facts: Sequence[ModelFact
             _sides(network.sample),
             _sides(network.stride),
             f"{row.training_bytes / 2**20:,.0f} MiB",
+            f"{row.recomputing_bytes / 2**20:,.0f} MiB",
         )
     console.print(table)
 

@@ -313,6 +313,11 @@ class Train(Section):
         description="Longest time without a checkpoint inside an epoch, in seconds; it is shorter "
         "(30 s at least) where failures are frequent and checkpoints cheap",
     )
+    recompute: bool = Field(
+        False,
+        description="Keep of each block of the model its input alone, and compute the rest again "
+        "for the gradient: less memory, about a third more time, the same numbers",
+    )
     log_health: bool = Field(
         False,
         description="Keep norms of gradients and updates of each top-level module in the curve "

@@ -60,6 +60,7 @@ RESULT_NEUTRAL = {
     "train.checkpoint_every_s": "when a checkpoint is written changes no number",
     "train.log_gradient_shares": "what is logged beside a training changes no number of it",
     "train.log_health": "what is looked at changes no number",
+    "train.recompute": "what is computed twice gives the same numbers",
     "score.threshold": "part of the evaluation's name",
     "score.threshold_metric": "part of the evaluation's name",
     "score.tta": "part of the evaluation's name",

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vesselflow.models import strided
 from vesselflow.models.ends import Difference
+from vesselflow.models.recompute import blocks
 
 #: What a receptive field is looked at without: they see all pixels of what they normalise, change
 #: no pixel's reach, or drop some at random.
@@ -41,6 +42,8 @@ class ModelFacts:
         macs: Multiplications with additions of a prediction of one sample: those of convolutions,
             linear layers and attention.
         saved_bytes: What a forward pass of a micro-batch in float32 keeps for the backward pass.
+        recomputed_bytes: What it keeps where blocks are computed again (`train.recompute`), with
+            the inside of the block that needs most.
         receptive_px: Pixels along each axis, of which the logit in the middle of a sample depends;
             a whole side means that side or more. Normalisation is left out: batch-norm in training,
             and the others always, see all pixels.
@@ -49,12 +52,22 @@ class ModelFacts:
     parameters: int
     macs: int
     saved_bytes: int
+    recomputed_bytes: int
     receptive_px: tuple[int, ...]
 
     @property
     def training_bytes(self) -> int:
         """Of a step in float32: weights, gradients, two moments, and what is kept."""
-        return 4 * 4 * self.parameters + self.saved_bytes
+        return self._weights_bytes + self.saved_bytes
+
+    @property
+    def recomputing_bytes(self) -> int:
+        """The same with `train.recompute`."""
+        return self._weights_bytes + self.recomputed_bytes
+
+    @property
+    def _weights_bytes(self) -> int:
+        return 4 * 4 * self.parameters
 
 
 def facts_of(
@@ -90,7 +103,7 @@ def facts_of(
         return ModelFacts(
             sum(parameter.numel() for parameter in model.parameters()),
             _macs(model, channels, sample),
-            _saved_bytes(model, channels, sample, micro_batch_size),
+            *saved_bytes(model, channels, sample, micro_batch_size),
             reached,
         )
 
@@ -102,22 +115,69 @@ def _macs(model: nn.Module, channels: int, sample: Sequence[int]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _saved_bytes(model: nn.Module, channels: int, sample: Sequence[int], count: int) -> int:
-    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+def saved_bytes(
+    model: nn.Module, channels: int, sample: Sequence[int], count: int
+) -> tuple[int, int]:
+    """What a forward pass keeps for the backward pass, and what it keeps with `recompute_blocks`.
 
-    def keep(tensor: Tensor) -> Tensor:
+    Args:
+        model: On torch's meta device; put into training mode.
+        channels: Of its images.
+        sample: Sides of a sample.
+        count: Samples.
+
+    Returns:
+        Bytes, without the weights; the second number has the inside of the largest block too.
+    """
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    outside: dict[int, int] = {}
+    inside: list[dict[int, int]] = []
+    entering: dict[int, int] = {}
+    held: list[Tensor] = []  # so that no storage comes back under another's address
+    current = outside
+
+    def note(tensor: Tensor, where: dict[int, int]) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
+            where[storage._cdata] = storage.nbytes()
+
+    def keep(tensor: Tensor) -> Tensor:
+        note(tensor, current)
         return tensor
 
+    def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal current
+        for each in (*given, *named.values()):
+            for tensor in each if isinstance(each, list | tuple) else [each]:
+                if isinstance(tensor, Tensor):
+                    held.append(tensor)
+                    note(tensor, entering)
+        inside.append({})
+        current = inside[-1]
+
+    def leave(*_: Any) -> None:
+        nonlocal current
+        current = outside
+
+    hooks = []
+    for block in blocks(model):
+        hooks += [
+            block.register_forward_pre_hook(enter, with_kwargs=True),
+            block.register_forward_hook(leave, prepend=True),
+        ]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Held until it is counted, so that no storage comes back under another's address.
         answer = model.train()(torch.empty(count, channels, *sample, device="meta"))
-    total = sum(kept.values())
+    for hook in hooks:
+        hook.remove()
+    plain = outside.copy()
+    for part in inside:
+        plain |= part
+    kept = outside | entering
+    largest = max(
+        (sum(part[key] for key in part.keys() - kept.keys()) for part in inside), default=0
+    )
     del answer
-    return total
+    return sum(plain.values()), sum(kept.values()) + largest
 
 
 def receptive_px(model: nn.Module, channels: int, sample: Sequence[int]) -> tuple[int, ...]:

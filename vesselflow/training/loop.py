@@ -24,6 +24,7 @@ from vesselflow.losses import LOSSES
 from vesselflow.models import strided
 from vesselflow.models.averages import Average
 from vesselflow.models.ema import Ema
+from vesselflow.models.recompute import recompute_blocks
 from vesselflow.models.swa import Swa
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
@@ -231,6 +232,8 @@ def train(
     if initial is not None and resume is None:
         model.load_state_dict(load_weights(initial))
     freeze(model, settings.freeze)
+    if settings.recompute:
+        recompute_blocks(model)
     optimizer = OPTIMIZERS.build(experiment.optimizer, parameters=parameter_groups(model, settings))
     schedule = LEARNING_RATES.build(experiment.schedule)
     loss = LOSSES.build(experiment.loss)
