@@ -14,6 +14,8 @@ from vesselflow.errors import UserError
 from vesselflow.models import MODELS, strided
 from vesselflow.models.ends import Placed
 from vesselflow.models.needs import divisor_of
+from vesselflow.models.trial import parameters_of
+from vesselflow.models.widths import Ladder
 
 torch.set_num_threads(1)
 
@@ -300,3 +302,14 @@ def test_a_pass_changes_nothing_but_the_statistics_of_batch_norms(built):
     model.zero_grad()
     for module, mode in zip(model.modules(), modes, strict=True):
         module.training = mode
+
+
+def test_wider_models_have_more_parameters(built):
+    _, spec, model, _ = built
+    ladder = Ladder(spec)
+    given = sum(parameter.numel() for parameter in model.parameters())
+    counts = [
+        parameters_of(ladder[ladder.at(factor)], channels=3, classes=1, stride=1)
+        for factor in ((0.5, 2) if ladder.keys else ())
+    ]
+    assert sorted({*counts, given}) == [*counts[:1], given, *counts[1:]]

@@ -25,6 +25,7 @@ from vesselflow.models.arguments import (
     Sliced,
     Supervised,
     Volumetric,
+    Width,
     check_pyramid,
 )
 from vesselflow.models.ends import Models
@@ -129,8 +130,8 @@ class Fpn3dArguments(Supervised, Volumetric):
 
     filters: Filters = (8, 16, 32, 64)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
-    pyramid_channels: Channels = 32
-    segmentation_channels: Channels = 16
+    pyramid_channels: Annotated[Channels, Width(normed=False)] = 32
+    segmentation_channels: Annotated[Channels, Width()] = 16
     finest_level: Annotated[int, Field(ge=0, le=5)] = 1
     fusion: Annotated[str, Named("fusion", FUSIONS)] = "parallel"
     merge: Literal["add", "cat"] = "add"

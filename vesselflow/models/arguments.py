@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -18,8 +19,23 @@ from vesselflow.models.layers import (
     WINDOW_FUSIONS,
 )
 
+
+@dataclass(frozen=True)
+class Width:
+    """Annotates an argument that may be scaled, see `vesselflow.models.widths`.
+
+    It is a number of channels, or a list of them; None stands for what `Ends.widths` says.
+
+    Attributes:
+        normed: Whether maps of so many channels are normalised, so that a group norm keeps as many
+            groups.
+    """
+
+    normed: bool = True
+
+
 Channels = Annotated[int, Field(ge=1)]
-Filters = Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6)]
+Filters = Annotated[tuple[Channels, ...], Field(strict=False, min_length=2, max_length=6), Width()]
 #: What a convolution sees beyond the border of its map.
 Padding = Literal["zeros", "reflect", "replicate"]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -66,6 +82,20 @@ class Ends(Arguments):
 
     def apply(self, model: Any) -> None:
         """Do to a model that was built just now what the fields in `applied` ask."""
+
+    @property
+    def least_width(self) -> int:
+        """Fewest channels that a width may be scaled down to."""
+        return 1
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """The arguments that may be scaled, one number as a list of one."""
+        found = {}
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is not None and any(isinstance(entry, Width) for entry in info.metadata):
+                found[name] = (value,) if isinstance(value, int) else tuple(value)
+        return found
 
 
 class Excited(Ends):

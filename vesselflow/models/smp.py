@@ -31,6 +31,7 @@ from vesselflow.models.arguments import (
     Norm,
     Probability,
     Skipped,
+    Width,
     check_pyramid,
 )
 from vesselflow.models.encoders import check_drop_path, check_encoder, drops_paths
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 #: Widths of the library's decoder levels for depth 5, coarsest first.
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
+
+#: The library's scse has a bottleneck of a 16th of its channels.
+_ATTENDED = 16
 
 Depth = Annotated[int, Field(ge=3, le=5)]
 #: Places of excitations beside an encoder that is a library's.
@@ -135,7 +139,13 @@ class ManetArguments(_Smp):
 
     architecture = "manet"
 
-    decoder_channels: Annotated[tuple[Channels, ...], Field(strict=False)] | None = None
+    decoder_channels: Annotated[
+        Annotated[tuple[Channels, ...], Field(strict=False)] | None, Width()
+    ] = None
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """The decoder's; the encoder is given."""
+        return {"decoder_channels": _decoder_channels(self.decoder_channels, self.depth)}
 
     @model_validator(mode="after")
     def _one_per_level(self) -> ManetArguments:
@@ -159,6 +169,21 @@ class UnetPlusPlusArguments(ManetArguments):
     architecture = "unetplusplus"
 
     attention: Literal["scse"] | None = None
+
+    @property
+    def least_width(self) -> int:
+        """The library's attention keeps one of so many channels."""
+        return 1 if self.attention is None else _ATTENDED
+
+    @model_validator(mode="after")
+    def _wide_enough(self) -> UnetPlusPlusArguments:
+        if min(self.widths()["decoder_channels"]) < self.least_width:
+            raise UserError(
+                f"the library's attention leaves nothing of fewer than {_ATTENDED} channels",
+                where="model.decoder_channels",
+                allowed=f"{_ATTENDED} or more each, or model.attention: null",
+            )
+        return self
 
 
 class UnetArguments(Skipped, Excited, UnetPlusPlusArguments):
@@ -195,8 +220,8 @@ class Fpn2dArguments(Excited, _Smp):
 
     architecture = "fpn2d"
 
-    pyramid_channels: Channels = 128
-    segmentation_channels: Channels = 64
+    pyramid_channels: Annotated[Channels, Width(normed=False)] = 128
+    segmentation_channels: Annotated[Channels, Width()] = 64
     finest_level: Annotated[int, Field(ge=1, le=5)] = 1
     fusion: Annotated[str, Named("fusion", FUSIONS)] = "parallel"
     merge: Literal["add", "cat"] = "add"
@@ -574,10 +599,8 @@ def dpt(*, encoder: str, weights: str | None, in_channels: int = 3, classes: int
     return build_encoded("DPT", encoder, weights, 4, in_channels, classes, dynamic_img_size=True)
 
 
-def _decoder_channels(channels: Sequence[int] | None, depth: int) -> Sequence[int]:
-    if channels is None:
-        return DECODER_CHANNELS[-depth:]
-    return channels
+def _decoder_channels(channels: Sequence[int] | None, depth: int) -> tuple[int, ...]:
+    return DECODER_CHANNELS[-depth:] if channels is None else tuple(channels)
 
 
 def build_encoded(

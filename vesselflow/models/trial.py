@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vesselflow.errors import UserError
-from vesselflow.models import MODELS
+from vesselflow.models import strided
 
 Size = tuple[int, ...]
 
@@ -65,13 +65,44 @@ def try_model(
             )
 
 
-def build_meta(spec: Mapping[str, Any], channels: int) -> nn.Module:
-    """The model with weights that have shapes and no values."""
-    model: nn.Module
+def build_meta(
+    spec: Mapping[str, Any],
+    channels: int,
+    *,
+    classes: int = 1,
+    stride: int | tuple[int, ...] = 1,
+) -> nn.Module:
+    """The model with weights that have shapes and no values.
+
+    Args:
+        spec: Name and arguments.
+        channels: Of the images.
+        classes: Of the logits.
+        stride: Of the logits.
+
+    Raises:
+        UserError: It cannot be built.
+    """
+
+    def build() -> nn.Module:
+        return strided.build(spec, in_channels=channels, classes=classes, stride=stride)
+
     try:
         with torch.device("meta"):
-            model = MODELS.build(spec, in_channels=channels, classes=1)
+            return build()
     except UserError:
         # Some look at values while they are built, which only a real device has.
-        model = MODELS.build(spec, in_channels=channels, classes=1).to("meta")
-    return model
+        return build().to("meta")
+
+
+def parameters_of(
+    spec: Mapping[str, Any],
+    *,
+    channels: int,
+    classes: int,
+    stride: int | tuple[int, ...],
+) -> int:
+    """How many numbers a model learns; weights are not loaded, see `build_meta`."""
+    bare = {**spec, "weights": None} if "weights" in spec else spec
+    model = build_meta(bare, channels, classes=classes, stride=stride)
+    return sum(parameter.numel() for parameter in model.parameters())
