@@ -46,6 +46,22 @@ def test_the_table_is_there_for_machines(space: Path) -> None:
     assert 0 < first["receptive_px"][0] < 64
 
 
+def test_widths_that_were_matched_stand_beside_those_given(space: Path) -> None:
+    space.write_text(SPACE.replace("[4, 8]", "[8, 16, 32]") + "match_parameters: true\n")
+    done = command("model", "space.yaml")
+    assert done.code == 0
+    rows = [line.split() for line in done.out.splitlines() if line.strip().startswith("wnet")]
+    assert "wnet (se sse, se_at skip+decoder, filters 8+16+32)" not in done.out
+    first, *others = json.loads(command("model", "space.yaml", "--json").out)["networks"]
+    assert first["given_parameters"] == first["parameters"] == 68_482
+    assert all(row["given_parameters"] > first["parameters"] for row in others)
+    assert all(abs(row["parameters"] / first["parameters"] - 1) < 0.01 for row in others)
+    assert rows[0].count("68,482") == 2
+    assert f"{others[0]['given_parameters']:,}" in rows[1]
+    assert "given_parameters" not in command("model", "space.yaml", "--json", "--set",
+                                             "match_parameters=false").out  # fmt: skip
+
+
 def test_what_is_wrong_is_a_line(space: Path) -> None:
     space.write_text(SPACE.replace("sse", "ssse"))
     assert "did you mean 'sse'?" in refused(space.parent, "model", "space.yaml")

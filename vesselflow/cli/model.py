@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _EPILOG = """One row for each network, with the parameters and multiplications of the others as
 multiples of the first one's. Nothing is trained or written.
 
+  given        with match_parameters: true, the parameters with the widths that the space gives
+
   MACs         multiplications with additions of a prediction of one sample
   sees         pixels along each axis that the logit in the middle of a sample depends on, without
                normalisation; "all" is a side or more
@@ -70,14 +72,18 @@ def run(args: argparse.Namespace) -> int:
             )
     finally:
         progress.end()
+    points = plan.matched.points if plan.matched else {}
+    given = [points[network.points[0]].given for network in found] if points else []
     if args.json:
         rows = [_plain(*pair) for pair in zip(found, facts, strict=True)]
+        for row, count in zip(rows, given, strict=bool(given)):
+            row["given_parameters"] = count
         json.dump({"space": space.name, "networks": rows}, sys.stdout, indent=2)
         print()
         return 0
     # Into a pipe or file: wide enough that most rows are not broken.
     console = Output(width=None if sys.stdout.isatty() else 160, highlight=False)
-    _print(console, found, facts)
+    _print(console, found, facts, given)
     return 0
 
 
@@ -99,20 +105,28 @@ def _plain(network: Network, facts: ModelFacts) -> dict[str, Any]:
     }
 
 
-def _print(console: Console, found: Sequence[Network], facts: Sequence[ModelFacts]) -> None:
+def _print(
+    console: Console,
+    found: Sequence[Network],
+    facts: Sequence[ModelFacts],
+    given: Sequence[int],
+) -> None:
+    """The table; `given` are parameters before widths were matched, none where they were not."""
     from rich import box
     from rich.table import Table
 
     first = facts[0]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("network", overflow="fold")
-    heads = ("points", "parameters", "", "GMACs", "", "sees", "sample", "stride", "training")
-    for head in (*heads, "recomputing"):
+    heads = ["parameters", "", "GMACs", "", "sees", "sample", "stride", "training", "recomputing"]
+    for head in ("points", *(("given", "") if given else ()), *heads):
         table.add_column(head, justify="right", no_wrap=True)
-    for network, row in zip(found, facts, strict=True):
+    for index, (network, row) in enumerate(zip(found, facts, strict=True)):
+        before = [f"{given[index]:,}", _times(given[index], given[0])] if given else []
         table.add_row(
             escape(network.label),
             str(len(network.points)),
+            *before,
             f"{row.parameters:,}",
             _times(row.parameters, first.parameters),
             f"{row.macs / 1e9:.3g}",

@@ -137,6 +137,8 @@ def print_plan(
         console.print(f"  {name}  {path}  {state}", markup=False, soft_wrap=True)
     for line in fetched:
         console.print(f"note:   {line}", markup=False, soft_wrap=True)
+    if space.match_parameters:
+        console.print(f"widths: {_widths(plan)}", markup=False, soft_wrap=True)
     if cells:
         console.print(f"done:   {done} of {len(cells)} runs are finished already")
     _print_cost(console, space, trained, slots)
@@ -144,6 +146,18 @@ def print_plan(
     if plan.changed:
         console.print(plan.changed, style="yellow", markup=False, soft_wrap=True)
     console.print("nothing was started (--dry-run)")
+
+
+def _widths(plan: SweepPlan) -> str:
+    """How the widths of the points were matched, in words."""
+    matched = plan.matched
+    if matched is None:
+        return "are matched at the start, when the stores are there"
+    return (
+        f"{matched.scaled} of {len(matched.points)} points are scaled to the "
+        f"{matched.parameters:,} parameters of {matched.reference}, within {matched.furthest:.1%} "
+        "('vesselflow model' lists them)"
+    )
 
 
 def _print_cost(

@@ -108,6 +108,12 @@ class Space(BaseModel):
         default_factory=dict, description="Key -> {value, when} over the grid; written by --set"
     )
     search: Search = Field(default_factory=Search, description="How points are taken")
+    match_parameters: bool = Field(
+        False,
+        description="Scale the widths of each point's model until it has as many parameters as the "
+        "first point's, within 5 %, so that an ablation compares equals; loads torch before the "
+        "start",
+    )
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] | None = Field(
         None, description="Folds that are run, counted from 0; null for all"
     )
@@ -132,6 +138,7 @@ class Space(BaseModel):
     _file: Path = PrivateAttr(default_factory=Path)
     _profile: str | None = PrivateAttr(None)
     _expansion: Expansion | None = PrivateAttr(None)
+    _given: Expansion | None = PrivateAttr(None)
 
     @property
     def file(self) -> Path:
@@ -241,6 +248,17 @@ class Space(BaseModel):
         if self._expansion is None:
             self._expansion = self._axes().expand()
         return self._expansion
+
+    @property
+    def given(self) -> Expansion:
+        """The points as the file gives them, whatever became of them since."""
+        return self._given or self.expand()
+
+    def settled(self, expansion: Expansion) -> Space:
+        """The same space with its points as they turned out once its stores were known."""
+        space = self.model_copy()
+        space._given, space._expansion = self.given, expansion
+        return space
 
     def run_folds(self, experiment: Experiment) -> tuple[int, ...]:
         """The folds on which an experiment is run: `folds`, or all that its split has."""

@@ -326,6 +326,17 @@ class SweepTables:
         loaded = read_json_or_none(self.folder / "provenance.json")
         return loaded if isinstance(loaded, dict) else {}
 
+    @cached_property
+    def matched(self) -> tuple[str, int, float] | None:
+        """How widths were matched; None where they are as given, or where nobody says.
+
+        The point whose parameters all have, how many, and the largest share that one is off.
+        """
+        noted = self.provenance.get("matched")
+        if not isinstance(noted, dict) or noted.get("reference") not in self.order:
+            return None
+        return str(noted["reference"]), int(noted["parameters"]), float(noted["within"])
+
 
 def _predicts(sensitivity: float, specificity: float) -> str:
     """What a threshold predicts that tells no pixel from another; "" where it tells them apart.

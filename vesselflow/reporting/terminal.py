@@ -345,6 +345,7 @@ def answer_json(tables: SweepTables) -> dict[str, Any]:
         "warnings": warnings(tables),
         "gone": [asdict(run) for run in lost_runs(tables)],
         "no_signal": [asdict(run) for run in tables.blind],
+        "matched": tables.provenance.get("matched") if tables.matched else None,
         "points": points_json(tables),
         "cost": cost_json(tables),
     }
@@ -376,6 +377,12 @@ def footnotes(tables: SweepTables) -> list[str]:
     if ood and tables.of_role("test"):
         outside = f"the mean of {listing(ood)}" if len(ood) > 1 else ood[0]
         notes.append(f"gap = test {label} minus {outside}.")
+    if tables.matched is not None:
+        point, parameters, within = tables.matched
+        notes.append(
+            f"Widths were scaled: the models of all points have the {parameters:,} parameters of "
+            f"{tables.text(point)}, within {within:.1%}."
+        )
     if not has_records(results_of(tables.folder)):
         notes.append("The records of these runs are not beside the tables (no folder runs/).")
     undefined = [

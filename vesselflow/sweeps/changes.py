@@ -161,6 +161,9 @@ def _is_default(key: str, value: Any, beside: Mapping[str, Any]) -> bool:
         beside: What it stands in: where that is a part, with the part's name.
     """
     section, _, field = key.partition(".")
+    if key in Space.model_fields:
+        own = Space.model_fields[key]
+        return not own.is_required() and comparable(value) == comparable(own.get_default())
     if section in PARTS or section == "augment":
         part, _, inner = field.rpartition(".")
         return _is_default_of(section, part or beside.get("name"), inner or field, value)

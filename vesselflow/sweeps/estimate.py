@@ -22,7 +22,7 @@ from vesselflow.sweeps.pace import (
     run_model,
     spread,
 )
-from vesselflow.sweeps.planning import SweepPlan, check_space, look_up_runs
+from vesselflow.sweeps.planning import SweepPlan, on_stores
 from vesselflow.sweeps.simulation_model import RunModel
 from vesselflow.sweeps.stores_made import borrowed_stores
 
@@ -94,9 +94,7 @@ def with_stores(plan: SweepPlan, scratch: Path, notify: Callable[[str], None]) -
     if plan.whole:
         return plan
     stores = borrowed_stores(plan.space, plan.file, plan.results, scratch, notify)
-    folds = check_space(plan.space, plan.file, stores)
-    cells, scored = look_up_runs(plan.space, folds, stores, plan.lookup)
-    return replace(plan, stores=stores, folds=folds, cells=cells, scored=scored)
+    return on_stores(plan, stores, notify)
 
 
 def estimate(

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vesselflow import __version__
 from vesselflow.config.grid import Expansion
@@ -118,8 +119,9 @@ def write_head(
     folder: AnyPath,
     stores: Mapping[str, StoreFacts],
     command: Sequence[str],
+    noted: Mapping[str, Any],
 ) -> None:
-    """Write what the sweep is: provenance, space, resolved space."""
+    """Write what the sweep is: provenance with what else is `noted`, space, resolved space."""
     # First of all files: a folder without it is taken for somebody else's.
     write_json(
         folder / PROVENANCE,
@@ -137,6 +139,7 @@ def write_head(
                 name: {"path": str(fact.path), "digest": fact.digest, "sources": len(fact.sources)}
                 for name, fact in stores.items()
             },
+            **noted,
         },
     )
     write_text(folder / "space.yaml", file.read_text(encoding="utf-8"))

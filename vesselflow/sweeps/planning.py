@@ -31,6 +31,7 @@ from vesselflow.sweeps.folder import (
     writing,
 )
 from vesselflow.sweeps.initial_weights import Initials, check_shapes
+from vesselflow.sweeps.matching import Matched, match_widths
 from vesselflow.sweeps.sampling_checks import check_sampling
 from vesselflow.sweeps.stores_made import known_stores, open_stores
 from vesselflow.sweeps.task_checks import check_keypoints, check_tasks
@@ -53,6 +54,7 @@ class SweepPlan:
         scored: What is known of each cell, in the same order.
         lookup: By which it is known.
         changed: What differs from the settings that the folder holds the answer to; "" if nothing.
+        matched: How the widths of its points were matched; None where they are as given.
     """
 
     space: Space
@@ -67,6 +69,7 @@ class SweepPlan:
     scored: list[Scored]
     lookup: Lookup
     changed: str = ""
+    matched: Matched | None = None
 
     @property
     def whole(self) -> bool:
@@ -145,7 +148,7 @@ def plan_sweep(
     check_owner(file, folder)
     check_writable(folder, probe=start)
     stores = known_stores(space, file, results, notify)
-    folds = check_space(space, file, stores)
+    space, folds, matched = settle(space, file, stores, notify)
     lookup = Lookup(results, keep=start)
     cells, scored = look_up_runs(space, folds, stores, lookup)
     plan = SweepPlan(
@@ -161,6 +164,7 @@ def plan_sweep(
         scored,
         lookup,
         changes_line(space, file, space.profile, results),
+        matched,
     )
     left = plan.open_points(fresh=fresh)
     checks.check_models(space, file, left, stores, notify)
@@ -183,11 +187,47 @@ def with_stores(plan: SweepPlan, notify: Callable[[str], None] = lambda text: No
     """
     if plan.whole:
         return plan
-    stores = open_stores(plan.space, plan.file, plan.results, notify)
-    # Of a store that was made just now, more is known than before.
-    folds = check_space(plan.space, plan.file, stores)
-    cells, scored = look_up_runs(plan.space, folds, stores, plan.lookup)
-    return replace(plan, stores=stores, folds=folds, cells=cells, scored=scored)
+    return on_stores(plan, open_stores(plan.space, plan.file, plan.results, notify), notify)
+
+
+def on_stores(
+    plan: SweepPlan, stores: dict[str, StoreFacts], notify: Callable[[str], None]
+) -> SweepPlan:
+    """The plan on stores that were made just now, of which more is known than before.
+
+    Raises:
+        UserError: A store or a split is not as it must be.
+    """
+    space, folds, matched = settle(plan.space, plan.file, stores, notify)
+    cells, scored = look_up_runs(space, folds, stores, plan.lookup)
+    return replace(
+        plan,
+        space=space,
+        expansion=space.expand(),
+        stores=stores,
+        folds=folds,
+        cells=cells,
+        scored=scored,
+        matched=matched,
+    )
+
+
+def settle(
+    space: Space,
+    file: Path,
+    stores: Mapping[str, StoreFacts],
+    notify: Callable[[str], None] = lambda text: None,
+) -> tuple[Space, dict[str, list[Fold]], Matched | None]:
+    """The space with its points as they are on these stores, its folds, and how it was matched.
+
+    Raises:
+        UserError: As `check_space` and `match_widths` raise it.
+    """
+    folds = check_space(space, file, stores)
+    space, matched = match_widths(space, file, stores, notify)
+    if matched is not None:  # norms of other widths need other sizes
+        checks.check_sizes(space, file, stores)
+    return space, folds, matched
 
 
 def make_ready(
@@ -209,7 +249,10 @@ def make_ready(
     plan = with_stores(plan, notify)
     with writing(plan.folder):
         plan.folder.mkdir(parents=True, exist_ok=True)
-    write_head(plan.space, plan.file, plan.profile, plan.folder, plan.stores, command)
+    write_head(
+        *(plan.space, plan.file, plan.profile, plan.folder, plan.stores, command),
+        noted={"matched": plan.matched.plain()} if plan.matched else {},
+    )
     write_splits(plan.folder / "splits", plan.expansion, plan.folds, plan.stores)
     plan.lookup.keep()
     return Prepared(**{field.name: getattr(plan, field.name) for field in fields(plan)})
