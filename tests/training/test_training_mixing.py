@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from vesselflow.augment.compose import Mix, compose
 from vesselflow.config.experiment import load_experiment
 from vesselflow.feed.batches import Batch
+from vesselflow.losses import LOSSES
+from vesselflow.models.layers.handoff import Handoff
 from vesselflow.runs.registries import REGISTRIES
 from vesselflow.training.giving import Given
 from vesselflow.training.group import Solo
@@ -105,3 +107,44 @@ def test_behind_the_encoder_maps_are_mixed_as_the_target_is() -> None:
     assert (mix.share.tolist(), mix.other.tolist()) == ([1.0, 0.25], [0, 0])
     assert Given(image, image, image, image, None, [None, None]).behind_encoder is None
     assert Given(image, image, image, image, None).behind_encoder is None
+
+
+def test_maps_are_mixed_until_the_backward_pass_is_done() -> None:
+    """What is computed again there has to be what it was."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.handoff, self.layer = Handoff(), nn.Conv2d(1, 1, 1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            maps = self.layer(image)
+            maps.register_hook(lambda gradient: mixed.append(self.handoff.mix is not None))
+            return self.handoff(maps)
+
+    mixed: list[bool] = []
+    sections = {
+        "data": {"train": "a"},
+        "augment": {"manifold_mixup": {"p": 1, "at": "encoder"}},
+        "normalise": {"scope": "none"},
+        "train": {"micro_batch_size": 4},
+    }
+    experiment = load_experiment(sections, registries=REGISTRIES)
+    ones = np.ones((4, 1), np.float32)
+    values = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+    inside = np.ones((4, 1, 8, 8), np.uint8)
+    batch = Batch(values, values, inside, 0 * ones, ones, np.arange(4, dtype=np.int32))
+    model = Network()
+    stepper = Stepper(
+        experiment,
+        model,
+        LOSSES.build(experiment.loss),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        compose(experiment.augment),
+        group=Solo(),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    stepper.run(0, 0.0, lambda index: batch)
+    assert mixed == [True]
+    assert model.handoff.mix is None

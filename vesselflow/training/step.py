@@ -346,16 +346,18 @@ class Stepper:
         narrow = torch.autocast(
             self._device.type, torch.bfloat16, enabled=self._experiment.train.amp == "bf16"
         )
-        with narrow, mixed_behind_encoder(self._model, given.behind_encoder):
-            outputs = self._model(image)
-        each = outputs if isinstance(outputs, tuple) else (outputs,)
-        main, *auxiliary = map(self._task.activated, each)
-        total, terms = self._loss(main, target, fov_out, progress=progress)
-        objective = total
-        for logits in auxiliary:
-            extra, _ = self._loss(logits, target, fov_out, progress=progress)
-            objective = objective + self._auxiliary_weight * extra
-        objective.backward()
+        # The backward pass is in it, too: blocks may be computed again there.
+        with mixed_behind_encoder(self._model, given.behind_encoder):
+            with narrow:
+                outputs = self._model(image)
+            each = outputs if isinstance(outputs, tuple) else (outputs,)
+            main, *auxiliary = map(self._task.activated, each)
+            total, terms = self._loss(main, target, fov_out, progress=progress)
+            objective = total
+            for logits in auxiliary:
+                extra, _ = self._loss(logits, target, fov_out, progress=progress)
+                objective = objective + self._auxiliary_weight * extra
+            objective.backward()
         named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}}
         every = self._experiment.train.log_gradient_shares
         if every is not None and step % every == 0:
