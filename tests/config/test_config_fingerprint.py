@@ -57,6 +57,7 @@ OTHER = {
     "train.stop": {"patience": 3},
     "train.augment_by_source": {"pseudo_*": 1.5},
     "train.init_from": "first/base",
+    "train.stack": "x/y",
     "train.freeze": ["encoder"],
     "train.encoder_lr_factor": 0.1,
     "train.no_decay_on_norms": True,

@@ -48,6 +48,7 @@ from vesselflow.tasks.spec import TaskSpec
 from vesselflow.training import packing
 from vesselflow.training.group import Distributed, Group
 from vesselflow.training.loop import Hooks, Trained, train
+from vesselflow.training.stacking import Stack
 
 SEED = 11
 OBJECTIVE = Objective("dice", "max")
@@ -208,6 +209,7 @@ def run_tiny(
     hooks: Hooks | None = None,
     rows: tuple[int, ...] = tuple(range(2, SAMPLES)),
     initial: bytes | None = None,
+    stack: Stack | None = None,
 ) -> Trace:
     """Train on some rows of `tiny_samples`, or of `tiny_volumes` where the model takes those;
     `stop_after` steps, where given."""
@@ -258,6 +260,7 @@ def run_tiny(
             task=task,
             memory=draws if isinstance(draws, Hard) else None,
             initial=initial,
+            stack=stack,
         )
     finally:
         loop_module.build_model, giving_module.normalise_by = build, normalise_by

@@ -289,6 +289,13 @@ class Train(Section):
         "finished sweep in the same results folder, of the same fold and seed, at the epoch that "
         "validation chose; or the name of a run, RUN@EPOCH; null begins anew",
     )
+    stack: Annotated[str, Field(pattern=r"^[^/]+/.+$")] | None = Field(
+        None,
+        description="Runs whose probabilities the network is given as channels behind those of the "
+        "image: SPACE/POINT, the point of a finished sweep in the same results folder, of the same "
+        "split with split.inner and the same seed; a training image gets those of the run that "
+        "held it out, what is predicted the mean of all; null has none",
+    )
     stop: Stop | None = Field(
         None,
         description="End a training whose validation score gets no better, {patience: 5}: in "

@@ -57,6 +57,7 @@ RESULT_NEUTRAL = {
     "task.truncate": "the task stands in the run's identity",
     "task.rigid": "the task stands in the run's identity",
     "train.init_from": "the run and the epoch that it names are hashed in its place",
+    "train.stack": "the runs and the epochs that it names are hashed in its place",
     "train.checkpoint_every_s": "when a checkpoint is written changes no number",
     "train.log_gradient_shares": "what is logged beside a training changes no number of it",
     "train.log_health": "what is looked at changes no number",

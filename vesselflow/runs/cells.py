@@ -31,6 +31,7 @@ from vesselflow.runs.specs import (
     pixels_of,
     split_key,
 )
+from vesselflow.runs.stacked import Base
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,19 @@ def no_initial(experiment: Experiment, fold: Fold, seed: int) -> None:
         raise ValueError("train.init_from needs the results folder")
 
 
+def no_stack(experiment: Experiment, fold: Fold, seed: int) -> tuple[Base, ...]:
+    """Likewise."""
+    if experiment.train.stack is not None:
+        raise ValueError("train.stack needs the results folder")
+    return ()
+
+
 def make_cells(
     space: Space,
     folds: Mapping[str, Sequence[Fold]],
     stores: Mapping[str, StoreFacts],
     initial: Callable[[Experiment, Fold, int], Initial | None] = no_initial,
+    stack: Callable[[Experiment, Fold, int], tuple[Base, ...]] = no_stack,
 ) -> list[Cell]:
     """All cells of a sweep: points x folds x seeds, in this order.
 
@@ -133,6 +142,7 @@ def make_cells(
         folds: `split_key` of an experiment -> its folds.
         stores: Facts of every store in use.
         initial: ``(experiment, fold, seed)`` -> the weights that the run begins with.
+        stack: Likewise, the runs whose predictions it is given.
     """
     runs: dict[str, RunSpec] = {}
     by_fold: dict[tuple[str, int, tuple[str, ...], str], _OfFold] = {}
@@ -165,6 +175,9 @@ def make_cells(
             first = initial(experiment, folds[split][number], seed)
             if first is not None:
                 identity["init"] = first.identity
+            bases = stack(experiment, folds[split][number], seed)
+            if bases:
+                identity["stack"] = [base.identity for base in bases]
             run_id = digest(identity)
             if run_id not in runs:
                 runs[run_id] = RunSpec(
@@ -178,6 +191,7 @@ def make_cells(
                     task=task,
                     initial=first,
                     factors=factors,
+                    stack=bases,
                 )
             cells.append(
                 Cell(
@@ -209,6 +223,7 @@ def trainings(space: Space) -> list[Experiment]:
                     experiment.scale_of(experiment.data.train),
                     split_key(experiment),
                     experiment.train.init_from,
+                    experiment.train.stack,
                     # Scores that end a training are part of it.
                     experiment.score.model_dump(mode="json") if experiment.train.stop else None,
                 ]

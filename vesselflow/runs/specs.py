@@ -17,6 +17,7 @@ from vesselflow.feed.view import Around, View
 from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
 from vesselflow.runs.initial import Initial
+from vesselflow.runs.stacked import Base
 from vesselflow.stores.importers.listing import few
 from vesselflow.tasks.spec import TaskSpec
 
@@ -80,6 +81,7 @@ class RunSpec:
         initial: The weights that it begins with; None: its own, of its seed.
         factors: On the probabilities of augmentation, of each source of the training store, by
             index; none: 1.
+        stack: Runs whose predictions it is given beside the image.
     """
 
     run_id: str
@@ -92,6 +94,7 @@ class RunSpec:
     task: TaskSpec = field(default_factory=TaskSpec)
     initial: Initial | None = None
     factors: tuple[float, ...] = ()
+    stack: tuple[Base, ...] = ()
 
     @property
     def epochs(self) -> tuple[int, ...]:

@@ -28,7 +28,11 @@ from vesselflow.tasks import TASKS
 #: Keys of a resolved space that change no number of an answer.
 NEUTRAL = (
     *("name", "question", "description", "hypotheses", "resources", "estimate", "prices"),
-    *(key for key in RESULT_NEUTRAL if key.startswith("train.") and key != "train.init_from"),
+    *(
+        key
+        for key in RESULT_NEUTRAL
+        if key.startswith("train.") and key not in ("train.init_from", "train.stack")
+    ),
 )
 #: Lists that grow in normal use: what is there is kept, what is missing is run.
 GROWING = ("seeds", "folds", "data.ood")

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from vesselflow.augment.inputs import DatasetStatistics
+from vesselflow.config.experiment import Experiment
 from vesselflow.errors import Interrupted
 from vesselflow.feed.batches import WholeImages
 from vesselflow.feed.sources import Data
@@ -23,8 +24,11 @@ from vesselflow.stores.statistics import intensities, pooled_centre_scale
 from vesselflow.sweeps.cost_notes import Taken
 from vesselflow.sweeps.faults import Fault
 from vesselflow.sweeps.gate import Troubles
+from vesselflow.tasks.task import build_task
 from vesselflow.training.group import Group
 from vesselflow.training.interval import NOTHING_SEEN, Survival
+from vesselflow.training.loop import trained_model
+from vesselflow.training.stacking import Stack
 
 T = TypeVar("T")
 
@@ -138,6 +142,23 @@ class Context:
         )
 
     @functools.cached_property
+    def stack(self) -> Stack | None:
+        """The networks that the run is stacked on, with their weights; each rank reads its own."""
+        spec = self.spec
+        if not spec.stack:
+            return None
+        images = self.images(self.job.validation)
+        channels = int(images[0].image.shape[0])
+        networks = []
+        for base in spec.stack:
+            record = RunRecord(base.results, base.run_id)
+            payload = self.gate.keep(functools.partial(record.read_weights, base.epoch))
+            network = trained_model(bare(base.experiment), channels, base.seed, spec.task, payload)
+            networks.append(network.to(self.device))
+        held = [base.held for base in spec.stack]
+        return Stack(networks, held, build_task(spec.task), channels)
+
+    @functools.cached_property
     def statistics(self) -> DatasetStatistics | None:
         """Centre and scale of all pixels of the training sources together, inside their fovs."""
         experiment = self.spec.experiment
@@ -150,3 +171,10 @@ class Context:
             for whole in (images[index] for index in self.spec.train)
         ]
         return pooled_centre_scale(counts, scheme.method, scheme.per_channel)
+
+
+def bare(experiment: Experiment) -> Experiment:
+    """The experiment without the weights that its encoder begins with: others take their place."""
+    if "weights" not in experiment.model:
+        return experiment
+    return experiment.model_copy(update={"model": {**experiment.model, "weights": None}})

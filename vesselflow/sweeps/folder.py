@@ -122,6 +122,8 @@ def write_head(
     noted: Mapping[str, Any],
 ) -> None:
     """Write what the sweep is: provenance with what else is `noted`, space, resolved space."""
+    named = (point.experiment.train.stack for point in space.expand().points)
+    stacked = ", ".join(dict.fromkeys(each for each in named if each is not None))
     # First of all files: a folder without it is taken for somebody else's.
     write_json(
         folder / PROVENANCE,
@@ -129,6 +131,8 @@ def write_head(
             "space_file": file.name,
             "name": space.name,
             "profile": profile,
+            # Reports say it: these runs saw more than images.
+            **({"stacked_on": stacked} if stacked else {}),
             "command": list(command),
             "vesselflow": __version__,
             "commit": _commit(),

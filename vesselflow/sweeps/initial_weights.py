@@ -39,10 +39,13 @@ class Initials:
     Args:
         results: The results folder.
         stores: Facts of the stores in use, by name.
+        key: That names the runs, for errors.
     """
 
-    def __init__(self, results: AnyPath, stores: Mapping[str, StoreFacts]) -> None:
-        self._results, self._stores = results, stores
+    def __init__(
+        self, results: AnyPath, stores: Mapping[str, StoreFacts], *, key: str = _KEY
+    ) -> None:
+        self._results, self._stores, self._key = results, stores, key
         self._tables: dict[str, list[dict[str, Any]]] = {}
         self._seen: dict[str, list[tuple[str, str, str]]] = {}
 
@@ -62,16 +65,21 @@ class Initials:
         if named is None:
             return None
         match = _RUN.fullmatch(named)
-        found = self._run(*match.groups()) if match else self._cell(named, fold.index, seed)
+        found = self.run(*match.groups()) if match else self._cell(named, fold.index, seed)
         self._check_unseen(found, experiment, fold)
         return found
 
-    def _run(self, run_id: str, epoch: str | None) -> Initial:
+    def run(self, run_id: str, epoch: str | None) -> Initial:
+        """Weights of a finished run, of its last kept epoch where none is asked for.
+
+        Raises:
+            UserError: It is not finished, or they are not there.
+        """
         record = RunRecord(self._results, run_id)
         if record.status().state is not RunState.FINISHED:
             raise UserError(
                 f"there is no finished run {run_id} in {self._results}",
-                where=_KEY,
+                where=self._key,
                 hint="'vesselflow runs' lists them",
             )
         # The weights that are kept are those of scored epochs.
@@ -81,24 +89,32 @@ class Initials:
             which = f" of epoch {epoch}" if epoch else ""
             raise UserError(
                 f"the weights{which} of run {run_id} are not there",
-                where=_KEY,
+                where=self._key,
                 allowed=", ".join(f"{run_id}@{each}" for each in kept) if kept else "",
                 hint="" if kept else "they were removed; train that run again",
             )
         return Initial(run_id, int(epoch) if epoch else kept[-1])
 
-    def _cell(self, named: str, fold: int, seed: int) -> Initial:
+    def rows(self, named: str) -> list[dict[str, Any]]:
+        """Runs of a finished sweep's point, SPACE/POINT: run_id, point, fold, seed, epoch.
+
+        Raises:
+            UserError: There is no such sweep or point.
+        """
         space, _, point = named.partition("/")
         rows = self._table(space)
         points = list(dict.fromkeys(row["point"] for row in rows))
         if point not in points:
             raise UserError(
                 f"the sweep '{space}' has no point '{point}'",
-                where=_KEY,
+                where=self._key,
                 allowed=", ".join(f"{space}/{each}" for each in points[:8]),
                 hint=closest(point, points),
             )
-        own = [row for row in rows if row["point"] == point]
+        return [row for row in rows if row["point"] == point]
+
+    def _cell(self, named: str, fold: int, seed: int) -> Initial:
+        own = self.rows(named)
         for row in own:
             if (row["fold"], row["seed"]) == (fold, seed):
                 break
@@ -106,17 +122,17 @@ class Initials:
             there = ", ".join(f"fold {row['fold']} seed {row['seed']}" for row in own)
             raise UserError(
                 f"{named} was not trained on fold {fold} with seed {seed}",
-                where=_KEY,
+                where=self._key,
                 allowed=there,
                 hint="a run begins with the weights of the same fold and seed",
             )
         if row["epoch"] is None:
             raise UserError(
                 f"{named} is not finished on fold {fold} with seed {seed}",
-                where=_KEY,
+                where=self._key,
                 hint="bring that sweep to its end first",
             )
-        return self._run(row["run_id"], str(row["epoch"]))
+        return self.run(row["run_id"], str(row["epoch"]))
 
     def _table(self, space: str) -> list[dict[str, Any]]:
         if space not in self._tables:
@@ -129,8 +145,9 @@ class Initials:
             except (OSError, pa.ArrowException):
                 raise UserError(
                     f"there is no answer of a sweep '{space}' in {self._results}",
-                    where=_KEY,
-                    allowed="SPACE/POINT of a sweep in the same results folder, RUN or RUN@EPOCH",
+                    where=self._key,
+                    allowed="SPACE/POINT of a sweep in the same results folder"
+                    + (", RUN or RUN@EPOCH" if self._key == _KEY else ""),
                     hint="run that sweep first",
                 ) from None
             self._tables[space] = table.to_pylist()
@@ -140,24 +157,24 @@ class Initials:
         """Refuse weights that know images which this run is scored on."""
         train = self._stores[experiment.data.train].digest
         outside = {self._stores[name].digest: name for name in experiment.data.ood}
-        for run_id, store, split in self._history(initial.run_id):
+        for run_id, store, split in self.history(initial.run_id):
             if store in outside:
                 raise UserError(
                     f"run {run_id} was trained on '{outside[store]}', which is out of "
                     "distribution here",
-                    where=_KEY,
+                    where=self._key,
                     hint="leave that store out of data.ood",
                 )
             if store == train and split != fold.digest:
                 raise UserError(
                     f"run {run_id} was trained on another split of '{experiment.data.train}', so "
                     f"that it may know what fold {fold.index} is scored on",
-                    where=_KEY,
+                    where=self._key,
                     allowed="runs of the same fold of the same split",
                     hint="SPACE/POINT takes the run of the same fold",
                 )
 
-    def _history(self, run_id: str) -> list[tuple[str, str, str]]:
+    def history(self, run_id: str) -> list[tuple[str, str, str]]:
         """(run, digest of its store, of its split) of a run and of those that it began with."""
         if run_id not in self._seen:
             path = RunRecord(self._results, run_id).folder / "identity.json"
@@ -165,12 +182,12 @@ class Initials:
             if not isinstance(identity, Mapping):
                 raise UserError(
                     f"what run {run_id} was trained on cannot be read",
-                    where=_KEY,
+                    where=self._key,
                     hint=f"{path} is missing or damaged; train that run again",
                 )
             own = (run_id, str(identity.get("store")), str(identity.get("split")))
             before = identity.get("init")
-            self._seen[run_id] = [own, *(self._history(before["run"]) if before else ())]
+            self._seen[run_id] = [own, *(self.history(before["run"]) if before else ())]
         return self._seen[run_id]
 
 

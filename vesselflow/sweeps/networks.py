@@ -10,6 +10,7 @@ from vesselflow.config.fingerprint import canonical_json
 from vesselflow.errors import UserError
 from vesselflow.models import MODELS
 from vesselflow.runs.resolved import task_of
+from vesselflow.runs.stacked import stacked_channels
 from vesselflow.sweeps.checks import seen_as, training_size
 from vesselflow.sweeps.planning import SweepPlan
 
@@ -21,7 +22,7 @@ class Network:
     Attributes:
         points: Names of the points that train it, one at least.
         spec: Name and arguments, all of them.
-        channels: Of the images.
+        channels: Of the images, and of what it is stacked on, whose networks are not counted.
         classes: Of the logits.
         stride: Of the logits, one number for each axis.
         sample: Sides of a training sample, in px.
@@ -71,7 +72,7 @@ def networks(plan: SweepPlan) -> list[Network]:
         stride = task.stride
         values = {
             "spec": experiment.model,
-            "channels": facts.sources[0].channels,
+            "channels": facts.sources[0].channels + stacked_channels(experiment, len(task.classes)),
             "classes": len(task.classes),
             "stride": (stride,) * len(sample) if isinstance(stride, int) else tuple(stride),
             "sample": tuple(sample),

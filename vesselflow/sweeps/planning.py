@@ -33,6 +33,7 @@ from vesselflow.sweeps.folder import (
 from vesselflow.sweeps.initial_weights import Initials, check_shapes
 from vesselflow.sweeps.matching import Matched, match_widths
 from vesselflow.sweeps.sampling_checks import check_sampling
+from vesselflow.sweeps.stacked_on import Bases
 from vesselflow.sweeps.stores_made import known_stores, open_stores
 from vesselflow.sweeps.task_checks import check_keypoints, check_tasks
 
@@ -285,9 +286,9 @@ def look_up_runs(
     """Every cell of the sweep and what is known of it; none while a store is not made yet."""
     if not all(facts.digest for facts in stores.values()):
         return [], []
-    initials = Initials(lookup.results, stores)
+    initials, bases = Initials(lookup.results, stores), Bases(lookup.results, stores)
     with checks.placed(space, space.file):
-        cells = make_cells(space, folds, stores, initials.of)
+        cells = make_cells(space, folds, stores, initials.of, bases.of)
     objective = objective_of(space, stores)
     lookup.fetch(cells)
     return cells, [lookup.score(cell, objective) for cell in cells]

@@ -209,6 +209,8 @@ class ScoringJob:
         channels = int(images[0].image.shape[0])
         payload = self.context.record.read_weights(epoch)
         model = trained_model(run.experiment, channels, run.seed, run.task, payload)
+        if self.context.stack is not None:
+            self.context.stack.attach(model)
         self._loaded = (epoch, model.to(self.context.device))
         return self._loaded[1]
 

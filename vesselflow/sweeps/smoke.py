@@ -145,6 +145,7 @@ def smoke(plan: SweepPlan, cell: Cell, scratch: Path, *, device: str = "cpu") ->
             device=device,
             dataset_statistics=context.statistics,
             task=task,
+            stack=context.stack,
         )
     except Diverged as error:
         said[SKIPPED] = str(error)

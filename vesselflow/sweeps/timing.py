@@ -87,6 +87,8 @@ class Timing:
                     .to(self._device)
                     .eval()
                 )
+                if context.stack is not None:
+                    context.stack.attach(model)
             began = time.monotonic()
             evaluate(
                 model,

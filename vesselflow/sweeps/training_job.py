@@ -138,6 +138,7 @@ class TrainingJob:
             memory=ready.memory,
             initial=ready.initial,
             factors=context.spec.factors,
+            stack=context.stack,
         )
         if outcome.finished:
             # Without early stopping all planned steps are done.
@@ -186,6 +187,10 @@ class TrainingJob:
             # Of a sweep before this one the records alone know how far it came.
             self._reached = max(self._reached, reached_before(context.record.costs()))
         self._notes = CostNotes(self.attempt, self._noted)
+        if context.spec.stack:
+            names = ", ".join(f"{base.run_id}@{base.epoch}" for base in context.spec.stack)
+            line = f"stacked (train.stack) on {names}"
+            context.gate.keep(functools.partial(self.attempt.log_once, line))
         if point is None:
             context.gate.keep(self.scoring.forget)
             return None, 0
@@ -206,7 +211,8 @@ class TrainingJob:
         draws = order.draws(samples, rows)
         ready.memory = draws if isinstance(draws, Hard) else None
         ready.batches = StepClock(context.data.batches(samples, draws, order))
-        _ = context.statistics  # read here, where a rank that cannot is not waited for
+        # Read here, where a rank that cannot is not waited for.
+        _ = context.statistics, context.stack
 
     def _save(self, step: int) -> Write:
         """What writes a checkpoint, and what the attempt has cost by then."""

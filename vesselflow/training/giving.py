@@ -18,6 +18,7 @@ from vesselflow.feed.order import key
 from vesselflow.models.layers.handoff import HiddenMix
 from vesselflow.targets.keypoints import Keypoints, exact_device
 from vesselflow.tasks.task import Task
+from vesselflow.training.stacking import Stack
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Given:
     """A micro-batch as the network and the loss are given it.
 
     Attributes:
-        image: float32 (N, C, *S), augmented, normalised, mixed; 0 outside the fov.
+        image: float32 (N, C, *S), augmented, normalised, mixed; 0 outside the fov. Of a stacked
+            run with the probabilities of others behind, (N, C + K, *S), mixed with it.
         fov: float32 (N, 1, *S), 0 or 1.
         target: float32 (N, K, *T), as the task has it.
         counted: float32 (N, 1, *T): what the loss counts.
@@ -63,6 +65,7 @@ class Giver:
         device: Where all of it happens.
         dataset_statistics: Centre and scale (C,) for ``normalise.scope: dataset``.
         factors: On the probabilities of augmentation, of each source of the store; none: 1.
+        stack: Networks whose probabilities are channels.
     """
 
     def __init__(
@@ -75,10 +78,12 @@ class Giver:
         device: torch.device,
         dataset_statistics: DatasetStatistics | None = None,
         factors: Sequence[float] = (),
+        stack: Stack | None = None,
     ) -> None:
         self._experiment, self._augmenter, self._task = experiment, augmenter, task
         self._seed, self._device, self._dataset = seed, device, dataset_statistics
         self._factors = tuple(factors)
+        self._stack = stack
         self._generator = torch.Generator()
 
     def keyed(self, purpose: str, step: int, index: int) -> torch.Generator:
@@ -146,6 +151,9 @@ class Giver:
         image = normalise_by(
             self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
         )
+        if self._stack is not None:
+            # Before mixing: no network held the sources of both samples out.
+            image = self._stack.held_out(image, batch.source)
         if self._augmenter is not None and self._augmenter.mixers:
             mixes = self._augmenter.mixes(
                 len(image),

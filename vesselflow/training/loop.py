@@ -28,12 +28,14 @@ from vesselflow.models.recompute import recompute_blocks
 from vesselflow.models.swa import Swa
 from vesselflow.optimizers import OPTIMIZERS
 from vesselflow.optimizers.learning_rates import LEARNING_RATES
+from vesselflow.runs.stacked import stacked_channels
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.training import packing
 from vesselflow.training.group import Group, Solo, together
 from vesselflow.training.interval import NOTHING_SEEN, Due, Survival
 from vesselflow.training.parameters import freeze, parameter_groups, rate, training_mode
 from vesselflow.training.saving import Saver, Write
+from vesselflow.training.stacking import Stack
 from vesselflow.training.step import Stepper
 from vesselflow.training.stopping import Patience
 
@@ -140,7 +142,7 @@ def build_model(
     task = task or TaskSpec()
     model = strided.build(
         experiment.model,
-        in_channels=channels,
+        in_channels=channels + stacked_channels(experiment, len(task.classes)),
         classes=len(task.classes),
         stride=task.stride,
         rare=task.sparse,
@@ -195,6 +197,7 @@ def train(
     memory: Hard | None = None,
     initial: bytes | None = None,
     factors: Sequence[float] = (),
+    stack: Stack | None = None,
 ) -> Trained:
     """Train one run from its start, or from a checkpoint, to its end or to a stop.
 
@@ -219,6 +222,7 @@ def train(
         memory: The draws of `batches`, where they learn from the losses of the samples.
         initial: Weights to begin with, as `dump_weights` wrote them; None: those of the seed.
         factors: On the probabilities of augmentation, of each source of the store; none: 1.
+        stack: Networks whose probabilities are channels, where `train.stack` has them.
 
     Raises:
         Diverged: Too many gradients in a row were not finite.
@@ -231,6 +235,8 @@ def train(
     model = build_model(experiment, channels, seed, task).to(device)
     if initial is not None and resume is None:
         model.load_state_dict(load_weights(initial))
+    if stack is not None:
+        stack.attach(model)
     freeze(model, settings.freeze)
     if settings.recompute:
         recompute_blocks(model)
@@ -255,6 +261,7 @@ def train(
         task=task,
         per_sample=memory is not None,
         factors=factors,
+        stack=stack,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
     ended = False

@@ -22,6 +22,7 @@ from vesselflow.training.giving import Giver
 from vesselflow.training.group import Group, together
 from vesselflow.training.health import Health
 from vesselflow.training.reduction import TreeSum, node_spans
+from vesselflow.training.stacking import Stack
 
 
 class BatchStatistics:
@@ -155,6 +156,7 @@ class Stepper:
         task: What is learnt; None: one mask.
         per_sample: Give the loss of each sample, too.
         factors: On the probabilities of augmentation, of each source of the store; none: 1.
+        stack: Networks whose probabilities are channels.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class Stepper:
         task: TaskSpec | None = None,
         per_sample: bool = False,
         factors: Sequence[float] = (),
+        stack: Stack | None = None,
     ) -> None:
         self._of_samples = experiment.train.micro_batch_size if per_sample else 0
         self._task = build_task(task)
@@ -186,6 +189,7 @@ class Stepper:
             device=device,
             dataset_statistics=dataset_statistics,
             factors=factors,
+            stack=stack,
         )
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._sizes = [p.numel() for p in self._parameters]
