@@ -638,9 +638,9 @@ def test_an_encoder_of_timm_is_tried_on_its_sizes(here: Path) -> None:
     (here / "space.yaml").write_text(f"{SPACE}model: {{name: unet, encoder: tu-resnet10t}}\n")
     answer = command("sweep", "space.yaml", "--dry-run")
     assert (answer.code, answer.err) == (0, "")
-    assert answer.out.startswith("trying models with encoders of timm (this loads torch)\n")
+    assert answer.out.startswith("trying models on their sizes (this loads torch)\n")
     swin = ("--set", "model.encoder=tu-swin_tiny_patch4_window7_224")
-    said = "trying models with encoders of timm (this loads torch)\n"
+    said = "trying models on their sizes (this loads torch)\n"
     line = refused(here, "sweep", "space.yaml", *swin, said_before=said)
     assert line == refused(here, "sweep", "space.yaml", "--dry-run", *swin, said_before=said)
     assert line == (

@@ -196,6 +196,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "fpn3d", "drop_path": 0.2}, "f3831d45eef682eafe5f"),
     ("model", {"name": "unet", "drop_path": 0}, "1de4beca1e8ecf39c7b0"),
     ("model", {"name": "segformer", "drop_path": 0}, "c5056e9467aa3e87e2cf"),
+    ("model", {"name": "fpn3d", "padding": "reflect"}, "fa5db57dbd5ffae75c61"),
+    ("model", {"name": "unet", "padding": "replicate"}, "c8fc444154fc73e153d8"),
     ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),
     ("normalise", {"scope": "patch", "method": "median"}, "1118eacf8c4104c74816"),
     ("normalise", {"method": "percentile", "per_channel": False}, "9c512812cf47fa2b8bf8"),

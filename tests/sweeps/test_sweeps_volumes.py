@@ -113,6 +113,17 @@ def test_one_spacing_for_all_scanners(results: Path) -> None:
         ),
         (
             "score: {epochs: all}",
+            "score: {window: [2, 32, 32]}\ngrid: {model.padding: [zeros, reflect]}",
+            "score.window: windows of 2 x 32 x 32 px are too small for unet3d; "
+            "allowed: 4 x 4 x 4 px or more, in height and width; or take another model.padding",
+        ),
+        (
+            "[16, 32, 32]}",
+            "[2, 32, 32]}\ngrid: {model.padding: [zeros, reflect]}",
+            "data.patch: samples of 2 x 32 x 32 px are too small for unet3d",
+        ),
+        (
+            "score: {epochs: all}",
             "grid: {score.window: [null, [16, 33, 32]]}",
             "grid.score.window: windows of 16 x 33 x 32 px do not fit unet3d",
         ),

@@ -19,7 +19,6 @@ from vesselflow.models.arguments import (
     Filters,
     Levelled,
     Norm,
-    Padding,
     Probability,
     Skipped,
     Sliced,
@@ -71,7 +70,7 @@ class WNetArguments(Skipped, Excited):
             map reflected or replicated.
     """
 
-    own_ends: ClassVar[frozenset[str]] = frozenset({"input_norm"})
+    own_ends: ClassVar[frozenset[str]] = frozenset({"input_norm", "padding"})
 
     filters: Filters = (8, 16, 32)
     convolutions: Annotated[int, Field(ge=1, le=8)] = 2
@@ -83,7 +82,6 @@ class WNetArguments(Skipped, Excited):
     dropout: Probability = 0.0
     drop_path: Probability = 0.0
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 1.0
-    padding: Padding = "zeros"
 
     @model_validator(mode="after")
     def _goes_around(self) -> "WNetArguments":

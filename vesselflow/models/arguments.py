@@ -69,6 +69,8 @@ class Ends(Arguments):
             image's. What is predicted in tiles then depends on where these lie.
         input_norm: Batch-norm on the channels of the image, with a scale and a shift of each; all
             pixels count, padding included.
+        padding: What convolutions see beyond the border of their map: zeros, or the map reflected
+            or replicated. Transposed convolutions, attention and pooling have theirs as they are.
     """
 
     #: Those of these fields that the model itself takes and sees to.
@@ -79,6 +81,7 @@ class Ends(Arguments):
     head: Literal["sigmoid", "softmax"] = "sigmoid"
     coordinates: bool = False
     input_norm: bool = False
+    padding: Padding = "zeros"
 
     def apply(self, model: Any) -> None:
         """Do to a model that was built just now what the fields in `applied` ask."""

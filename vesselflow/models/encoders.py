@@ -108,6 +108,8 @@ _PLAIN = ("vgg", "densenet", "dpn", "inceptionv4", "mobileone")
 #: Those that have stochastic depth of their own (.1 of mit_b*, .2 of the others), and those
 #: of timm, of which that is not known.
 _DROPPING = ("mit_b", "efficientnet", "timm-efficientnet", "timm-tf_efficientnet", "tu-")
+#: Encoders whose convolutions pad by themselves.
+_SELF_PADDED = ("efficientnet",)
 #: Architecture -> beginnings of the names that it does not take.
 _REFUSED = {"unetplusplus": ("mit_b",), "linknet": ("mit_b",)}
 
@@ -187,6 +189,20 @@ def check_drop_path(encoder: str, p: float | None) -> None:
             f"encoder '{encoder}' has no residual blocks whose branches could be left out",
             where="model.drop_path",
             allowed=f"0 or null beside encoders {', '.join(f'{start}*' for start in _PLAIN)}",
+        )
+
+
+def check_padding(encoder: str, padding: str) -> None:
+    """Refuse anything but zeros where the encoder's convolutions pad by themselves.
+
+    Raises:
+        UserError: The key in `where` is `model.padding`.
+    """
+    if padding != "zeros" and encoder.startswith(_SELF_PADDED):
+        raise UserError(
+            f"encoder '{encoder}' has convolutions that pad by themselves",
+            where="model.padding",
+            allowed=f"zeros beside encoders {', '.join(f'{start}*' for start in _SELF_PADDED)}",
         )
 
 

@@ -45,6 +45,10 @@ class Models(Registry):
             runtime["in_channels"] += axes_of(spec)
         model = self.part(spec.get("name")).load()(**values, **runtime)
         arguments.apply(model)
+        if ends.padding != "zeros":
+            from vesselflow.models.layers.convolutions import pad
+
+            pad(model, ends.padding)
         if ends.input_norm:  # it sees no coordinates: they are added behind it
             model.input_norm = NORMS.build({"name": "batch"}, width=images, axes=axes_of(spec))
             model.register_forward_pre_hook(Normalised())

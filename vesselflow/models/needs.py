@@ -221,12 +221,16 @@ def _normalises_alone(spec: Mapping[str, Any]) -> bool:
 
 
 def needs(spec: Mapping[str, Any]) -> Needs | None:
-    """The needs of a model; None where only trying it tells (encoders of timm).
+    """The needs of a model; None where only trying it tells.
+
+    That is so of encoders of timm, and of maps that are reflected in networks of a library.
 
     Args:
         spec: Name and arguments with all defaults filled in.
     """
-    name = spec["name"]
+    name, reflected = spec["name"], spec["padding"] == "reflect"
+    if reflected and "encoder" in spec:
+        return None
     if name == "encoded25d":
         flat = needs({**spec, "name": "unet"})
         if flat is None or flat.pools:  # many slices may do for what pools one image
@@ -238,10 +242,13 @@ def needs(spec: Mapping[str, Any]) -> Needs | None:
     if name in VOLUMETRIC:
         sides = _coarsest(spec)
         least = (*sides[:-1], 2 * sides[-1]) if _normalises_alone(spec) else sides
+        if reflected:  # by one pixel, of two; and one slice, where kernels are as deep
+            deep = spec.get("flat_levels", _levels(spec)) < _levels(spec)
+            least = (sides[0] * (2 if deep else 1), *(2 * side for side in sides[1:]))
         return Needs(sides, least, normalises_coarsest=spec["norm"] == "batch")
     if name == "wnet":
         stride = 2 ** (len(spec["filters"]) - 1)
-        least = 2 * stride if _normalises_alone(spec) else stride
+        least = 2 * stride if reflected or _normalises_alone(spec) else stride
         return Needs(stride, least, normalises_coarsest=spec["norm"] == "batch")
     encoder = spec["encoder"]
     if encoder.startswith("tu-"):

@@ -34,7 +34,12 @@ from vesselflow.models.arguments import (
     Width,
     check_pyramid,
 )
-from vesselflow.models.encoders import check_drop_path, check_encoder, drops_paths
+from vesselflow.models.encoders import (
+    check_drop_path,
+    check_encoder,
+    check_padding,
+    drops_paths,
+)
 from vesselflow.models.layers import FUSIONS
 
 if TYPE_CHECKING:
@@ -78,6 +83,7 @@ class _Encoded(Ends):
         dilated = getattr(self, "output_stride", 32) != 32
         check_encoder(self.architecture, self.encoder, self.weights, dilated=dilated)
         check_drop_path(self.encoder, self.drop_path)
+        check_padding(self.encoder, self.padding)
         if self.coordinates:
             self._takes_coordinates()
         return self

@@ -260,6 +260,19 @@ def _check_window(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> N
             where="score.window",
             allowed=f"multiples of {told(parts)}",
         )
+    needed = needs(experiment.model)
+    if needed is not None and not needed.holds(sides):
+        raise UserError(
+            f"windows of {told(sides)} px are too small for {experiment.model['name']}",
+            where="score.window",
+            allowed=f"{told(needed.least_px)} px or more, {_IN_ALL}",
+            hint=_other_model(experiment),
+        )
+
+
+def _other_model(experiment: Experiment) -> str:
+    reflected = experiment.model["padding"] == "reflect"
+    return f"or take another {'model.padding' if reflected else 'model'}"
 
 
 def _check_spacings(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
@@ -299,7 +312,7 @@ def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
                 f"samples of {told(sample)} px are too small for {name}",
                 where=key,
                 allowed=f"{told(needed.least_px)} px or more, {_IN_ALL}",
-                hint=f"{larger}, or take another model",
+                hint=f"{larger}, {_other_model(experiment)}",
             )
         if not needed.trains(sample, experiment.train.micro_batch_size):
             pixel = "what it pools to one pixel" if needed.pools else "its coarsest map, one pixel"
@@ -320,7 +333,7 @@ def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
                     f"for {name}",
                     where=key,
                     allowed=f"{told(needed.least_px)} px or more, {_IN_ALL}",
-                    hint=f"{larger}, or take another model",
+                    hint=f"{larger}, {_other_model(experiment)}",
                 )
 
 
@@ -427,15 +440,15 @@ def check_models(
     stores: Mapping[str, StoreFacts],
     notify: Callable[[str], None],
 ) -> None:
-    """Try every model with an encoder of timm on its sizes; imports torch for these alone."""
+    """Try every model that only trying tells of on its sizes; imports torch for these alone."""
     wanted = {_size_key(each): each for each in experiments if needs(each.model) is None}
     if not wanted:
         return
-    notify("trying models with encoders of timm (this loads torch)")
+    notify("trying models on their sizes (this loads torch)")
     from vesselflow.models.trial import try_model
 
     for experiment in wanted.values():
-        data = experiment.data
+        data, window = experiment.data, experiment.score.window
         used = [stores[name] for name in (data.train, *data.ood)]
         view = seen_as(experiment, stores)
         with placed(space, file):
@@ -448,7 +461,12 @@ def check_models(
                     size
                     for facts in used
                     for size in image_sizes(seen_as(experiment, stores, facts.name), facts)
-                ],
+                ]
+                + (
+                    []
+                    if window is None
+                    else [per_axis(window, axes_of(experiment.model), "score.window")]
+                ),
             )
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vesselflow.errors import ShapeError
+from vesselflow.errors import ShapeError, UserError
+from vesselflow.models.arguments import Padding
 
 
 class Conv3d(nn.Conv3d):
@@ -81,9 +82,9 @@ class Shifted(nn.Module):
     """Moves some channels by one slice, then convolves within slices, without a bias.
 
     An eighth of the channels (one at least) comes from the slice behind, and another from the one
-    before; beyond the ends of a volume there are zeros. Maps of fewer than 4 channels, as a
-    network's input, stay: nothing of the slice itself would be left of theirs. It costs a third of
-    a full convolution.
+    before; beyond the ends of a volume there is what the convolution is padded with. Maps of fewer
+    than 4 channels, as a network's input, stay: nothing of the slice itself would be left of
+    theirs. It costs a third of a full convolution.
 
     Args:
         inputs: Channels of the map.
@@ -105,9 +106,13 @@ class Shifted(nn.Module):
             behind, before, own = volume.split(
                 [self._moved, self._moved, volume.shape[1] - 2 * self._moved], dim=1
             )
-            nothing = torch.zeros_like(behind[:, :, :1])
-            behind = torch.cat([behind[:, :, 1:], nothing], dim=2)
-            before = torch.cat([nothing, before[:, :, :-1]], dim=2)
+            last, first = behind[:, :, -1:], before[:, :, :1]
+            if self.convolution.padding_mode == "zeros":
+                last, first = torch.zeros_like(last), torch.zeros_like(first)
+            elif self.convolution.padding_mode == "reflect":
+                last, first = behind[:, :, -2:-1], before[:, :, 1:2]
+            behind = torch.cat([behind[:, :, 1:], last], dim=2)
+            before = torch.cat([first, before[:, :, :-1]], dim=2)
             volume = torch.cat([behind, before, own], dim=1)
         convolved: Tensor = self.convolution(volume)
         return convolved
@@ -138,6 +143,30 @@ def raised(x: Tensor, factor: Sequence[int], mode: str = "linear") -> Tensor:
         return functional.interpolate(x, size, mode="nearest")
     linear = "bilinear" if x.ndim == 4 else "trilinear"
     return functional.interpolate(x, size, mode=linear, align_corners=False)
+
+
+def pad(model: nn.Module, mode: Padding) -> None:
+    """Let all convolutions of a network that are padded see more than zeros beyond the border.
+
+    Args:
+        model: Changed in place; weights and their names stay.
+        mode: "reflect", which needs maps of more pixels than are padded, or "replicate".
+
+    Raises:
+        UserError: A convolution pads by itself.
+    """
+    honouring = (nn.Conv2d.forward, nn.Conv3d.forward, Conv3d.forward)
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d | nn.Conv3d) or max(module.kernel_size) == 1:
+            continue
+        if type(module).forward not in honouring:
+            raise UserError(
+                f"the model has convolutions that pad by themselves ({type(module).__name__})",
+                where="model.padding",
+                allowed="zeros, or another model.encoder",
+            )
+        if any(module._reversed_padding_repeated_twice):
+            module.padding_mode = mode
 
 
 def initialise(module: nn.Module) -> None:
