@@ -274,6 +274,30 @@ def test_heads_of_softmax_start_from_rare_foreground_and_name_their_runs(built):
     assert MODELS.canonical({**spec, "head": "sigmoid"}) == MODELS.canonical(spec)
 
 
+def test_a_head_of_presence_hears_the_coarsest_map_and_changes_nothing_else(built):
+    _, spec, model, image = built
+    torch.manual_seed(0)
+    told = MODELS.build({**spec, "presence": 0.5}, in_channels=3, classes=1)
+    own, shared = dict(told.named_parameters()), dict(model.named_parameters())
+    assert own.keys() - shared.keys() == {"presence.linear.weight", "presence.linear.bias"}
+    assert all(torch.equal(own[key], value) for key, value in shared.items())
+    torch.manual_seed(1)
+    with told.presence.listening() as heard:
+        answers = each(told.train()(image))
+    torch.manual_seed(1)
+    for answer, plain in zip(answers, each(model.train()(image)), strict=True):
+        assert torch.equal(answer, plain)
+    # As coarse as what sides must be multiples of.
+    sides = tuple(np.divide(image.shape[2:], told.divisor)[-2:])
+    *_, coarsest = (maps for maps in heard if maps.shape[-2:] == sides)
+    assert coarsest.shape[1] == told.presence.linear.in_features
+    told.presence(heard, len(image)).sum().backward()
+    assert all(p.grad.any() for p in told.presence.parameters())
+    assert any(p.grad is not None for key, p in own.items() if not key.startswith("presence."))
+    assert told.auxiliary_weight == model.auxiliary_weight
+    assert MODELS.canonical({**spec, "presence": None}) == MODELS.canonical(spec)
+
+
 def test_a_pass_changes_nothing_but_the_statistics_of_batch_norms(built):
     """Without a step of an optimizer; whatever else moves would move at another pace by workers."""
     name_, _, model, image = built

@@ -198,6 +198,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"name": "segformer", "drop_path": 0}, "c5056e9467aa3e87e2cf"),
     ("model", {"name": "fpn3d", "padding": "reflect"}, "fa5db57dbd5ffae75c61"),
     ("model", {"name": "unet", "padding": "replicate"}, "c8fc444154fc73e153d8"),
+    ("model", {"name": "wnet", "presence": 0.3}, "8001bdc78bffc4ce627f"),
     ("normalise", {"scope": "dataset"}, "650aea7cf217902ee789"),
     ("normalise", {"scope": "patch", "method": "median"}, "1118eacf8c4104c74816"),
     ("normalise", {"method": "percentile", "per_channel": False}, "9c512812cf47fa2b8bf8"),

@@ -191,6 +191,12 @@ train: {{epochs: 1, steps_per_epoch: 2, micro_batch_size: 2}}
             "its encoder; there is no skip; allowed: null; or",
         ),
         (
+            "filters: [4, 8]}",
+            "filters: [4, 8], presence: 0.5}",
+            "model.presence: presence is that of masks; heat-maps of keypoints are learnt here; "
+            "allowed: null",
+        ),
+        (
             "data: {train: a, ood: [b]",
             "grid: {data.train: [a, c]}\ndata: {ood: []",
             "grid.data.train: points that learn keypoints and others that learn segment",

@@ -331,7 +331,13 @@ SHARES = tiny_experiment(
 OPTIONS = tiny_experiment(
     data={"working_size_px": None},
     augment={"hflip": {}},
-    model={"name": "fpn3d", "filters": [4, 8], "pyramid_channels": 4, "norm": "batch"},
+    model={
+        "name": "fpn3d",
+        "filters": [4, 8],
+        "pyramid_channels": 4,
+        "norm": "batch",
+        "presence": 0.3,
+    },
     optimizer={"name": "lion", "lr": 0.003},
     schedule={"name": "plateau", "patience": 1, "threshold": 9.0},
     train={

@@ -71,6 +71,8 @@ class Ends(Arguments):
             pixels count, padding included.
         padding: What convolutions see beyond the border of their map: zeros, or the map reflected
             or replicated. Transposed convolutions, attention and pooling have theirs as they are.
+        presence: Weight of the loss of a head on the encoder's coarsest features that says, in
+            training, which classes a patch holds at all; null for none.
     """
 
     #: Those of these fields that the model itself takes and sees to.
@@ -82,6 +84,7 @@ class Ends(Arguments):
     coordinates: bool = False
     input_norm: bool = False
     padding: Padding = "zeros"
+    presence: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
 
     def apply(self, model: Any) -> None:
         """Do to a model that was built just now what the fields in `applied` ask."""

@@ -30,6 +30,8 @@ class Encoded25d(nn.Module):
     Attributes:
         divisor: Depth (1), height and width must be multiples of these.
         auxiliary_weight: 0; there is one answer.
+        coarsest: Name of the module that the encoder's maps go through, and the channels of the
+            coarsest.
 
     Raises:
         UserError: As for `unet`.
@@ -92,6 +94,7 @@ class Encoded25d(nn.Module):
         )
         self.divisor = (1, network.divisor, network.divisor)
         self.auxiliary_weight = 0.0
+        self.coarsest = network.coarsest
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of a volume.

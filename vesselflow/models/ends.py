@@ -56,6 +56,11 @@ class Models(Registry):
             model.register_forward_pre_hook(Placed())
         if ends.head == "softmax":
             model.register_forward_hook(Difference(classes))
+        if ends.presence is not None:
+            from vesselflow.models.presence import Presence
+
+            # The last to draw its weights; the others are as without it.
+            model.presence = Presence(model, classes, ends.presence)
         return model
 
 

@@ -55,6 +55,8 @@ class Fpn2d(nn.Module):
     Attributes:
         divisor: Heights and widths must be multiples of it.
         auxiliary_weight: 0; there is one answer.
+        coarsest: Name of the module that the encoder's maps go through, and the channels of the
+            coarsest.
 
     Reference: Lin et al., Feature pyramid networks for object detection, CVPR 2017,
         https://arxiv.org/abs/1612.03144; fusions: see `vesselflow.models.layers.fusions`.

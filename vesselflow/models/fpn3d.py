@@ -67,6 +67,8 @@ class Fpn3d(nn.Module):
     Attributes:
         divisor: Depth, height and width must be multiples of these.
         auxiliary_weight: `deep_supervision`; 0 without, there is one answer.
+        coarsest: Name of the module that the encoder's maps go through, and the channels of the
+            coarsest.
 
     Reference: Lin et al., Feature pyramid networks for object detection, CVPR 2017,
         https://arxiv.org/abs/1612.03144; head: Kirillov et al., Panoptic feature pyramid networks,
@@ -104,6 +106,7 @@ class Fpn3d(nn.Module):
         strides = halved(len(filters), flat_levels)
         self.divisor = strides[-1]
         self.auxiliary_weight = float(deep_supervision or 0.0)
+        self.coarsest = ("handoff", filters[-1])
         answered = strides.index(stride)
         self._finest = max(finest_level, answered)
         factors = [finer_by(*pair) for pair in zip(strides[1:], strides[:-1], strict=True)]

@@ -210,6 +210,24 @@ def check_supervision(spec: Mapping[str, Any], stride: int | tuple[int, ...]) ->
         )
 
 
+def check_presence(spec: Mapping[str, Any], *, sparse: bool) -> None:
+    """Refuse a head of presence beside heat-maps: a keypoint between cells is nowhere above 1/2.
+
+    Args:
+        spec: Name and arguments with all defaults filled in.
+        sparse: What is learnt are heat-maps.
+
+    Raises:
+        UserError: The key in `where` is `model.presence`.
+    """
+    if sparse and spec.get("presence") is not None:
+        raise UserError(
+            "presence is that of masks; heat-maps of keypoints are learnt here",
+            where="model.presence",
+            allowed="null",
+        )
+
+
 def _normalises_alone(spec: Mapping[str, Any]) -> bool:
     """Whether each channel of each sample of the coarsest map is normalised by itself.
 

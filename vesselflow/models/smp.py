@@ -1,7 +1,8 @@
 """Architectures of segmentation-models-pytorch, one function per registered name.
 
 Every function returns the library's own module, with the attributes `divisor` (the encoder's output
-stride; heights and widths must be multiples of it) and `auxiliary_weight` (0, there is one output).
+stride; heights and widths must be multiples of it), `auxiliary_weight` (0, there is one output) and
+`coarsest` (the module that the encoder's maps go through, and the channels of the coarsest).
 Initial weights are drawn from torch's global generator. `dropout` is the library's own, where the
 architecture has it.
 
@@ -656,6 +657,9 @@ def build_encoded(
         model.encoder.register_forward_hook(EncoderHook(model.handoff))  # type: ignore[union-attr]
     model.divisor = int(model.encoder.output_stride)  # type: ignore[assignment,union-attr,arg-type]
     model.auxiliary_weight = 0.0  # type: ignore[assignment]
+    channels = model.encoder.out_channels[-1]  # type: ignore[union-attr,index]
+    passed = "handoff" if hasattr(model, "handoff") else "encoder"
+    model.coarsest = (passed, int(channels))  # type: ignore[assignment]
     return model
 
 

@@ -41,6 +41,8 @@ class UNet25d(UNet3d):
     Attributes:
         divisor: Depth (1), height and width must be multiples of these.
         auxiliary_weight: 0; there is one answer.
+        coarsest: Name of the module that the encoder's maps go through, and the channels of the
+            coarsest.
 
     Reference: slices as channels as in Roth et al., A new 2.5D representation for lymph node
         detection, MICCAI 2014, https://arxiv.org/abs/1406.2639. Deviates: parallel slices, not

@@ -52,6 +52,8 @@ class UNet3d(nn.Module):
     Attributes:
         divisor: Depth, height and width must be multiples of these.
         auxiliary_weight: `deep_supervision`; 0 without, there is one answer.
+        coarsest: Name of the module that the encoder's maps go through, and the channels of the
+            coarsest.
 
     Reference: Çiçek et al., 3D U-Net: learning dense volumetric segmentation from sparse
     annotation, MICCAI 2016, https://arxiv.org/abs/1606.06650.
@@ -82,6 +84,7 @@ class UNet3d(nn.Module):
         self.divisor = of_levels[-1]
         finest = of_levels.index(stride)
         self.auxiliary_weight = float(deep_supervision or 0.0)
+        self.coarsest = ("handoff", filters[-1])
         strides = [(1 if level < flat_levels else 2, 2, 2) for level in range(levels - 1)]
         kernels = [(1 if level < flat_levels else 3, 3, 3) for level in range(levels)]
 

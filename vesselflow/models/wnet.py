@@ -59,6 +59,8 @@ class WNet(nn.Module):
     Attributes:
         divisor: Height and width must be multiples of it: 2 ** (levels - 1).
         auxiliary_weight: As given.
+        coarsest: Name of the module that the second encoder's maps go through, and the channels of
+            the coarsest.
 
     Reference: Galdran et al., State-of-the-art retinal vessel segmentation with minimalistic
     models, Scientific Reports 12, 2022, https://arxiv.org/abs/2009.01907.
@@ -89,6 +91,7 @@ class WNet(nn.Module):
         super().__init__()
         self.divisor = 2 ** (len(filters) - 1)
         self.auxiliary_weight = float(auxiliary_weight)
+        self.coarsest = ("second.handoff", filters[-1])
         self._least = self.divisor * (2 if padding == "reflect" else 1)
         self.input_norm = nn.BatchNorm2d(in_channels) if input_norm else nn.Identity()
         blocks = 2 * len(filters) - 1

@@ -35,7 +35,14 @@ from vesselflow.feed.view import (
 )
 from vesselflow.feed.working import working_fov
 from vesselflow.models import MODELS
-from vesselflow.models.needs import VOLUMETRIC, axes_of, check_places, check_supervision, needs
+from vesselflow.models.needs import (
+    VOLUMETRIC,
+    axes_of,
+    check_places,
+    check_presence,
+    check_supervision,
+    needs,
+)
 from vesselflow.runs.resolved import task_of
 from vesselflow.runs.specs import StoreFacts, augment_factors, split_key, view_of
 from vesselflow.stores.schema import SourceInfo
@@ -176,9 +183,10 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
                 )
         with placed(space, file):
             _check_turns(experiment, stores)
-            stride = task_of(experiment, trained).stride
-            check_places(experiment.model, stride)
-            check_supervision(experiment.model, stride)
+            task = task_of(experiment, trained)
+            check_places(experiment.model, task.stride)
+            check_supervision(experiment.model, task.stride)
+            check_presence(experiment.model, sparse=task.sparse)
             augment_factors(experiment, trained)
 
 

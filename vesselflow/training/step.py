@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,13 @@ from vesselflow.config.experiment import Experiment
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
 from vesselflow.models.layers.handoff import mixed_behind_encoder
+from vesselflow.models.presence import Presence, presence_loss
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.tasks.task import build_task
 from vesselflow.training.giving import Giver
 from vesselflow.training.group import Group, together
 from vesselflow.training.health import Health
+from vesselflow.training.parameters import unwrapped
 from vesselflow.training.reduction import TreeSum, node_spans
 from vesselflow.training.stacking import Stack
 
@@ -196,6 +199,8 @@ class Stepper:
         self._statistics = BatchStatistics(model)
         self._health = Health(model) if experiment.train.log_health else None
         self._auxiliary_weight = float(getattr(model, "auxiliary_weight", 0.0))
+        presence = getattr(unwrapped(model), "presence", None)
+        self._presence = presence if isinstance(presence, Presence) else None
         self._terms: list[str] = []
         self._error: Exception | None = None
         micro_batches = experiment.train.micro_batches_per_step
@@ -347,12 +352,16 @@ class Stepper:
             image = image.contiguous(memory_format=channels_last(image.ndim - 2))
         # Dropout and the like draw from the global generator: key it per micro-batch.
         torch.manual_seed(key(self._seed, "forward", step, index))
+        presence = self._presence
+        listening: AbstractContextManager[list[Tensor]] = (
+            nullcontext([]) if presence is None else presence.listening()
+        )
         narrow = torch.autocast(
             self._device.type, torch.bfloat16, enabled=self._experiment.train.amp == "bf16"
         )
         # The backward pass is in it, too: blocks may be computed again there.
         with mixed_behind_encoder(self._model, given.behind_encoder):
-            with narrow:
+            with narrow, listening as maps:
                 outputs = self._model(image)
             each = outputs if isinstance(outputs, tuple) else (outputs,)
             main, *auxiliary = map(self._task.activated, each)
@@ -361,6 +370,10 @@ class Stepper:
             for logits in auxiliary:
                 extra, _ = self._loss(logits, target, fov_out, progress=progress)
                 objective = objective + self._auxiliary_weight * extra
+            if presence is not None:
+                extra = presence_loss(presence(maps, len(image)), target, fov_out)
+                objective = objective + presence.loss_weight * extra
+                terms["presence"] = extra.detach()
             objective.backward()
         named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}}
         every = self._experiment.train.log_gradient_shares

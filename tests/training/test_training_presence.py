@@ -1,0 +1,71 @@
+"""A head of presence in training: its term, its gradient, and what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import training_cases as cases
+from torch.nn import functional
+
+import vesselflow.training.step as step_module
+from vesselflow.tasks.spec import TaskSpec
+from vesselflow.training.loop import load_weights
+
+
+@pytest.fixture(autouse=True)
+def wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output stride wraps the model, whose head is to be found all the same."""
+    train = cases.train
+
+    def strided(*args: Any, **more: Any) -> Any:
+        return train(*args, **{**more, "task": TaskSpec(ds_factor=(4, 4))})
+
+    monkeypatch.setattr(cases, "train", strided)
+
+
+def trained(**model: Any) -> cases.Trace:
+    experiment = cases.tiny_experiment(
+        model={"name": "wnet", "filters": [4, 8], **model},
+        train={"epochs": 1, "steps_per_epoch": 3, "ema": None},
+        score={"epochs": "all"},
+    )
+    return cases.run_tiny(experiment)
+
+
+def test_presence_is_a_term_of_its_own_and_moves_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses, of = [], step_module.presence_loss
+
+    def noted(logits: torch.Tensor, target: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+        value = of(logits, target, counted)
+        inside = (target * counted).amax(dim=(2, 3)) > 0.5
+        assert logits.shape == (2, 1)
+        expected = functional.binary_cross_entropy_with_logits(logits, inside.float())
+        torch.testing.assert_close(value, expected)
+        losses.append(value.item())
+        return value
+
+    plain = trained()
+    with monkeypatch.context() as patched:
+        patched.setattr(step_module, "presence_loss", noted)
+        told = trained(presence=0.5)
+    ((_, _, without),), ((_, _, values),) = plain.curve, told.curve
+    assert values.keys() - without.keys() == {"train/term/presence"}
+    assert len(losses) == 6
+    assert values["train/term/presence"] == pytest.approx(sum(losses) / 6)
+    before, after = plain.last["model"], told.last["model"]
+    own = after.keys() - before.keys()
+    assert own == {"model.presence.linear.weight", "model.presence.linear.bias"}
+    # Its gradient has reached what is before the coarsest map.
+    key = "model.second.down.1.chain.0.weight"
+    assert not torch.equal(before[key], after[key])
+
+
+def test_a_head_without_a_weight_to_speak_of_leaves_the_rest_as_it_is() -> None:
+    plain, told = trained(), trained(presence=1e-30)
+    kept = load_weights(told.weights[1])
+    for key, value in load_weights(plain.weights[1]).items():
+        torch.testing.assert_close(kept[key], value, rtol=1e-4, atol=1e-5)
