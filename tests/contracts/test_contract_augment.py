@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from vesselflow.augment import AUGMENTATIONS, blurring, chain, inside
+from vesselflow.augment import AUGMENTATIONS, blurring, chain, clahe, inside
 from vesselflow.augment.compose import compose
 from vesselflow.augment.draws import Draws, Mover
 from vesselflow.targets.keypoints import Keypoints
@@ -325,7 +325,7 @@ def test_a_full_fov_has_the_same_values_with_a_mask_and_without(name, monkeypatc
     image, target, fov = batch()
     tensors = image, target, torch.ones_like(fov)
     plain = run(section(name, 1.0), tensors)
-    for module in (inside, blurring, chain):
+    for module in (inside, blurring, chain, clahe):
         monkeypatch.setattr(module, "is_full", lambda fov: False)
     masked = run(section(name, 1.0), tensors)
     assert all(torch.allclose(a, b, rtol=0, atol=5e-7) for a, b in zip(plain, masked, strict=True))

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from vesselflow.augment.arguments import Probability, Range, ordered
 from vesselflow.augment.draws import Draws, choose, spread_log
-from vesselflow.augment.inside import write_inside
+from vesselflow.augment.inside import is_full, write_inside
 from vesselflow.config.registry import Arguments
 
 if TYPE_CHECKING:
@@ -81,41 +81,51 @@ def equalised(image: Tensor, fov: Tensor, *, clip: float, tiles: int) -> Tensor:
     import torch
 
     height, width = image.shape[-2:]
-    planes, inside = image.reshape(-1, height, width), (fov > 0).reshape(-1, height, width)
+    planes, inside = image.reshape(-1, height, width), fov.reshape(-1, height, width).bool()
     # Channels one after another, each of as many slices: the fov is that of all of them.
-    channels = len(planes) // len(inside)
-    everywhere = inside.repeat(channels, 1, 1)
+    channels, full = len(planes) // len(inside), is_full(fov)
     rows, row = _tiles(height, tiles, image)
     columns, column = _tiles(width, tiles, image)
     count = len(rows) * len(columns)
     # Outside there may be what is no number: it is level 0 and weighs nothing.
-    seen = torch.where(everywhere, planes, torch.zeros_like(planes)).clamp_(0, 1)
-    level = seen.mul_(LEVELS - 1).round_().int()
+    everywhere = None if full else inside.repeat(channels, 1, 1)
+    seen = planes if everywhere is None else torch.where(everywhere, planes, 0.0)
+    values = seen.clamp(0, 1)
+    level = values.mul_(LEVELS - 1).round_().int()
     # Where the levels of a px's plane begin in the table, and its own among them.
     level += torch.arange(len(planes), device=image.device).int().view(-1, 1, 1) * (count * LEVELS)
     own = (row.view(-1, 1) * len(columns) + column).int() * LEVELS
     cells = len(planes) * count * LEVELS
     # What lies outside is counted behind all others, and left there.
-    counted = torch.where(everywhere, level + own, cells)
-    counts = torch.bincount(counted.flatten(), minlength=cells + 1)[:cells].double()
+    place = level + own
+    if everywhere is not None:
+        place = torch.where(everywhere, place, cells)
+    counts = torch.bincount(place.flatten(), minlength=cells + 1)[:cells].double()
     counts = counts.view(-1, LEVELS)
     total = counts.sum(dim=1, keepdim=True)
     cut = torch.minimum(counts, clip * total / LEVELS)
     cut += (total - cut.sum(dim=1, keepdim=True)) / LEVELS
-    area = torch.bincount((own // LEVELS).flatten(), minlength=count).repeat(len(planes))[:, None]
+    area = torch.outer(torch.bincount(row), torch.bincount(column)).flatten()
+    area = area.repeat(len(planes))[:, None]
     # Times its share of the tile, by which the sum over the four is divided again.
     table = (cut.cumsum(dim=1) / area.clamp(min=1)).to(image.dtype).flatten()
     share = (total / area.clamp(min=1)).to(image.dtype).view(channels, -1, count)[0]
     found, weight = torch.zeros_like(planes), torch.zeros_like(inside, dtype=image.dtype)
     for r, along in _around(rows, height, image):
         for c, across in _around(columns, width, image):
-            tile = r.view(-1, 1) * len(columns) + c
             near = along.view(-1, 1) * across
-            place = (level + tile.int() * LEVELS).flatten()
-            found += table.index_select(0, place).view_as(planes).mul_(near)
-            weight += near * share[:, tile]
-    weight = weight.clamp_(min=torch.finfo(image.dtype).tiny).repeat(channels, 1, 1)
-    return (found / weight).clamp_(0, 1).view_as(image)
+            # Into the same memory each time: new pages cost more than the sums.
+            tile = (r.int() * len(columns)).view(-1, 1) + c.int()
+            torch.add(level, tile, alpha=LEVELS, out=place)
+            torch.index_select(table, 0, place.view(-1), out=values.view(-1))
+            found.addcmul_(values, near)
+            if not full:
+                weight += near * share[:, tile]
+    if not full:
+        # Of a full fov the four shares, and so their sum, are 1.
+        weight.clamp_(min=torch.finfo(image.dtype).tiny)
+        found.view(channels, *weight.shape).div_(weight)
+    return found.clamp_(0, 1).view_as(image)
 
 
 def _tiles(size: int, tiles: int, like: Tensor) -> tuple[list[float], Tensor]:
