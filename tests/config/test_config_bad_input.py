@@ -114,6 +114,15 @@ IN_FILE = {
         "space.yaml: train.swa: train.ema averages the weights already; allowed: one of the two; "
         "set train.ema: null",
     ),
+    "two-other-averages": (
+        "train: {ema: 0.9, average_last: 2}",
+        "space.yaml: train.average_last: train.ema averages the weights already; allowed: one of "
+        "the two; set train.ema: null",
+    ),
+    "mean-of-more-than-all": (
+        "train: {epochs: 4, average_last: 5}",
+        "space.yaml: train.average_last: 5 is not allowed; allowed: 2 to train.epochs, which is 4",
+    ),
     "mean-after-the-end": (
         "train: {swa: {start: 1}}",
         "space.yaml: train.swa.start: 1 is not allowed; allowed: 0 to 1 (1 excluded)",

@@ -54,6 +54,7 @@ OTHER = {
     "train.clip_norm": 1.0,
     "train.ema": 0.9,
     "train.swa": {"start": 0.5},
+    "train.average_last": 3,
     "train.stop": {"patience": 3},
     "train.augment_by_source": {"pseudo_*": 1.5},
     "train.init_from": "first/base",

@@ -236,6 +236,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("train", {"recompute": True}, "040629cbdc9d087e7a44"),
     ("train", {"swa": {}}, "c945bea384184586aa3f"),
     ("train", {"swa": {"start": 0.5}}, "f37cfaf20fdd95a1a627"),
+    ("train", {"average_last": 5}, "0c0b9e170e4450c5a81d"),
     ("train", {"freeze": ["first"]}, "ea394bed828424532ffd"),
     ("train", {"encoder_lr_factor": 0.1, "no_decay_on_norms": True}, "30de114524328abc6a6b"),
     ("data", {"working_size_px": 256, "patch": 64, "stride": 32}, "ff9656520c63adb5b814"),

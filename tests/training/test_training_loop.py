@@ -116,6 +116,39 @@ def test_a_mean_of_weights_goes_on_from_a_checkpoint(steps: int) -> None:
     assert whole.weights == before.weights | after.weights
 
 
+LAST = cases.tiny_experiment(
+    train={"epochs": 4, "steps_per_epoch": 2, "ema": None, "average_last": 2},
+    score={"epochs": [1, 3, 4]},
+)
+
+
+def test_the_mean_of_an_epoch_and_the_one_before_it_is_what_is_scored() -> None:
+    plain = cases.run_tiny(
+        cases.tiny_experiment(
+            train={"epochs": 4, "steps_per_epoch": 2, "ema": None}, score={"epochs": "all"}
+        )
+    )
+    own = {epoch: load_weights(payload) for epoch, payload in plain.weights.items()}
+    trace = cases.run_tiny(LAST)
+    assert cases.differences(trace.model, plain.model) == []
+    assert list(trace.weights) == [1, 3, 4]
+    for epoch, first in ((1, 1), (3, 2), (4, 3)):
+        for name, value in load_weights(trace.weights[epoch]).items():
+            every = torch.stack([own[each][name] for each in range(first, epoch + 1)]).double()
+            mean = every.mean(0) if value.is_floating_point() else every[-1]
+            torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
+    assert sorted(trace.last["last"]) == ["4"]  # nothing is kept that is not needed any more
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_means_of_last_epochs_go_on_from_a_checkpoint(steps: int) -> None:
+    whole = cases.run_tiny(LAST)
+    before = cases.run_tiny(LAST, stop_after=steps)
+    after = cases.run_tiny(LAST, resume=before.checkpoints[steps])
+    assert cases.differences(after.last, whole.last) == []
+    assert whole.weights == before.weights | after.weights
+
+
 @pytest.mark.parametrize(
     ("start", "epochs", "first"),
     [(0.75, 8, 6), (0.75, 10, 8), (0.7, 10, 7), (0.0, 3, 1), (0.99, 2, 2), (0.75, 1, 1)],

@@ -277,6 +277,11 @@ class Train(Section):
         description="Equal-weight mean of the weights after each epoch from a share of the "
         "training on, {start: 0.75}, which is then scored; null has none",
     )
+    average_last: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="Of how many epochs, a scored one and those before it, the mean of the weights "
+        "is scored, each at its end; null has none",
+    )
     augment_by_source: dict[Annotated[str, Field(min_length=1)], Factor] = Field(
         default_factory=dict,
         description="Factors on the probabilities of all augmentations, mixing too, for samples of "
@@ -648,12 +653,24 @@ def _fit_scoring(experiment: Experiment) -> None:
 
 
 def _fit_averages(experiment: Experiment) -> None:
-    if experiment.train.ema is not None and experiment.train.swa is not None:
+    train = experiment.train
+    first, *others = [
+        name for name in ("ema", "swa", "average_last") if getattr(train, name) is not None
+    ] or [""]
+    if others:
         raise UserError(
-            "train.ema averages the weights already",
-            where="train.swa",
+            f"train.{first} averages the weights already",
+            where=f"train.{others[0]}",
             allowed="one of the two",
-            hint="set train.ema: null",
+            hint=f"set train.{first}: null",
+        )
+    if train.average_last is not None and train.average_last > train.epochs:
+        raise UserError(
+            f"{train.average_last} is not allowed",
+            where="train.average_last",
+            allowed=f"2 to train.epochs, which is {train.epochs}"
+            if train.epochs > 1
+            else "null when train.epochs is 1",
         )
 
 

@@ -164,6 +164,7 @@ def bare(experiment: Experiment) -> Experiment:
         "micro_batches_per_step": 1,
         "ema": None,
         "swa": None,
+        "average_last": None,
         "stop": None,
         "log_health": True,
     }

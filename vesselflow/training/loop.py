@@ -24,6 +24,7 @@ from vesselflow.losses import LOSSES
 from vesselflow.models import strided
 from vesselflow.models.averages import Average
 from vesselflow.models.ema import Ema
+from vesselflow.models.last_means import LastMeans
 from vesselflow.models.recompute import recompute_blocks
 from vesselflow.models.swa import Swa
 from vesselflow.optimizers import OPTIMIZERS
@@ -247,6 +248,9 @@ def train(
     swa, first_averaged = None, 0
     if settings.swa is not None:
         swa, first_averaged = Swa(model), settings.swa.first(settings.epochs)
+    last_means = None
+    if settings.average_last is not None:
+        last_means = LastMeans(settings.average_last, scored)
     augmenter = compose(experiment.augment) if experiment.augment else None
     stepper = Stepper(
         experiment,
@@ -279,6 +283,8 @@ def train(
             ema.load_state_dict(state["ema"])
         if swa is not None:
             swa.load_state_dict(state["swa"])
+        if last_means is not None:
+            last_means.load_state_dict(state["last"], model)
         step, skipped, in_a_row = state["step"], state["skipped"], state["in_a_row"]
         means = _EpochMeans(state["means"], state["means_counts"])
         pending = state["pending"]
@@ -304,6 +310,8 @@ def train(
         }
         if swa is not None:
             state["swa"] = swa.state_dict(copy=False)
+        if last_means is not None:
+            state["last"] = last_means.state_dict()
         if patience is not None:
             state["scores"] = list(patience.scores)
         if memory is not None:
@@ -319,6 +327,8 @@ def train(
         if epoch in scored:
             # There is no mean of the last epochs before the first of them.
             average = swa if swa is not None and swa.updates else ema
+            if last_means is not None:
+                average = last_means.of(epoch)
             with _evaluated(model, average, settings.freeze):
                 weights = dump_weights(model)
                 hooks.keep_weights(epoch, step, weights)
@@ -411,19 +421,21 @@ def train(
                 means = _EpochMeans()
                 if swa is not None and step // per_epoch >= first_averaged:
                     swa.update(model)
+                if last_means is not None:
+                    last_means.update(model, step // per_epoch)
                 if memory is not None:
                     memory.end_epoch()
             if ends_epoch or did.save or did.stop:
                 # Before the epoch is scored: whoever is stopped while it is repeats no step. Of an
                 # epoch that is not scored only the curve is written, so that short ones cost no
                 # more than the interval allows.
-                last = step == steps
-                kept = did.save or did.stop or last or step // per_epoch in scored
+                over = step == steps
+                kept = did.save or did.stop or over or step // per_epoch in scored
                 actions = [save] if kept else []
                 if did.stop:
                     actions.append(saving.wait)
                 elif ends_epoch:
-                    actions += [close_epoch, saving.wait] if last else [close_epoch]
+                    actions += [close_epoch, saving.wait] if over else [close_epoch]
                 done = edge(*actions)
                 if did.stop or not done:
                     return result(False)
