@@ -11,8 +11,8 @@ from vesselflow.errors import UserError
 
 TOP = (
     "task, data, split, normalise, sampling, augment, model, loss, optimizer, schedule, train, "
-    "score, name, question, description, stores, grid, fixed, search, folds, seeds, objective, "
-    "hypotheses, resources, estimate, prices"
+    "score, name, question, description, stores, grid, fixed, search, match_parameters, folds, "
+    "seeds, objective, hypotheses, resources, estimate, prices"
 )
 
 SECTIONS = (
