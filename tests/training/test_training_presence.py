@@ -13,6 +13,9 @@ import vesselflow.training.step as step_module
 from vesselflow.tasks.spec import TaskSpec
 from vesselflow.training.loop import load_weights
 
+WNET: dict[str, Any] = {"name": "wnet", "filters": [4, 8]}
+UNET: dict[str, Any] = {"name": "unet", "encoder": "resnet18", "depth": 3}
+
 
 @pytest.fixture(autouse=True)
 def wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,10 +28,10 @@ def wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "train", strided)
 
 
-def trained(**model: Any) -> cases.Trace:
+def trained(*, recompute: bool = False, **model: Any) -> cases.Trace:
     experiment = cases.tiny_experiment(
-        model={"name": "wnet", "filters": [4, 8], **model},
-        train={"epochs": 1, "steps_per_epoch": 3, "ema": None},
+        model=model if "name" in model else {**WNET, **model},
+        train={"epochs": 1, "steps_per_epoch": 3, "ema": None, "recompute": recompute},
         score={"epochs": "all"},
     )
     return cases.run_tiny(experiment)
@@ -69,3 +72,10 @@ def test_a_head_without_a_weight_to_speak_of_leaves_the_rest_as_it_is() -> None:
     kept = load_weights(told.weights[1])
     for key, value in load_weights(plain.weights[1]).items():
         torch.testing.assert_close(kept[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [WNET, UNET], ids=lambda model: model["name"])
+def test_blocks_that_are_computed_again_are_heard_once(model: dict[str, Any]) -> None:
+    kept, again = (trained(**model, presence=0.5, recompute=on) for on in (False, True))
+    assert cases.differences(kept.last, again.last) == []
+    assert cases.differences(kept.curve, again.curve) == []
