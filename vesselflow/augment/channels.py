@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from vesselflow.augment.arguments import Probability
 from vesselflow.augment.draws import Draws, choose, spread
-from vesselflow.augment.inside import add_clamped, change_inside, write_inside
+from vesselflow.augment.inside import add_clamped, change_inside
 from vesselflow.config.registry import Arguments
 from vesselflow.config.scalars import Share
 from vesselflow.errors import UserError
@@ -89,4 +90,19 @@ class ChannelShuffle:
             order = same
             while torch.equal(order, same):
                 order = torch.randperm(channels, generator=stream)
-            write_inside(image, index, fov, image[index][order.to(image.device)])
+            change_inside(image, index, fov, partial(_reorder, order=order.tolist()))
+
+
+def _reorder(values: Tensor, order: Sequence[int]) -> None:
+    """Put channels into an order in place, one cycle of it after another."""
+    left = set(range(len(order)))
+    while left:
+        first = here = left.pop()
+        if order[here] == first:
+            continue
+        aside = values[first].clone()
+        while order[here] != first:
+            values[here] = values[order[here]]
+            here = order[here]
+            left.remove(here)
+        values[here] = aside

@@ -65,16 +65,17 @@ class Boxes:
         axes = len(size)
         chosen, numbers = choose(draws, self.p, 1 + 2 * axes * self.boxes)
         sizes = torch.tensor(size, dtype=torch.float64)
-        found = {}
-        for index, row in zip(chosen, numbers, strict=True):
-            table = row[1:].view(self.boxes, 2, axes)[: 1 + int(self.boxes * float(row[0]))]
-            sides = (spread_log(table[:, 0], self.size) * sizes).round().clamp(min=1)
-            starts = (table[:, 1] * (sizes - sides + 1)).floor()
-            found[index] = [
-                tuple(slice(a, a + n) for a, n in zip(first, length, strict=True))
-                for first, length in zip(starts.long().tolist(), sides.long().tolist(), strict=True)
+        table = numbers[:, 1:].view(len(chosen), self.boxes, 2, axes)
+        sides = (spread_log(table[:, :, 0], self.size) * sizes).round().clamp(min=1)
+        starts = (table[:, :, 1] * (sizes - sides + 1)).floor()
+        edges = torch.stack([starts, starts + sides], dim=-1).long().tolist()
+        return {
+            index: [
+                tuple(slice(first, end) for first, end in box)
+                for box in boxes[: 1 + int(self.boxes * number)]
             ]
-        return found
+            for index, boxes, number in zip(chosen, edges, numbers[:, 0].tolist(), strict=True)
+        }
 
 
 class CoarseDropout(Boxes):
@@ -101,13 +102,13 @@ class CoarseDropout(Boxes):
 
         shape = (-1, *[1] * (image.ndim - 2))
         for index, boxes in self.drawn(tuple(image.shape[2:]), draws).items():
-            own = image[index]
+            own, inside = image[index], fov[index]
             if self.fill == "mean":
-                value = mean_inside(own, fov[index])
+                value = mean_inside(own, inside)
             else:
                 value = torch.zeros(len(own), device=own.device, dtype=own.dtype)
             for box in boxes:
-                cover(own, fov[index], box, value.view(shape))
+                cover(own, inside, box, value.view(shape))
 
 
 class Cutout(Boxes):
