@@ -48,7 +48,7 @@ def affine_lookup(matrix: Tensor, border: Border) -> Lookup:
         found = []
         for row, constant in zip(turn, away, strict=True):
             # Short lines first: of voxels only the last sum is as large as the sample.
-            total = places[0] * row[0] + constant
+            total = _line(constant, row[0], places[0])
             for factor, place in zip(row[1:], places[1:], strict=True):
                 total = torch.add(total, place, alpha=factor)
             found.append(total)
@@ -116,7 +116,7 @@ def resample(
                 places[axis] = torch.minimum(phase, 2 * n - phase).sub_(0.5)
             else:
                 places[axis] = place.clamp(-0.5, n - 0.5)
-                away = place - places[axis]
+                away = place.sub_(places[axis])
                 beyond = away * away if beyond is None else torch.addcmul(beyond, away, away)
     grid = _grid(places, size)[None]
 
@@ -143,11 +143,17 @@ def _along(axis: int, axes: int) -> list[int]:
     return [-1 if each == axis else 1 for each in range(axes)]
 
 
+def _line(constant: float, slope: float, place: Tensor, out: Tensor | None = None) -> Tensor:
+    """``constant + slope * place`` in one pass."""
+    return torch.add(torch.tensor(constant, dtype=place.dtype), place, alpha=slope, out=out)
+
+
 def _grid(places: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """Places in voxels in the convention of grid_sample: (*S, A), the last axis first."""
     axes, like = len(places), places[0]
     shape = torch.broadcast_shapes(*(place.shape for place in places))
     grid = torch.empty(*shape, axes, device=like.device, dtype=like.dtype)
     for axis, (place, n) in enumerate(zip(places, size, strict=True)):
-        torch.add((place * (2 / n)).expand(shape), 1 / n - 1, out=grid[..., axes - 1 - axis])
+        there = grid[..., axes - 1 - axis]
+        _line(1 / n - 1, 2 / n, place.expand(shape), out=there)
     return grid
