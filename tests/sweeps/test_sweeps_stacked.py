@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,29 @@ def test_runs_that_know_what_is_out_of_distribution_are_refused(
     assert "began with weights of 'b', which is out of distribution here; leave that store" in line
 
 
+@pytest.mark.parametrize("leak", ["none", "train", "val", "kept", "twice", "missing"])
+def test_only_runs_inside_the_training_part_that_hold_all_of_it_out_once_will_do(
+    results: Path, first: Prepared, monkeypatch: pytest.MonkeyPatch, leak: str
+) -> None:
+    (outer,) = prepared(results, space(train="{epochs: 1}"), "outer").folds.values()
+    one, other = first.folds[next(iter(first.folds))][:2]
+    scored, rest = outer[0].test[:1], one.test[1:]
+    planted = {
+        "none": one,
+        "train": replace(one, train=one.train + scored),
+        "val": replace(one, val=one.val + scored),
+        "kept": replace(one, val=one.val + one.train[:1], train=one.train[1:]),
+        "twice": replace(one, test=one.test + other.test[:1]),
+        "missing": replace(one, test=rest),
+    }[leak]
+    of = {cell.run.run_id: planted if cell.run.fold == 0 else other for cell in first.cells}
+    monkeypatch.setattr(Bases, "_split", lambda self, space, run_id, facts: of[run_id])
+    if leak == "none":
+        assert len(prepared(results, space(), "sound").cells[0].run.stack) == 2
+    else:
+        assert "do not predict each training image of fold 0 once" in refused(results)
+
+
 def test_a_split_that_was_written_anew_is_no_longer_believed(
     results: Path, first: Prepared, tmp_path: Path
 ) -> None:
@@ -230,8 +254,8 @@ def test_networks_that_cannot_take_the_samples_are_refused(results: Path, first:
         update={"model": {**base.experiment.model, "filters": [4] * 9}}
     )
     with pytest.raises(UserError, match=r"of 64 x 64 px are none that wnet of run .* can take"):
-        bases._check_sizes(type(base)(**{**vars(base), "experiment": wide}), stacked)
+        bases._check_sizes(replace(base, experiment=wide), stacked)
     itself = base.experiment.model_copy(update={"train": stacked.train})
     facts = sweep.stores["a"]
     with pytest.raises(UserError, match="is itself stacked on others"):
-        bases._check_fits(type(base)(**{**vars(base), "experiment": itself}), stacked, facts)
+        bases._check_fits(replace(base, experiment=itself), stacked, facts)

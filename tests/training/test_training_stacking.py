@@ -47,9 +47,13 @@ def test_a_sample_is_given_what_the_network_that_held_it_out_makes_of_it() -> No
     assert torch.equal(given[:, :3], image)
     expected = torch.tensor([0.9, 0.2, 0.9, 0.2]).view(4, 1, 1, 1).expand(4, 1, 8, 8)
     torch.testing.assert_close(given[:, 3:], expected)
-    assert not given.requires_grad
     # Each sample costs one forward pass, and a network without a sample none.
     assert [network.seen for network in networks] == [[2], [], [2]]
+    # Nothing of them is to be trained, and nothing to be kept for gradients.
+    assert not any(each.requires_grad for network in networks for each in network.parameters())
+    networks[0].requires_grad_(True)
+    assert not given.requires_grad
+    assert not stack.held_out(image, np.array([0, 0, 3, 3])).requires_grad
     with pytest.raises(KeyError):
         stack.held_out(image[:1], np.array([9]))
 
