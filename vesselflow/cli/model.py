@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 _EPILOG = """One row for each network, with the parameters and multiplications of the others as
 multiples of the first one's. Nothing is trained or written.
 
-  given        with match_parameters: true, the parameters with the widths that the space gives
-
+  given        with match_parameters, the parameters with the widths that the space gives
   MACs         multiplications with additions of a prediction of one sample
   sees         pixels along each axis that the logit in the middle of a sample depends on, without
                normalisation; "all" is a side or more

@@ -37,8 +37,8 @@ class Ladder:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self._spec = MODELS.validate(spec)
         given = {key: value for key, value in self._spec.items() if key != "name"}
-        known = MODELS.arguments(self._spec["name"], given)
-        arguments = known if isinstance(known, Ends) else Ends()  # of a model without widths
+        arguments = MODELS.arguments(self._spec["name"], given)
+        assert isinstance(arguments, Ends)
         widths = arguments.widths()
         self.keys = tuple(widths)
         self._narrowest: dict[str, list[int]] = {key: [] for key in widths}
