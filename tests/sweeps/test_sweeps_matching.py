@@ -107,6 +107,17 @@ def test_who_plans_again_names_the_same_runs(ready: Prepared) -> None:
     assert [cell.run.run_id for cell in plan(first.file.parent, SPACE).cells] == names
 
 
+def test_what_a_run_is_stacked_on_is_counted(ready: Prepared, tmp_path: Path) -> None:
+    text = SPACE[: SPACE.index("grid:")] + "grid: {train.stack: [null, one/point]}\n"
+    (tmp_path / "space.yaml").write_text(text)
+    space = load_space(tmp_path / "space.yaml", registries=REGISTRIES)
+    _, told = match_widths(space, Path("space.yaml"), ready.stores)
+    assert told is not None
+    alone, stacked = (width.given for width in told.points.values())
+    wide = MODELS.build({"name": "wnet"}, in_channels=4, classes=1)
+    assert (alone, stacked) == (68_482, sum(each.numel() for each in wide.parameters()))
+
+
 def test_arms_that_are_as_large_stay_as_they_are(tmp_path: Path) -> None:
     text = SPACE.replace("model.convolutions: [2, 3], model.se_at: [encoder, skip], ", "")
     planned = plan(tmp_path, text)

@@ -20,6 +20,7 @@ from vesselflow.models import MODELS
 from vesselflow.models.widths import Ladder, match
 from vesselflow.runs.resolved import task_of
 from vesselflow.runs.specs import StoreFacts
+from vesselflow.runs.stacked import stacked_channels
 from vesselflow.sweeps.checks import placed
 
 KEY = "match_parameters"
@@ -120,7 +121,7 @@ def match_widths(
         experiment = point.experiment
         task = task_of(experiment, stores[experiment.data.train])
         shape = {
-            "channels": _channels(point, stores),
+            "channels": _channels(point, stores) + stacked_channels(experiment, len(task.classes)),
             "classes": len(task.classes),
             "stride": task.stride,
         }
