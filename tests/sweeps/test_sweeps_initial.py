@@ -14,6 +14,7 @@ from vesselflow.records.paths import remove_tree
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import trainings
 from vesselflow.sweeps.planning import Prepared
+from vesselflow.sweeps.timing import Timing
 from vesselflow.training.loop import load_weights
 
 STORES = """
@@ -93,6 +94,16 @@ def test_a_run_begins_with_the_weights_that_validation_chose(
     assert not torch.allclose(
         weights["first.down.0.chain.0.weight"], own["first.down.0.chain.0.weight"]
     )
+
+
+def test_its_steps_are_timed_in_a_folder_without_the_other_run(
+    results: Path, first: Prepared, tmp_path: Path
+) -> None:
+    text = space(f"first/{first.cells[0].point}") + "loss: {beta: 0.3}\n"
+    second = prepared(results, text, "timed")
+    stores = {name: facts.path for name, facts in second.stores.items()}
+    pace = Timing(stores, 1, "cpu", tmp_path).steps(second.jobs()[0], 0.0, 1, 1)
+    assert pace.run_steps == 4
 
 
 def test_a_run_is_named_by_the_weights_and_not_by_how_they_are_named(
