@@ -224,6 +224,15 @@ def test_a_factor_is_one_on_the_probability_of_its_sample(name):
         assert None in found[1::4]
 
 
+def test_factors_keep_all_their_digits():
+    u = Draws(base_of(11), "mixing", 12).uniform(1)[:, 0]
+    for each, chosen in ((u, False), (u.nextafter(torch.ones_like(u)), True)):
+        generator = torch.Generator().manual_seed(11)
+        augmenter = compose({"mixup": {"p": 1, "alpha": 5}})
+        found = augmenter.mixes(12, (4, 4), generator=generator, factors=each.tolist())
+        assert [mix is not None for mix in found] == [chosen] * 12
+
+
 def test_a_box_has_its_share_of_the_frame():
     part = AUGMENTATIONS.build({"name": "cutmix"})
     inner = torch.tensor([0.75, 0.0, 0.5, 0.5], dtype=torch.float64)

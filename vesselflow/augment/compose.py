@@ -256,8 +256,8 @@ class Augmenter:
         ways: list[Mixer] = [timed.at(progress) for timed in self.mixers]
         tables = [Draws(base, timed.name, samples).uniform(2 + len(cells)) for timed in self.mixers]
         odds = torch.tensor([way.p for way in ways], dtype=torch.float64)
-        scale = torch.tensor([[1.0] * samples if factors is None else list(factors)]).double()
-        each = scale.T * odds
+        scale = torch.tensor(factors or [1.0] * samples, dtype=torch.float64).view(samples, 1)
+        each = scale * odds
         ends: list[list[float]] = (each / each.sum(1, True).clamp(min=1.0)).cumsum(1).tolist()
         other = partners(draws)
         where = float(Draws(base, "place of mixing", 1).uniform(1)[0, 0])
