@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -190,3 +193,78 @@ def test_removed_weights_are_said_to_be_gone(results: Path, first: Prepared) -> 
     remove_tree(RunRecord(results, run.run_id).folder / "weights")
     line = refused(results, space(run.run_id, folds=f"[{run.fold}]"))
     assert f"the weights of run {run.run_id} are not there; they were removed" in line
+
+
+# -- weights of a file ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(results: Path, first: Prepared) -> dict[str, torch.Tensor]:
+    """Those of a run, as if somebody else had sent them."""
+    (row, *_) = first.scored
+    return load_weights(RunRecord(results, row.cell.run.run_id).read_weights(row.epoch))
+
+
+def test_a_run_begins_with_a_file_that_is_named_by_its_content(
+    results: Path, first: Prepared, weights: dict[str, torch.Tensor]
+) -> None:
+    folder = results.parent
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in weights.items()}},
+               folder / "theirs.pth")  # fmt: skip
+    (folder / "sent").mkdir(exist_ok=True)
+    shutil.copy(folder / "theirs.pth", folder / "sent" / "copy.pt")
+    sweep = prepared(results, space("theirs.pth") + STILL, "file")
+    again = prepared(results, space("sent/copy.pt") + STILL, "file2")
+    names = [cell.run.run_id for cell in sweep.cells]
+    assert names == [cell.run.run_id for cell in again.cells]
+    digest = sha256((folder / "theirs.pth").read_bytes()).hexdigest()
+    assert sweep.cells[0].run.identity["init"] == {"weights": digest}
+    # The workers' copy: what becomes of the file itself is nothing to them.
+    (folder / "theirs.pth").unlink()
+    done(sweep)
+    after = load_weights(RunRecord(results, names[0]).read_weights(2))
+    for name, value in after.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(value, weights[name], rtol=1e-6, atol=1e-12)
+    log = (RunRecord(results, names[0]).attempt_folder(1) / "log.txt").read_text()
+    assert f"sha256 {digest[:16]}): what they were trained on is not known" in log
+    noted = json.loads((results / "file" / "provenance.json").read_text())
+    assert noted["weights_of_unknown_training"] == "theirs.pth"
+    # Weights of such a run have nothing to be held against but its own images.
+    prepared(results, space(f"{names[0]}@2", folds="[0]"), "third")
+
+
+def test_a_changed_file_is_another_run(
+    results: Path, first: Prepared, weights: dict[str, torch.Tensor]
+) -> None:
+    path = results.parent / "mine.pt"
+    names = []
+    for scale in (1, 2):
+        torch.save({key: scale * value for key, value in weights.items()}, path)
+        names.append(prepared(results, space("mine.pt"), "changing").cells[0].run.run_id)
+    assert names[0] != names[1]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("this must not run",)
+
+
+def test_files_that_hold_no_weights_are_refused(
+    results: Path, first: Prepared, weights: dict[str, torch.Tensor], capsys
+) -> None:
+    folder = results.parent
+    line = refused(results, space("nowhere.pt"))
+    assert "nowhere.pt cannot be read (No such file or directory)" in line
+    (folder / "text.pt").write_text("no weights")
+    torch.save([1, 2], folder / "list.pt")
+    torch.save({}, folder / "empty.pt")
+    torch.save({"epoch": 3}, folder / "epoch.pt")
+    torch.save({"weights": Evil()}, folder / "evil.pt")
+    for name in ("text", "list", "empty", "epoch", "evil"):
+        line = refused(results, space(f"{name}.pt"))
+        assert line.startswith(f"refused.yaml: train.init_from: {name}.pt holds no weights"), line
+        assert "\n" not in line
+    assert "must not run" not in capsys.readouterr().out
+    torch.save({**weights, "more": torch.ones(1)}, folder / "more.pt")
+    assert "the weights of more.pt do not fit" in refused(results, space("more.pt"))

@@ -292,7 +292,8 @@ class Train(Section):
         None,
         description="Run whose weights the training begins with: SPACE/POINT, the point of a "
         "finished sweep in the same results folder, of the same fold and seed, at the epoch that "
-        "validation chose; or the name of a run, RUN@EPOCH; null begins anew",
+        "validation chose; the name of a run, RUN@EPOCH; or a file of weights (.pt, .pth), "
+        "relative to the YAML; null begins anew",
     )
     stack: Annotated[str, Field(pattern=r"^[^/]+/.+$")] | None = Field(
         None,

@@ -30,7 +30,7 @@ FILE_KEYS = (
 NAME = re.compile(r"[a-z0-9_-]+")
 
 #: What a results folder holds beside the sweeps; a space of such a name would write into it.
-_TAKEN = ("runs", "evaluations", "stores", "bench", "published")
+_TAKEN = ("runs", "evaluations", "stores", "weights", "bench", "published")
 
 
 class Hypothesis(Section):

@@ -18,7 +18,7 @@ from vesselflow.config.space import Space
 from vesselflow.feed.folds import Fold
 from vesselflow.runs.domains import Domain
 from vesselflow.runs.evaluations import Evaluation
-from vesselflow.runs.initial import Initial
+from vesselflow.runs.initial import Initial, InitialFile
 from vesselflow.runs.objective import Objective
 from vesselflow.runs.protocols import Protocol
 from vesselflow.runs.registries import REGISTRIES
@@ -132,7 +132,7 @@ def make_cells(
     space: Space,
     folds: Mapping[str, Sequence[Fold]],
     stores: Mapping[str, StoreFacts],
-    initial: Callable[[Experiment, Fold, int], Initial | None] = no_initial,
+    initial: Callable[[Experiment, Fold, int], Initial | InitialFile | None] = no_initial,
     stack: Callable[[Experiment, Fold, int], tuple[Base, ...]] = no_stack,
 ) -> list[Cell]:
     """All cells of a sweep: points x folds x seeds, in this order.

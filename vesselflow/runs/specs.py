@@ -16,7 +16,7 @@ from vesselflow.feed.folds import Fold, check_leaks, make_folds
 from vesselflow.feed.view import Around, View
 from vesselflow.models.needs import divisor_of
 from vesselflow.runs.domains import Domain, make_domain
-from vesselflow.runs.initial import Initial
+from vesselflow.runs.initial import Initial, InitialFile
 from vesselflow.runs.stacked import Base
 from vesselflow.stores.importers.listing import few
 from vesselflow.tasks.spec import TaskSpec
@@ -92,7 +92,7 @@ class RunSpec:
     identity: Mapping[str, Any]
     train: tuple[int, ...]
     task: TaskSpec = field(default_factory=TaskSpec)
-    initial: Initial | None = None
+    initial: Initial | InitialFile | None = None
     factors: tuple[float, ...] = ()
     stack: tuple[Base, ...] = ()
 

@@ -23,6 +23,7 @@ from vesselflow.errors import UserError
 from vesselflow.feed.folds import Fold, write_folds
 from vesselflow.records.atomic import explained, read_json_or_none, write_json, write_text
 from vesselflow.records.paths import AnyPath, BucketPath, names_in
+from vesselflow.runs.initial import SUFFIXES
 from vesselflow.runs.specs import StoreFacts, split_key
 
 #: Says which space a results folder belongs to.
@@ -124,6 +125,8 @@ def write_head(
     """Write what the sweep is: provenance with what else is `noted`, space, resolved space."""
     named = (point.experiment.train.stack for point in space.expand().points)
     stacked = ", ".join(dict.fromkeys(each for each in named if each is not None))
+    firsts = (point.experiment.train.init_from for point in space.expand().points)
+    unknown = ", ".join(dict.fromkeys(each for each in firsts if each and each.endswith(SUFFIXES)))
     # First of all files: a folder without it is taken for somebody else's.
     write_json(
         folder / PROVENANCE,
@@ -133,6 +136,7 @@ def write_head(
             "profile": profile,
             # Reports say it: these runs saw more than images.
             **({"stacked_on": stacked} if stacked else {}),
+            **({"weights_of_unknown_training": unknown} if unknown else {}),
             "command": list(command),
             "vesselflow": __version__,
             "commit": _commit(),

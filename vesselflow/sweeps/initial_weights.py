@@ -19,12 +19,12 @@ from vesselflow.config.space import Space
 from vesselflow.errors import UserError, closest
 from vesselflow.feed.folds import Fold
 from vesselflow.models import MODELS
-from vesselflow.records.atomic import read_json_or_none
-from vesselflow.records.paths import AnyPath, names_in
+from vesselflow.records.atomic import read_json_or_none, write_bytes
+from vesselflow.records.paths import AnyPath, names_in, there
 from vesselflow.records.runs import RunRecord
 from vesselflow.records.status import RunState
 from vesselflow.runs.cells import Cell
-from vesselflow.runs.initial import Initial
+from vesselflow.runs.initial import SUFFIXES, Initial, InitialFile
 from vesselflow.runs.specs import StoreFacts
 from vesselflow.sweeps.checks import placed
 
@@ -40,16 +40,24 @@ class Initials:
         results: The results folder.
         stores: Facts of the stores in use, by name.
         key: That names the runs, for errors.
+        folder: That files of weights are relative to.
     """
 
     def __init__(
-        self, results: AnyPath, stores: Mapping[str, StoreFacts], *, key: str = _KEY
+        self,
+        results: AnyPath,
+        stores: Mapping[str, StoreFacts],
+        *,
+        key: str = _KEY,
+        folder: Path = Path(),
     ) -> None:
         self._results, self._stores, self._key = results, stores, key
+        self._folder = folder
+        self._files: dict[str, InitialFile] = {}
         self._tables: dict[str, list[dict[str, Any]]] = {}
         self._seen: dict[str, list[tuple[str, str, str]]] = {}
 
-    def of(self, experiment: Experiment, fold: Fold, seed: int) -> Initial | None:
+    def of(self, experiment: Experiment, fold: Fold, seed: int) -> Initial | InitialFile | None:
         """The weights that a run begins with; None where its config names none.
 
         Args:
@@ -58,16 +66,32 @@ class Initials:
             seed: Its seed.
 
         Raises:
-            UserError: There is no such run, it is not finished, its weights are gone, or it was
-                trained on images that this run is not to have seen; the key is in `where`.
+            UserError: There is no such file or run, it is not finished, its weights are gone, or it
+                was trained on images that this run is not to have seen; the key is in `where`.
         """
         named = experiment.train.init_from
         if named is None:
             return None
+        if named.endswith(SUFFIXES):
+            return self._file(named)
         match = _RUN.fullmatch(named)
         found = self.run(*match.groups()) if match else self._cell(named, fold.index, seed)
         self._check_unseen(found, experiment, fold)
         return found
+
+    def _file(self, named: str) -> InitialFile:
+        if named not in self._files:
+            path = self._folder / named
+            try:
+                self._files[named] = InitialFile.of(path)
+            except OSError as error:
+                raise UserError(
+                    f"{path} cannot be read ({error.strerror or error})",
+                    where=self._key,
+                    allowed=f"a file of weights ({', '.join(SUFFIXES)}), relative to the space's "
+                    "file; SPACE/POINT, RUN or RUN@EPOCH",
+                ) from None
+        return self._files[named]
 
     def run(self, run_id: str, epoch: str | None) -> Initial:
         """Weights of a finished run, of its last kept epoch where none is asked for.
@@ -187,8 +211,20 @@ class Initials:
                 )
             own = (run_id, str(identity.get("store")), str(identity.get("split")))
             before = identity.get("init")
-            self._seen[run_id] = [own, *(self.history(before["run"]) if before else ())]
+            # Of a file's weights nobody knows what they saw.
+            run = before.get("run") if isinstance(before, Mapping) else None
+            self._seen[run_id] = [own, *(self.history(run) if run else ())]
         return self._seen[run_id]
+
+
+def keep_files(cells: Sequence[Cell], results: AnyPath) -> None:
+    """Put the files of weights that runs begin with where every worker finds them, once."""
+    files = {cell.run.initial for cell in cells if isinstance(cell.run.initial, InitialFile)}
+    for file in sorted(files, key=lambda each: each.digest):
+        target = file.kept(results)
+        if not there(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, file.read(results))
 
 
 def check_shapes(
@@ -220,7 +256,7 @@ def check_shapes(
         return
     import torch
 
-    from vesselflow.training.loop import build_model, load_weights
+    from vesselflow.training.loop import build_model, first_weights
 
     for cell in wanted.values():
         run, initial = cell.run, cell.run.initial
@@ -231,13 +267,16 @@ def check_shapes(
         bare = run.experiment.model_copy(update={"model": {**run.experiment.model, **random}})
         with torch.device("meta"):
             model = build_model(bare, channels, 0, run.task)
-        given = load_weights(RunRecord(results, initial.run_id).read_weights(initial.epoch))
         with placed(space, file):
+            given = first_weights(initial.read(results), initial.label)
             _compare(model.state_dict(), given, cell, initial)
 
 
 def _compare(
-    needed: Mapping[str, Any], given: Mapping[str, Any], cell: Cell, initial: Initial
+    needed: Mapping[str, Any],
+    given: Mapping[str, Any],
+    cell: Cell,
+    initial: Initial | InitialFile,
 ) -> None:
     ours = {name: tuple(value.shape) for name, value in needed.items()}
     theirs = {name: tuple(value.shape) for name, value in given.items()}
@@ -251,7 +290,7 @@ def _compare(
         else:
             fault = f"its {name} is {theirs[name]}, here {ours[name]}"
         raise UserError(
-            f"the weights of run {initial.run_id} do not fit the model of {cell.point}: {fault}",
+            f"the weights of {initial.label} do not fit the model of {cell.point}: {fault}",
             where=_KEY,
             hint="take the same model, with the same arguments and classes",
         )

@@ -16,6 +16,7 @@ from vesselflow.config.space import Space
 from vesselflow.config.yaml_files import load_yaml
 from vesselflow.errors import UserError
 from vesselflow.records.paths import AnyPath, BucketPath, there
+from vesselflow.runs.initial import SUFFIXES
 from vesselflow.sweeps.stores_made import missing_store, origin_of, store_path, used_stores
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def pack(
 
 
 def _files(space: Space) -> list[Path]:
-    """The space's file, those that it extends, and its split."""
+    """The space's file, those that it extends, its split, and weights that runs begin with."""
     file = space.file.resolve()
     files = [file]
     while isinstance(base := load_yaml(files[-1]).get("extends"), str):
@@ -74,7 +75,9 @@ def _files(space: Space) -> list[Path]:
     given = space.expand().points[0].experiment.split.file
     if given is not None:
         files.append((file.parent / given).resolve())
-    return files
+    named = (point.experiment.train.init_from for point in space.expand().points)
+    weights = dict.fromkeys(each for each in named if each and each.endswith(SUFFIXES))
+    return files + [(file.parent / each).resolve() for each in weights]
 
 
 def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:

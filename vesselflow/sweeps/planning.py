@@ -30,7 +30,7 @@ from vesselflow.sweeps.folder import (
     write_splits,
     writing,
 )
-from vesselflow.sweeps.initial_weights import Initials, check_shapes
+from vesselflow.sweeps.initial_weights import Initials, check_shapes, keep_files
 from vesselflow.sweeps.matching import Matched, match_widths
 from vesselflow.sweeps.sampling_checks import check_sampling
 from vesselflow.sweeps.stacked_on import Bases
@@ -255,6 +255,7 @@ def make_ready(
         noted={"matched": plan.matched.plain()} if plan.matched else {},
     )
     write_splits(plan.folder / "splits", plan.expansion, plan.folds, plan.stores)
+    keep_files(plan.cells, plan.results)
     plan.lookup.keep()
     return Prepared(**{field.name: getattr(plan, field.name) for field in fields(plan)})
 
@@ -286,7 +287,8 @@ def look_up_runs(
     """Every cell of the sweep and what is known of it; none while a store is not made yet."""
     if not all(facts.digest for facts in stores.values()):
         return [], []
-    initials, bases = Initials(lookup.results, stores), Bases(lookup.results, stores)
+    initials = Initials(lookup.results, stores, folder=space.file.parent)
+    bases = Bases(lookup.results, stores)
     with checks.placed(space, space.file):
         cells = make_cells(space, folds, stores, initials.of, bases.of)
     objective = objective_of(space, stores)

@@ -17,7 +17,8 @@ from vesselflow.feed.batches import Samples
 from vesselflow.feed.hard import Hard
 from vesselflow.feed.sources import Order, StepClock
 from vesselflow.records.attempts import Attempt
-from vesselflow.records.runs import STOPPED, RunRecord
+from vesselflow.records.runs import STOPPED
+from vesselflow.runs.initial import InitialFile
 from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.cost_notes import CostNotes, reached_before
 from vesselflow.sweeps.gate import Gate
@@ -187,6 +188,12 @@ class TrainingJob:
             # Of a sweep before this one the records alone know how far it came.
             self._reached = max(self._reached, reached_before(context.record.costs()))
         self._notes = CostNotes(self.attempt, self._noted)
+        if isinstance(first := context.spec.initial, InitialFile):
+            line = (
+                f"first weights of {first.label} (sha256 {first.digest[:16]}): "
+                "what they were trained on is not known"
+            )
+            context.gate.keep(functools.partial(self.attempt.log_once, line))
         if context.spec.stack:
             names = ", ".join(f"{base.run_id}@{base.epoch}" for base in context.spec.stack)
             line = f"stacked (train.stack) on {names}"
@@ -201,8 +208,7 @@ class TrainingJob:
         context = self.context
         spec = context.spec
         if anew and (first := spec.initial) is not None:
-            record = RunRecord(context.results, first.run_id)
-            ready.initial = context.gate.keep(lambda: record.read_weights(first.epoch))
+            ready.initial = context.gate.keep(lambda: first.read(context.results))
         samples = context.data.samples(spec.experiment.data.train, context.view)
         rows = training_rows(context, samples)
         ready.samples = len(samples.table.of_grid(rows))

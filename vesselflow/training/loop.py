@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from vesselflow.augment.compose import compose
 from vesselflow.augment.inputs import DatasetStatistics, channels_last
 from vesselflow.config.experiment import Experiment
-from vesselflow.errors import Interrupted, VesselflowError
+from vesselflow.errors import Interrupted, UserError, VesselflowError
 from vesselflow.feed.hard import Hard
 from vesselflow.feed.order import key
 from vesselflow.feed.sources import BatchSource
@@ -171,6 +172,43 @@ def load_weights(payload: bytes) -> dict[str, torch.Tensor]:
     return weights
 
 
+def first_weights(payload: bytes, name: str = "the file") -> dict[str, torch.Tensor]:
+    """The weights that a training begins with: of `dump_weights`, or of somebody else's file.
+
+    Args:
+        payload: What `torch.save` wrote of a state_dict, also as the entry `state_dict`,
+            `model_state_dict` or `model` of a mapping; "module." before all names is left out.
+        name: Of the file, for errors.
+
+    Raises:
+        UserError: It is nothing of the kind, or could not be read without running code in it.
+    """
+    try:
+        weights: Any = load_weights(payload)
+    except Exception as error:  # of many types, by what the file is
+        reason = str(error).strip().partition("\n")[0]
+        raise _no_weights(name, f" ({reason[:120]})" if reason else "") from None
+    for entry in ("state_dict", "model_state_dict", "model"):
+        if isinstance(weights, Mapping) and isinstance(weights.get(entry), Mapping):
+            weights = weights[entry]
+    if not isinstance(weights, Mapping) or not weights:
+        raise _no_weights(name)
+    if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise _no_weights(name)
+    wrapped = "module."
+    if all(each.startswith(wrapped) for each in weights):
+        weights = {each.removeprefix(wrapped): value for each, value in weights.items()}
+    return dict(weights)
+
+
+def _no_weights(name: str, reason: str = "") -> UserError:
+    return UserError(
+        f"{name} holds no weights{reason}",
+        where="train.init_from",
+        allowed="what torch.save writes of a model's state_dict()",
+    )
+
+
 def trained_model(
     experiment: Experiment, channels: int, seed: int, task: TaskSpec | None, payload: bytes
 ) -> nn.Module:
@@ -221,7 +259,7 @@ def train(
         saver: Makes what keeps the state, of `Hooks.save` and `Hooks.waiting`.
         task: What is learnt; None: one mask.
         memory: The draws of `batches`, where they learn from the losses of the samples.
-        initial: Weights to begin with, as `dump_weights` wrote them; None: those of the seed.
+        initial: Weights to begin with, as `first_weights` reads them; None: those of the seed.
         factors: On the probabilities of augmentation, of each source of the store; none: 1.
         stack: Networks whose probabilities are channels, where `train.stack` has them.
 
@@ -235,7 +273,7 @@ def train(
     scored = set(experiment.score.at(settings.epochs))
     model = build_model(experiment, channels, seed, task).to(device)
     if initial is not None and resume is None:
-        model.load_state_dict(load_weights(initial))
+        model.load_state_dict(first_weights(initial))
     if stack is not None:
         stack.attach(model)
     freeze(model, settings.freeze)
