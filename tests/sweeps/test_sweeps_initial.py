@@ -11,11 +11,14 @@ import pytest
 import torch
 from sweep_cases import done, prepared
 
+from vesselflow.config.loading import load_space
 from vesselflow.errors import UserError
 from vesselflow.evaluation.long_tables import write_tables
 from vesselflow.records.paths import remove_tree
 from vesselflow.records.runs import RunRecord
 from vesselflow.runs.cells import trainings
+from vesselflow.runs.registries import REGISTRIES
+from vesselflow.sweeps.parcel import pack
 from vesselflow.sweeps.planning import Prepared
 from vesselflow.sweeps.timing import Timing
 from vesselflow.training.loop import load_weights
@@ -268,3 +271,15 @@ def test_files_that_hold_no_weights_are_refused(
     assert "must not run" not in capsys.readouterr().out
     torch.save({**weights, "more": torch.ones(1)}, folder / "more.pt")
     assert "the weights of more.pt do not fit" in refused(results, space("more.pt"))
+
+
+def test_a_file_of_weights_goes_to_a_cluster_with_its_space(tmp_path: Path) -> None:
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "theirs.pt").write_bytes(b"weights")
+    file = tmp_path / "spaces" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(space("../theirs.pt"))
+    loaded = load_space(file, registries=REGISTRIES)
+    parcel = pack(loaded, tmp_path / "results", tmp_path / "sent")
+    assert parcel.space == "spaces/mine.yaml"
+    assert (tmp_path / "sent" / "theirs.pt").read_bytes() == b"weights"
