@@ -45,6 +45,8 @@ SCHEMA = 2
 MAGIC = b"vesselflow store, "
 HEADER_BYTES = 512
 SPLITS = ("train", "test", "")
+#: In the lineage of a source that nobody has labelled: its target is 0, and means nothing.
+UNLABELLED = "unlabelled"
 #: Images of 8 bits with one mask; the number of channels stands in the index.
 PLAIN = Layout()
 

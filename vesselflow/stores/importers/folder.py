@@ -42,7 +42,11 @@ class FolderArguments(Arguments):
     """Any folder of images with a folder of vessel masks, matched by name."""
 
     images: str = Field("images", description="folder of the images, inside SOURCE")
-    masks: str = Field("masks", description="folder of the vessel masks, inside SOURCE")
+    masks: str | None = Field(
+        "masks",
+        description="folder of the vessel masks, inside SOURCE; none: there are no masks, and the "
+        "store is for data.unlabelled",
+    )
     fov: str | None = Field(None, description="folder of the field-of-view masks, inside SOURCE")
     image_suffix: str = Field("", description="what image names carry beyond the id: _training")
     mask_suffix: str = Field("", description="what mask names carry beyond the id: _manual1")
@@ -84,6 +88,12 @@ class FolderArguments(Arguments):
         "data.spacing_um of a space then resamples the images to one size of a pixel",
     )
 
+    @field_validator("masks")
+    @classmethod
+    def _no_masks(cls, value: str | None) -> str | None:
+        # The command line gives it as text.
+        return None if value == "none" else value
+
     @field_validator("spacing_um", mode="before")
     @classmethod
     def _height_and_width(cls, value: Any) -> Any:
@@ -119,7 +129,7 @@ def folder(
     *,
     source: Path,
     images: str,
-    masks: str,
+    masks: str | None,
     fov: str | None,
     image_suffix: str,
     mask_suffix: str,
@@ -143,7 +153,7 @@ def folder(
     Args:
         source: The folder that holds the others.
         images: Folder of the images.
-        masks: Folder of the vessel masks.
+        masks: Folder of the vessel masks; None: there are none.
         fov: Folder of the fov masks, or None.
         image_suffix: End of the images' stems that is not part of the id.
         mask_suffix: The same of the masks.
@@ -168,7 +178,8 @@ def folder(
             match, a split file that does not fit.
     """
     folder_of(source)
-    wanted = [("images", images, image_suffix), ("masks", masks, mask_suffix)]
+    wanted = [("images", images, image_suffix)]
+    wanted += [("masks", masks, mask_suffix)] if masks is not None else []
     wanted += [("fov", fov, fov_suffix)] if fov is not None else []
     places = [
         _Place(name, label, suffix, _inside(source, name, label)) for name, label, suffix in wanted
@@ -178,27 +189,27 @@ def folder(
     pictures, *partners = [search.files(place) for place in places]
     others = {
         path
-        for place, found in zip(places[1:], partners, strict=True)
+        for place, files in zip(places[1:], partners, strict=True)
         if place.suffix != image_suffix
-        for path in found.values()
+        for path in files.values()
     }
     pictures = {key: path for key, path in pictures.items() if path not in others}
     if not pictures:
         end = f" whose name ends in {image_suffix}" if image_suffix else ""
         expected = f"png, jpg, tif, bmp, gif, ppm, pgm, webp{end}"
         raise no_images(places[0].path, expected, search.passed_over(places[0]))
-    targets, *fovs = [
-        search.partners(place, found, pictures)
-        for place, found in zip(places[1:], partners, strict=True)
-    ]
+    found = {
+        place.option: search.partners(place, files, pictures)
+        for place, files in zip(places[1:], partners, strict=True)
+    }
     splits = {} if split is None else read_splits(source / split, places[0].path, pictures)
     items = tuple(
         Item(
             id=key,
             group=key if group is None else group_of(group, key),
             image=image,
-            target=targets[key],
-            fov=fovs[0][key] if fovs else None,
+            target=found["masks"][key] if masks is not None else None,
+            fov=found["fov"][key] if fov is not None else None,
             split=splits.get(key, ""),
             missing_fov=missing_fov,
             spacing_um=spacing_um,

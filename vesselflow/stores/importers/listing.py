@@ -33,7 +33,7 @@ class Item:
         id: Name of the source.
         group: What must stay on one side of a split.
         image: Image file.
-        target: Vessel mask.
+        target: Vessel mask; None: nobody has drawn one.
         fov: Field-of-view mask; None: see `missing_fov`.
         split: "train", "test" or "".
         missing_fov: Without a mask: "estimate" the bright disc, or "full": every pixel counts.
@@ -43,7 +43,7 @@ class Item:
     id: str
     group: str
     image: Path
-    target: Path
+    target: Path | None
     fov: Path | None = None
     split: str = ""
     missing_fov: Literal["full", "estimate"] = "estimate"

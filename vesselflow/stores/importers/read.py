@@ -20,7 +20,7 @@ from scipy import ndimage
 from vesselflow.errors import UserError
 from vesselflow.stores.importers.deep import bits_of, deep_values, scaled, window_option
 from vesselflow.stores.importers.listing import Conversion, Item, Listing
-from vesselflow.stores.schema import Bytes, Source
+from vesselflow.stores.schema import UNLABELLED, Bytes, Source
 
 #: Called after each source: done, total, name of the source.
 Progress = Callable[[int, int, str], None]
@@ -65,22 +65,24 @@ def read_sources(listing: Listing, progress: Progress | None = None) -> Iterator
 def read_source(item: Item, conversion: Conversion) -> Source:
     """Read one source: image uint8 (H, W, C), target and fov uint8 (H, W), 0 or 1.
 
-    The lineage names the files with their sha256, says how the fov was found ("mask", "estimated",
-    "full"), and where they were used the window with the share of values it clipped, the threshold,
-    and the values taken for vessel with those taken for background.
+    The target of an item without a mask is 0. The lineage names the files with their sha256, says
+    so, how the fov was found ("mask", "estimated", "full"), and where they were used the window
+    with the share of values it clipped, the threshold, and the values taken for vessel with those
+    taken for background.
 
     Raises:
         UserError: as `read_sources`.
     """
     picture = _decode(item.image)
     pixels, scaling = _image_array(picture, conversion.window)
-    drawn = _decode(item.target)
-    target, rule = _mask_array(drawn, conversion, vessels=True)
-    _same_size(item.image, pixels, item.target, target)
-    files = {
-        "image": {"name": item.image.name, "sha256": picture.sha256},
-        "target": {"name": item.target.name, "sha256": drawn.sha256},
-    }
+    files = {"image": {"name": item.image.name, "sha256": picture.sha256}}
+    if item.target is None:
+        target, rule = np.zeros(pixels.shape[:2], np.uint8), {UNLABELLED: True}
+    else:
+        drawn = _decode(item.target)
+        target, rule = _mask_array(drawn, conversion, vessels=True)
+        _same_size(item.image, pixels, item.target, target)
+        files["target"] = {"name": item.target.name, "sha256": drawn.sha256}
     if item.fov is not None:
         drawn = _decode(item.fov)
         fov, _ = _mask_array(drawn, conversion, vessels=False)

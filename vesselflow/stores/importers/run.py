@@ -13,7 +13,7 @@ from typing import Any
 from vesselflow.stores.importers import IMPORTERS
 from vesselflow.stores.importers.listing import Conversion, Listing, few, stem_of
 from vesselflow.stores.importers.read import Progress, read_sources
-from vesselflow.stores.schema import Source
+from vesselflow.stores.schema import UNLABELLED, Source
 from vesselflow.stores.suspicions import Tally, suspicions
 from vesselflow.stores.writer import write_store
 
@@ -70,11 +70,9 @@ def import_store(
         for item in read_sources(listing, progress):
             lineages[item.id] = item.lineage
             unspaced.extend([] if item.spacing_um else [item.id])
-            tally.add(
-                item.id,
-                item.fov.shape,
-                suspicions(item.image, item.target, item.fov, item.keypoints),
-            )
+            target = None if item.lineage.get(UNLABELLED) else item.target
+            found = suspicions(item.image, target, item.fov, item.keypoints)
+            tally.add(item.id, item.fov.shape, found)
             yield item
 
     sources = counted()
@@ -100,6 +98,11 @@ def import_store(
         notes.append(f"no fov mask: estimated from the image for {kinds['estimated']} source(s)")
     if kinds["full"]:
         notes.append(f"no fov mask: every pixel counts in {kinds['full']} source(s)")
+    if unlabelled := sum(bool(lineage.get(UNLABELLED)) for lineage in lineages.values()):
+        notes.append(
+            f"no masks: {unlabelled} source(s) can be learnt from as data.unlabelled, and neither "
+            "trained on nor scored otherwise"
+        )
     if listing.read is not None and unspaced:
         many = f"{len(unspaced)} source(s): {few(unspaced)}"
         notes.append(f"no spacing is known, and none given, for {many}")

@@ -75,6 +75,7 @@ def read_item(item: Item, options: Options, classes: tuple[str, ...]) -> Source:
     spacing = _spacing(held.spacing_um, len(shape), options, item.image)
     files = {"image": {"name": item.image.name, "sha256": held.sha256}}
     target = keypoints = None
+    assert item.target is not None
     if item.table is None:
         target, sha256 = _target(item.target, shape, options)
         files["target"] = {"name": item.target.name, "sha256": sha256}
