@@ -28,6 +28,7 @@ BASE: dict[str, Any] = {"data": {"train": "a", "working_size_px": 256, "patch": 
 OTHER = {
     "data.train": "b",
     "data.ood": ["b"],
+    "data.unlabelled": "c",
     "data.working_size_px": 128,
     "data.patch": 32,
     "data.stride": 16,
@@ -57,6 +58,7 @@ OTHER = {
     "train.average_last": 3,
     "train.stop": {"patience": 3},
     "train.augment_by_source": {"pseudo_*": 1.5},
+    "train.domain_weight": 0.5,
     "train.init_from": "first/base",
     "train.stack": "x/y",
     "train.freeze": ["encoder"],
@@ -123,6 +125,8 @@ def test_every_field_of_every_section_is_hashed_or_listed_as_neutral() -> None:
             base = {**BASE, "score": {"epochs": "all"}}
         if key == "train.augment_by_source":
             base = {**BASE, "augment": {"hflip": {}}}
+        if key == "train.domain_weight":
+            base = {**BASE, "data": {**BASE["data"], "unlabelled": "c"}}
         changed = {**base, section: {**base.get(section, {}), field: value}}
         assert (name(changed) == name(base)) == (key in RESULT_NEUTRAL), key
 

@@ -21,14 +21,14 @@ import vesselflow.training.giving as giving_module
 import vesselflow.training.loop as loop_module
 import vesselflow.training.step as step_module
 from vesselflow.augment.compose import compose
-from vesselflow.config.experiment import Experiment, load_experiment
+from vesselflow.config.experiment import Experiment, Train, load_experiment
 from vesselflow.feed.batches import ArraySamples, Batch, SampleTable
 from vesselflow.feed.hard import Hard
 from vesselflow.feed.layout import SampleLayout
 from vesselflow.feed.local import LocalData
 from vesselflow.feed.points import Points
 from vesselflow.feed.sampling import SAMPLING
-from vesselflow.feed.sources import KeyedBatches
+from vesselflow.feed.sources import BatchSource, KeyedBatches, WithUnlabelled
 from vesselflow.losses import LOSSES
 from vesselflow.models.needs import axes_of
 from vesselflow.records import atomic
@@ -104,6 +104,21 @@ def tiny_samples() -> ArraySamples:
         scale=np.full((SAMPLES, 3), 0.2, dtype=np.float32),
     )
     return ArraySamples([planes.reshape(SAMPLES, -1)], nowhere, sources, table)
+
+
+def tiny_unlabelled(noise: int = 8) -> ArraySamples:
+    """Five images of another camera: dark, without structure; targets and fov are full."""
+    planes = np.random.default_rng(noise).integers(0, 60, (5, 5, 64, 64), dtype=np.uint8)
+    planes[:, 3:] = 1
+    rows = np.arange(len(planes), dtype=np.int32)
+    table = SampleTable(
+        layout=SampleLayout((64, 64), channels=3),
+        source=rows,
+        corner=np.zeros((len(rows), 2), dtype=np.int32),
+        centre=np.full((len(rows), 3), 0.1, dtype=np.float32),
+        scale=np.full((len(rows), 3), 0.2, dtype=np.float32),
+    )
+    return ArraySamples([planes.reshape(len(rows), -1)], np.zeros_like(rows), rows, table)
 
 
 def tiny_volumes(full: bool = False, has_fov: bool = True) -> ArraySamples:
@@ -190,6 +205,17 @@ class _Batches(KeyedBatches):
         return batch
 
 
+def _beside(samples: ArraySamples, settings: Train) -> KeyedBatches:
+    """Micro-batches of unlabelled samples."""
+    rows = np.arange(samples.n)
+    return KeyedBatches(
+        samples,
+        SAMPLING.build({"name": "uniform"}, table=samples.table, rows=rows, seed=SEED + 1),
+        micro_batch_size=settings.micro_batch_size,
+        micro_batches_per_step=settings.micro_batches_per_step,
+    )
+
+
 _normalise_by = giving_module.normalise_by
 
 
@@ -210,6 +236,7 @@ def run_tiny(
     rows: tuple[int, ...] = tuple(range(2, SAMPLES)),
     initial: bytes | None = None,
     stack: Stack | None = None,
+    unlabelled: ArraySamples | None = None,
 ) -> Trace:
     """Train on some rows of `tiny_samples`, or of `tiny_volumes` where the model takes those;
     `stop_after` steps, where given."""
@@ -228,6 +255,10 @@ def run_tiny(
         micro_batches_per_step=settings.micro_batches_per_step,
     )
     batches.order, batches.spoilt = trace.order, set(spoilt)
+    given: BatchSource = batches
+    if experiment.unlabelled is not None:
+        other = tiny_volumes(full=True) if axes_of(experiment.model) == 3 else tiny_unlabelled()
+        given = WithUnlabelled(batches, _beside(unlabelled or other, settings))
     asked = 0
 
     def should_stop() -> bool:
@@ -250,7 +281,7 @@ def run_tiny(
     try:
         trace.outcome = train(
             experiment,
-            batches,
+            given,
             channels=samples.table.layout.channels,
             train_samples=len(rows),
             seed=SEED,
@@ -329,7 +360,7 @@ SHARES = tiny_experiment(
 )
 #: What else a training may be told: its state is in checkpoints, and equal for all workers.
 OPTIONS = tiny_experiment(
-    data={"working_size_px": None},
+    data={"working_size_px": None, "unlabelled": "u"},
     augment={"hflip": {}},
     model={
         "name": "fpn3d",
@@ -350,6 +381,7 @@ OPTIONS = tiny_experiment(
         "freeze": ["encoder.0"],
         "encoder_lr_factor": 0.5,
         "no_decay_on_norms": True,
+        "domain_weight": {"schedule": "linear", "from": 0, "to": 1},
     },
     score={"epochs": "all"},
 )

@@ -23,6 +23,7 @@ from pydantic import (
 
 from vesselflow.config.named import Named
 from vesselflow.config.registry import Registry, all_errors, carried, shown
+from vesselflow.config.scalars import Range, ScalarSchedule
 from vesselflow.config.shuffle import Shuffle, Window
 from vesselflow.errors import Faults, UserError
 
@@ -120,6 +121,11 @@ class Data(Section):
     )
     ood: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="Stores that are only scored (out of distribution), in no choice"
+    )
+    unlabelled: str | None = Field(
+        None,
+        description="Store whose images, without their labels, a network learns not to tell from "
+        "those of data.train, see train.domain_weight; no image of it may be scored",
     )
     working_size_px: Annotated[int, Field(ge=32)] | None = Field(
         None, description="Longer side of the field of view after resizing; null keeps it native"
@@ -287,6 +293,12 @@ class Train(Section):
         description="Factors on the probabilities of all augmentations, mixing too, for samples of "
         'some sources of data.train, {"pseudo_*": 1.5}: by patterns of their names or groups; a '
         "product above 1 counts as 1, a factor of 0 switches all off; other sources have 1",
+    )
+    domain_weight: Annotated[float | ScalarSchedule, Range(0.0)] = Field(
+        0.0,
+        description="Of a head that tells images of data.unlabelled from those of data.train by "
+        "the encoder's coarsest features: weight with which its gradient reaches the encoder "
+        "reversed, so that it learns features that hide it; a number or a schedule, 0 has no head",
     )
     init_from: Annotated[str, Field(min_length=1)] | None = Field(
         None,
@@ -511,6 +523,21 @@ class Experiment(Section):
             raise carried(faults.joined())
         return self
 
+    @property
+    def unlabelled(self) -> str | None:
+        """The store whose images are learnt from without labels; None where none is."""
+        return None if self.train.domain_weight == 0 else self.data.unlabelled
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Stores of which the training sees images: `data.train` first."""
+        return (self.data.train, *([self.unlabelled] if self.unlabelled is not None else ()))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All stores that are read: those that are trained on, then those that are scored only."""
+        return (*self.trained_on, *self.data.ood)
+
     def scale_of(self, store: str) -> float | None:
         """Working px per native px of a store; None where `data` says how it is seen."""
         view = self.stores.get(store)
@@ -548,6 +575,24 @@ def _fit_ood(experiment: Experiment) -> None:
         )
     if len(set(data.ood)) < len(data.ood):
         raise UserError("a store is named twice", where="data.ood", allowed="each store once")
+
+
+def _fit_unlabelled(experiment: Experiment) -> None:
+    data = experiment.data
+    for key, others in (("data.train", (data.train,)), ("data.ood", data.ood)):
+        if data.unlabelled in others:
+            raise UserError(
+                f"'{data.unlabelled}' stands in {key} as well",
+                where="data.unlabelled",
+                allowed="a store of other images than those of data.train and data.ood",
+                hint="images that are learnt from are not scored, even without their labels",
+            )
+    if data.unlabelled is None and experiment.train.domain_weight != 0:
+        raise UserError(
+            "there are no unlabelled images to tell from the labelled ones",
+            where="train.domain_weight",
+            allowed="0, or a weight beside data.unlabelled",
+        )
 
 
 def _fit_pixels(experiment: Experiment) -> None:
@@ -702,6 +747,7 @@ def _fit_decay(experiment: Experiment) -> None:
 #: What no section can check by itself.
 _FIT = (
     _fit_ood,
+    _fit_unlabelled,
     _fit_pixels,
     _fit_patch,
     _fit_margin,

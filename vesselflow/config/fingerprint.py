@@ -41,6 +41,7 @@ SECTION_CHANGES: dict[str, dict[int, str]] = {
 RESULT_NEUTRAL = {
     "data.train": "the digest of the store's content is hashed in its place",
     "data.ood": "scored only; every evaluation has a name of its own",
+    "data.unlabelled": "the digest of the store's content is hashed in its place",
     "split.folds": "the digest of the fold's lists is hashed in its place",
     "split.test": "the digest of the fold's lists is hashed in its place",
     "split.val_fraction": "the digest of the fold's lists is hashed in its place",

@@ -335,7 +335,8 @@ class Space(BaseModel):
 
     def _check(self, experiment: Experiment) -> None:
         faults = Faults()
-        check_stores(experiment.data.train, experiment.data.ood, self.stores, faults)
+        data = experiment.data
+        check_stores(data.train, data.ood, self.stores, faults, unlabelled=data.unlabelled)
         for name in experiment.stores:
             if name not in self.stores:
                 faults.add(
@@ -359,9 +360,12 @@ class Space(BaseModel):
         faults.tell()
 
 
-def check_stores(train: Any, ood: Any, stores: Mapping[str, Any], faults: Faults) -> None:
+def check_stores(
+    train: Any, ood: Any, stores: Mapping[str, Any], faults: Faults, *, unlabelled: Any = None
+) -> None:
     """Refuse names of stores that are not given; what is no name is left to its own check."""
-    for key, names in (("data.train", [train]), ("data.ood", ood)):
+    given = (("data.train", [train]), ("data.ood", ood), ("data.unlabelled", [unlabelled]))
+    for key, names in given:
         for name in names if isinstance(names, list | tuple) else ():
             if isinstance(name, str) and name not in stores:
                 faults.add(

@@ -49,6 +49,7 @@ class Batch:
         source: int32 (m,), index of each sample's source in its store.
         points: Keypoints, of a store that has them; K is 0 then.
         full_fov: Every voxel lies in the fov: `fov` is 1 everywhere, and need not be copied.
+        unlabelled: Samples of another store that come with these, of whose labels nothing is used.
     """
 
     image: np.ndarray
@@ -59,6 +60,7 @@ class Batch:
     source: np.ndarray
     points: BatchPoints | None = None
     full_fov: bool = False
+    unlabelled: Batch | None = None
 
 
 class Samples(Protocol):

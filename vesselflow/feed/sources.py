@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from vesselflow.feed.batches import Batch, Samples, WholeImages
 from vesselflow.feed.draws import Draws
+from vesselflow.feed.order import key
 from vesselflow.feed.sampling import SAMPLING
 from vesselflow.feed.view import View
 
@@ -89,6 +90,11 @@ class Order:
         )
         return cast(Draws, drawn)
 
+    def of_unlabelled(self) -> Order:
+        """That of the unlabelled samples beside these: draws of their own, each equally often."""
+        seed = key(self.seed, "unlabelled")
+        return replace(self, seed=seed, sampling={"name": "uniform"})
+
     def gathered(self, samples: Samples, draws: Draws) -> BatchSource:
         """Micro-batches of samples that can be gathered at random."""
         return KeyedBatches(
@@ -110,6 +116,23 @@ class Data(Protocol):
 
     def batches(self, samples: Samples, draws: Draws, order: Order) -> BatchSource:
         """The keyed micro-batches of what `samples` gave."""
+
+
+class WithUnlabelled:
+    """Micro-batches, each with one of another store beside it.
+
+    Args:
+        labelled: Where they come from.
+        unlabelled: Where those beside them come from.
+    """
+
+    def __init__(self, labelled: BatchSource, unlabelled: BatchSource) -> None:
+        self._labelled, self._unlabelled = labelled, unlabelled
+
+    def batch(self, step: int, index: int) -> Batch:
+        """Micro-batch `index` of step `step`."""
+        own, beside = (each.batch(step, index) for each in (self._labelled, self._unlabelled))
+        return replace(own, unlabelled=beside)
 
 
 class StepClock:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vesselflow.models.coarsest import Coarsest, pooled
+
 
 class Presence(nn.Module):
     """A head beside the segmentation: mean of the encoder's coarsest map, one logit of each class.
 
-    It hears the map by a hook on the module that it goes through, and only while somebody listens:
-    what the model answers is the same with and without it, in training and in prediction, and so
-    is its time in prediction. Where samples are mixed behind the encoder, it hears what the decoder
-    is given. Weights are drawn from torch's global generator, so that it is to be made after all
-    other layers; the bias is 0.
+    It hears the map as `Coarsest` does: what the model answers is the same with and without it, in
+    training and in prediction. Weights are drawn from torch's global generator, so that it is to be
+    made after all other layers; the bias is 0.
 
     Args:
         model: Its attribute `coarsest` names that module and says how many channels the map has.
@@ -36,45 +35,28 @@ class Presence(nn.Module):
 
     def __init__(self, model: nn.Module, classes: int, weight: float) -> None:
         super().__init__()
-        path, channels = model.coarsest  # type: ignore[misc]
         self.loss_weight = weight
-        self.linear = nn.Linear(channels, classes)
+        self._coarsest = Coarsest(model)
+        self.linear = nn.Linear(self._coarsest.channels, classes)
         nn.init.kaiming_normal_(self.linear.weight, nonlinearity="linear")
         nn.init.zeros_(self.linear.bias)
-        self._heard: list[Tensor] | None = None
-        model.get_submodule(path).register_forward_hook(self._hear)
 
-    def _hear(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if self._heard is not None:
-            # An encoder without a handoff is that of a transformer: (maps, tokens).
-            self._heard.append(output if isinstance(output, Tensor) else output[0][-1])
-
-    @contextmanager
-    def listening(self) -> Iterator[list[Tensor]]:
+    def listening(self) -> AbstractContextManager[list[Tensor]]:
         """The maps that a forward pass within the block hands to the decoder, in any order."""
-        heard: list[Tensor] = []
-        self._heard = heard
-        try:
-            yield heard
-        finally:
-            self._heard = None
+        return self._coarsest.listening()
 
     def forward(self, maps: Sequence[Tensor], samples: int) -> Tensor:
         """Logits of presence.
 
         Args:
-            maps: Of a micro-batch, (M, C, *s), any floating type; the smallest is looked at, of
-                several the last. M is a multiple of `samples` where a model sees a volume as
-                slices, those of one volume together.
+            maps: Of a micro-batch, see `pooled`.
             samples: Of the micro-batch.
 
         Returns:
             float32 (samples, classes), whatever autocast says.
         """
-        coarsest = min(reversed(maps), key=lambda each: each.shape[2:].numel())
-        with torch.autocast(coarsest.device.type, enabled=False):
-            each = coarsest.float().mean(dim=tuple(range(2, coarsest.ndim)))
-            logits: Tensor = self.linear(each.unflatten(0, (samples, -1)).mean(dim=1))
+        with torch.autocast(maps[0].device.type, enabled=False):
+            logits: Tensor = self.linear(pooled(maps, samples))
         return logits
 
 

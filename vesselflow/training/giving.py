@@ -90,7 +90,7 @@ class Giver:
         """The generator of a micro-batch's draws.
 
         Args:
-            purpose: `augment` or `mix`.
+            purpose: `augment`, `augment unlabelled` or `mix`.
             step: From 0.
             index: Of the micro-batch in its step.
         """
@@ -111,46 +111,20 @@ class Giver:
             progress: Of training, in [0, 1].
             batch: The samples, as stored.
         """
-        image, target = unit(batch.image, self._device), unit(batch.target, self._device)
-        fov = self._fov(batch)
         keypoints, spacing = self._points(batch)
         factors = self.factors(batch)
-        if self._augmenter is not None:
-            # All three are copies of what is stored, so that they may be written into.
-            generator = self.keyed("augment", step, index)
-            grades = None
-            if self._augmenter.grades and not _whole(batch.image):
-                grades = Grades.of(image, fov)
-                image = grades.to_unit(image)
-            if keypoints is None:
-                image, target, fov = self._augmenter(
-                    image,
-                    target,
-                    fov,
-                    generator=generator,
-                    progress=progress,
-                    in_place=True,
-                    factors=factors,
-                )
-            else:
-                image, target, fov, keypoints = self._augmenter.moved(
-                    image,
-                    target,
-                    fov,
-                    keypoints,
-                    generator=generator,
-                    progress=progress,
-                    in_place=True,
-                    factors=factors,
-                )
-            if grades is not None:
-                image = grades.back(image)
+        image, target, fov, keypoints = self._augmented(
+            batch,
+            unit(batch.target, self._device),
+            keypoints,
+            generator=self.keyed("augment", step, index),
+            progress=progress,
+            factors=factors,
+        )
         mixes: Sequence[Mix | None] = ()
         judged = without_margin(fov, self._experiment.data.margin)
         target, counted = self._task.supervise(target, judged, keypoints, spacing)
-        image = normalise_by(
-            self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
-        )
+        image = self._normalised(image, fov, batch)
         if self._stack is not None:
             # Before mixing: no network held the sources of both samples out.
             image = self._stack.held_out(image, batch.source)
@@ -164,6 +138,78 @@ class Giver:
             )
             image, fov, target, counted = self._augmenter.mixed(image, fov, target, counted, mixes)
         return Given(image, fov, target, counted, keypoints, mixes)
+
+    def unlabelled(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
+        """The images that the network is given of samples whose labels are not looked at.
+
+        They are augmented and normalised as the others are, by draws of their own, and not mixed.
+
+        Args:
+            step: From 0.
+            index: Of the micro-batch in its step.
+            progress: Of training, in [0, 1].
+            batch: The samples, as stored.
+
+        Returns:
+            float32 (N, C, *S); 0 outside the fov.
+        """
+        image, _, fov, _ = self._augmented(
+            batch,
+            torch.zeros(len(batch.image), 0, *batch.image.shape[2:], device=self._device),
+            None,
+            generator=self.keyed("augment unlabelled", step, index),
+            progress=progress,
+        )
+        return self._normalised(image, fov, batch)
+
+    def _augmented(
+        self,
+        batch: Batch,
+        target: Tensor,
+        keypoints: Keypoints | None,
+        *,
+        generator: torch.Generator,
+        progress: float,
+        factors: list[float] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Keypoints | None]:
+        """Image, target, fov and keypoints of a batch on the device, moved together."""
+        image, fov = unit(batch.image, self._device), self._fov(batch)
+        if self._augmenter is None:
+            return image, target, fov, keypoints
+        grades = None
+        if self._augmenter.grades and not _whole(batch.image):
+            grades = Grades.of(image, fov)
+            image = grades.to_unit(image)
+        # All three are copies of what is stored, so that they may be written into.
+        if keypoints is None:
+            image, target, fov = self._augmenter(
+                image,
+                target,
+                fov,
+                generator=generator,
+                progress=progress,
+                in_place=True,
+                factors=factors,
+            )
+        else:
+            image, target, fov, keypoints = self._augmenter.moved(
+                image,
+                target,
+                fov,
+                keypoints,
+                generator=generator,
+                progress=progress,
+                in_place=True,
+                factors=factors,
+            )
+        if grades is not None:
+            image = grades.back(image)
+        return image, target, fov, keypoints
+
+    def _normalised(self, image: Tensor, fov: Tensor, batch: Batch) -> Tensor:
+        return normalise_by(
+            self._experiment.normalise, image, fov, batch.centre, batch.scale, self._dataset
+        )
 
     def _fov(self, batch: Batch) -> Tensor:
         """The fov of a batch on the device, as floats; augmentation may write into it."""

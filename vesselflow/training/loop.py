@@ -23,6 +23,7 @@ from vesselflow.feed.order import key
 from vesselflow.feed.sources import BatchSource
 from vesselflow.losses import LOSSES
 from vesselflow.models import strided
+from vesselflow.models.adversary import Adversary
 from vesselflow.models.averages import Average
 from vesselflow.models.ema import Ema
 from vesselflow.models.last_means import LastMeans
@@ -35,7 +36,13 @@ from vesselflow.tasks.spec import TaskSpec
 from vesselflow.training import packing
 from vesselflow.training.group import Group, Solo, together
 from vesselflow.training.interval import NOTHING_SEEN, Due, Survival
-from vesselflow.training.parameters import freeze, parameter_groups, rate, training_mode
+from vesselflow.training.parameters import (
+    freeze,
+    parameter_groups,
+    rate,
+    training_mode,
+    unwrapped,
+)
 from vesselflow.training.saving import Saver, Write
 from vesselflow.training.stacking import Stack
 from vesselflow.training.step import Stepper
@@ -246,7 +253,8 @@ def train(
 
     Args:
         experiment: The resolved experiment.
-        batches: Micro-batches by (step, index).
+        batches: Micro-batches by (step, index), each with unlabelled samples where the experiment
+            learns from such.
         channels: Channels of the images.
         train_samples: Number of samples of the training part (one epoch, unless configured).
         seed: Seed of the run.
@@ -277,9 +285,15 @@ def train(
     if stack is not None:
         stack.attach(model)
     freeze(model, settings.freeze)
+    adversary = None
+    if experiment.unlabelled is not None:
+        torch.manual_seed(key(seed, "initial weights of the adversary"))
+        adversary = Adversary(unwrapped(model)).to(device)
     if settings.recompute:
         recompute_blocks(model)
     optimizer = OPTIMIZERS.build(experiment.optimizer, parameters=parameter_groups(model, settings))
+    if adversary is not None:
+        optimizer.add_param_group({"params": list(adversary.parameters())})
     schedule = LEARNING_RATES.build(experiment.schedule)
     loss = LOSSES.build(experiment.loss)
     ema = Ema(model, settings.ema) if settings.ema is not None else None
@@ -304,6 +318,7 @@ def train(
         per_sample=memory is not None,
         factors=factors,
         stack=stack,
+        adversary=adversary,
     )
     step, skipped, in_a_row, means = 0, 0, 0, _EpochMeans()
     ended = False
@@ -317,6 +332,8 @@ def train(
         state = packing.load(resume)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if adversary is not None:
+            adversary.load_state_dict(state["adversary"])
         if ema is not None:
             ema.load_state_dict(state["ema"])
         if swa is not None:
@@ -346,6 +363,8 @@ def train(
             "pending": pending,
             "losses": losses,
         }
+        if adversary is not None:
+            state["adversary"] = adversary.state_dict()
         if swa is not None:
             state["swa"] = swa.state_dict(copy=False)
         if last_means is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from vesselflow.augment.compose import Augmenter
 from vesselflow.augment.inputs import DatasetStatistics, channels_last
 from vesselflow.config.experiment import Experiment
+from vesselflow.config.scalars import resolve
 from vesselflow.feed.batches import Batch
 from vesselflow.feed.order import key, share
+from vesselflow.models.adversary import Adversary, domain_loss
 from vesselflow.models.layers.handoff import mixed_behind_encoder
 from vesselflow.models.presence import Presence, presence_loss
 from vesselflow.tasks.spec import TaskSpec
@@ -78,6 +80,18 @@ class BatchStatistics:
             return
         for buffer, part in zip(self._buffers, values.split(self._sizes), strict=True):
             buffer.copy_(part.view_as(buffer))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let layers normalise by what their buffers hold, and learn nothing, within the block."""
+        training = [layer for layer in self._layers if layer.training]
+        try:
+            for layer in training:
+                layer.training = False
+            yield
+        finally:
+            for layer in training:
+                layer.training = True
 
     def begin(self) -> Tensor:
         """Start a step: remember and return the true statistics, let layers overwrite theirs."""
@@ -160,6 +174,8 @@ class Stepper:
         per_sample: Give the loss of each sample, too.
         factors: On the probabilities of augmentation, of each source of the store; none: 1.
         stack: Networks whose probabilities are channels.
+        adversary: Learns to tell micro-batches from the unlabelled ones that come with them, and
+            teaches the model to prevent it; its parameters are the optimizer's, too.
     """
 
     def __init__(
@@ -178,6 +194,7 @@ class Stepper:
         per_sample: bool = False,
         factors: Sequence[float] = (),
         stack: Stack | None = None,
+        adversary: Adversary | None = None,
     ) -> None:
         self._of_samples = experiment.train.micro_batch_size if per_sample else 0
         self._task = build_task(task)
@@ -195,6 +212,10 @@ class Stepper:
             stack=stack,
         )
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._of_model = sum(p.numel() for p in self._parameters)
+        self._adversary = adversary
+        if adversary is not None:
+            self._parameters += adversary.parameters()
         self._sizes = [p.numel() for p in self._parameters]
         self._statistics = BatchStatistics(model)
         self._health = Health(model) if experiment.train.log_health else None
@@ -338,7 +359,9 @@ class Stepper:
             self._apply(norm)
         for parameter in self._parameters:
             parameter.grad = None
-        seen_health = {} if health is None or gradient is None else health.values(gradient)
+        seen_health = {}
+        if health is not None and gradient is not None:
+            seen_health = health.values(gradient[: self._of_model])
         table = np.stack([value.cpu().numpy() for value in values]).astype(np.float64)
         terms, samples = np.split(table, [len(self._terms)], axis=1)
         losses = dict(zip(self._terms, terms.mean(axis=0).tolist(), strict=True))
@@ -352,16 +375,10 @@ class Stepper:
             image = image.contiguous(memory_format=channels_last(image.ndim - 2))
         # Dropout and the like draw from the global generator: key it per micro-batch.
         torch.manual_seed(key(self._seed, "forward", step, index))
-        presence = self._presence
-        listening: AbstractContextManager[list[Tensor]] = (
-            nullcontext([]) if presence is None else presence.listening()
-        )
-        narrow = torch.autocast(
-            self._device.type, torch.bfloat16, enabled=self._experiment.train.amp == "bf16"
-        )
+        presence, adversary = self._presence, self._adversary
         # The backward pass is in it, too: blocks may be computed again there.
         with mixed_behind_encoder(self._model, given.behind_encoder):
-            with narrow, listening as maps:
+            with self._narrow(), _listening(presence) as maps, _listening(adversary) as features:
                 outputs = self._model(image)
             each = outputs if isinstance(outputs, tuple) else (outputs,)
             main, *auxiliary = map(self._task.activated, each)
@@ -374,8 +391,18 @@ class Stepper:
                 extra = presence_loss(presence(maps, len(image)), target, fov_out)
                 objective = objective + presence.loss_weight * extra
                 terms["presence"] = extra.detach()
+            if adversary is not None:
+                weight = resolve(self._experiment.train.domain_weight, progress)
+                extra, right = domain_loss(adversary(features, len(image), weight), False)
+                objective = objective + 0.5 * extra
+                terms["domain"] = extra.detach()
             objective.backward()
-        named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}}
+        others: dict[str, Tensor] = {}
+        if adversary is not None:
+            told, told_right = self._unlabelled(adversary, step, index, progress, batch)
+            terms["domain"] = 0.5 * (terms["domain"] + told)
+            others["domain_accuracy"] = 0.5 * (right + told_right)
+        named = {"loss": total.detach(), **{f"term/{n}": t for n, t in terms.items()}, **others}
         every = self._experiment.train.log_gradient_shares
         if every is not None and step % every == 0:
             shares = self._loss.gradient_shares(main, target, fov_out, progress=progress)
@@ -385,6 +412,34 @@ class Stepper:
         if self._of_samples:
             values += self._single(main.detach(), target, fov_out, progress)
         return torch.stack([value.float().reshape(()) for value in values])
+
+    def _unlabelled(
+        self, adversary: Adversary, step: int, index: int, progress: float, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradient of the unlabelled samples; their loss, and the share told right.
+
+        Batch-norms take the statistics of the labelled micro-batch, as prediction takes those of
+        labelled images for all: by its own, each domain would look like the other to the head, and
+        not to whoever is predicted later. So no statistics learn of unlabelled images.
+        """
+        assert batch.unlabelled is not None
+        image = self._give.unlabelled(step, index, progress, batch.unlabelled)
+        if self._experiment.train.channels_last:
+            image = image.contiguous(memory_format=channels_last(image.ndim - 2))
+        torch.manual_seed(key(self._seed, "forward unlabelled", step, index))
+        weight = resolve(self._experiment.train.domain_weight, progress)
+        # The backward pass is in it, too: blocks may be computed again there.
+        with self._statistics.held():
+            with torch.set_grad_enabled(weight != 0), self._narrow(), adversary.listening() as maps:
+                self._model(image)
+            loss, right = domain_loss(adversary(maps, len(image), weight), True)
+            (0.5 * loss).backward()
+        return loss.detach(), right
+
+    def _narrow(self) -> torch.autocast:
+        """Mixed precision, where it is asked for."""
+        narrow = self._experiment.train.amp == "bf16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=narrow)
 
     def _single(self, logits: Tensor, target: Tensor, fov: Tensor, progress: float) -> list[Tensor]:
         """The loss of each sample as if it were alone, whatever the loss pools."""
@@ -448,3 +503,8 @@ class Stepper:
                 all_seen.append(part[:statistics])
                 all_values.append(part[statistics:])
         return whole.total(), all_seen, all_values
+
+
+def _listening(head: Presence | Adversary | None) -> AbstractContextManager[list[Tensor]]:
+    """What a head hears of a forward pass; nothing without one."""
+    return nullcontext([]) if head is None else head.listening()
