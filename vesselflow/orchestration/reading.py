@@ -103,7 +103,8 @@ def _needed(jobs: Sequence[Job]) -> list[Needed]:
     needed: dict[Needed, None] = {}
     for job in jobs:
         experiment, stride = job.run.experiment, job.run.task.stride
-        needed["samples", experiment.data.train, view_of(experiment, stride=stride)] = None
+        for store in experiment.trained_on:
+            needed["samples", store, view_of(experiment, store, stride)] = None
         for domain in (job.validation, *(each.domain for each in job.evaluations)):
             view = image_view(domain_view(experiment, domain, stride))
             needed["images", domain.store, view] = None

@@ -327,6 +327,13 @@ class SweepTables:
         return loaded if isinstance(loaded, dict) else {}
 
     @cached_property
+    def unlabelled(self) -> dict[str, str]:
+        """Point -> the store whose images it learnt from without labels, of points that did."""
+        noted = self.provenance.get("unlabelled")
+        noted = noted if isinstance(noted, dict) else {}
+        return {point: str(noted[point]) for point in self.order if point in noted}
+
+    @cached_property
     def matched(self) -> tuple[str, int, float] | None:
         """How widths were matched; None where they are as given, or where nobody says.
 

@@ -377,6 +377,13 @@ def footnotes(tables: SweepTables) -> list[str]:
     if ood and tables.of_role("test"):
         outside = f"the mean of {listing(ood)}" if len(ood) > 1 else ood[0]
         notes.append(f"gap = test {label} minus {outside}.")
+    for store in dict.fromkeys(tables.unlabelled.values()):
+        points = [tables.text(point) for point, own in tables.unlabelled.items() if own == store]
+        which = "All points" if len(points) == len(tables.order) else _some(points, 8)
+        notes.append(
+            f"{which} learnt from the images of {printable(store)}, too, without their labels; "
+            "none of these is scored."
+        )
     if tables.matched is not None:
         point, parameters, within = tables.matched
         notes.append(
@@ -456,6 +463,7 @@ def points_json(tables: SweepTables) -> list[dict[str, Any]]:
                 if value is not None
             },
             "selected": point == tables.selected,
+            "unlabelled": tables.unlabelled.get(point),
             "n_runs": tables.n_runs(point),
             "gap": _finite(tables.gap(point)),
             "scores": [

@@ -30,6 +30,7 @@ from vesselflow.runs.specs import (
     domains_of,
     pixels_of,
     split_key,
+    unlabelled_identity,
 )
 from vesselflow.runs.stacked import Base
 
@@ -166,6 +167,7 @@ def make_cells(
             stop=None if experiment.train.stop is None else protocol.judging(experiment.train.stop),
         )
         factors = augment_factors(experiment, facts)
+        unlabelled = unlabelled_identity(experiment, stores)
         for _, number, seed in entries:
             if (split, number, ood, seen) not in by_fold:
                 made = _OfFold.of(experiment, folds[split][number], stores)
@@ -178,6 +180,8 @@ def make_cells(
             bases = stack(experiment, folds[split][number], seed)
             if bases:
                 identity["stack"] = [base.identity for base in bases]
+            if unlabelled is not None:
+                identity["unlabelled"] = unlabelled
             run_id = digest(identity)
             if run_id not in runs:
                 runs[run_id] = RunSpec(
@@ -224,6 +228,7 @@ def trainings(space: Space) -> list[Experiment]:
                     split_key(experiment),
                     experiment.train.init_from,
                     experiment.train.stack,
+                    [experiment.unlabelled, experiment.scale_of(experiment.unlabelled or "")],
                     # Scores that end a training are part of it.
                     experiment.score.model_dump(mode="json") if experiment.train.stop else None,
                 ]

@@ -155,10 +155,12 @@ def view_of(
         experiment: The run's.
         store: Which store; None: the training store.
         stride: Of the model's output, see `TaskSpec.stride`.
+
+    Patches around keypoints are cut in the training store alone.
     """
     data, scheme, sampling = experiment.data, experiment.normalise, experiment.sampling
     around = None
-    if sampling["name"] == "keypoint":
+    if sampling["name"] == "keypoint" and store in (None, data.train):
         around = Around(sampling["copies"], sampling["jitter"])
     spacing = data.spacing_um
     return View(
@@ -192,6 +194,17 @@ def pixels_of(experiment: Experiment, facts: StoreFacts) -> list[Any] | None:
     if experiment.data.spacing_um is not None:
         return [source.spacing_um for source in facts.sources]
     return None
+
+
+def unlabelled_identity(
+    experiment: Experiment, stores: Mapping[str, StoreFacts]
+) -> dict[str, Any] | None:
+    """What is hashed of the store that is learnt from without labels; None where none is."""
+    if experiment.unlabelled is None:
+        return None
+    facts = stores[experiment.unlabelled]
+    pixels = pixels_of(experiment, facts)
+    return {"store": facts.digest} | ({} if pixels is None else {"pixels": digest(pixels)})
 
 
 def folds_of(

@@ -113,7 +113,7 @@ def _named(facts: StoreFacts) -> tuple[SourceInfo, ...]:
 
 
 def check_channels(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
-    """Refuse a store that is scored and has other channels than the one that is trained on.
+    """Refuse a store with other channels than the one that is trained on.
 
     So are augmentations that images of so many channels cannot have: met in training, at whatever
     progress a schedule switches them on, they would end the run.
@@ -124,13 +124,14 @@ def check_channels(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -
         if trained:
             with placed(space, file):
                 _check_colours(point.experiment, trained)
-        for name in data.ood:
+        for name in point.experiment.read:
             found = _channels(stores[name])
             if trained and found and found != trained:
+                key = "data.ood" if name in data.ood else "data.unlabelled"
                 raise UserError(
                     f"images of the store '{name}' have {found} "
                     f"channel{'s' * (found != 1)}, those of '{data.train}' have {trained}",
-                    where=place(space, file, "data.ood"),
+                    where=place(space, file, key),
                     allowed=f"stores of {trained} channel{'s' * (trained != 1)}",
                     hint="import it again from images of the same kind, or leave it out",
                 )
@@ -172,7 +173,7 @@ def check_axes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> No
                 hint="leave it out",
             )
         name, takes = experiment.model["name"], axes_of(experiment.model)
-        for store in (experiment.data.train, *experiment.data.ood):
+        for store in experiment.read:
             if stores[store].layout and stores[store].axes != takes:
                 others = [each for each in MODELS.names() if (each in VOLUMETRIC) != (takes == 3)]
                 raise UserError(
@@ -248,7 +249,7 @@ def check_sizes(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> N
 
 def _size_key(experiment: Experiment) -> str:
     data, train = experiment.data, experiment.train
-    scales = {name: experiment.scale_of(name) for name in (data.train, *data.ood)}
+    scales = {name: experiment.scale_of(name) for name in experiment.read}
     sizes = [data.model_dump(mode="json"), scales, experiment.score.window]
     sizes.append(experiment.task.model_dump(mode="json"))
     return canonical_json([*sizes, experiment.model, train.micro_batch_size])
@@ -285,7 +286,7 @@ def _other_model(experiment: Experiment) -> str:
 
 def _check_spacings(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> None:
     """Refuse a store whose pixels are of no known size, where it is to be resampled by that."""
-    for name in (experiment.data.train, *experiment.data.ood):
+    for name in experiment.read:
         view = seen_as(experiment, stores, name)
         try:
             check_spacing(_measured(stores[name], bound=True), view)
@@ -309,12 +310,14 @@ def _check_sizes(experiment: Experiment, stores: Mapping[str, StoreFacts]) -> No
     if needed is None:
         return
     data, name = experiment.data, experiment.model["name"]
-    view = seen_as(experiment, stores)
-    sample = training_size(view, stores[data.train], bound=True)
-    if sample is not None:
+    for store in experiment.trained_on:
+        view = seen_as(experiment, stores, store)
+        sample = training_size(view, stores[store], bound=True)
+        if sample is None:
+            continue
         key, larger = "data.patch", "raise data.patch"
         if data.patch == "full":
-            key, larger = _size_key_of(view, data.train)
+            key, larger = _size_key_of(view, store)
         if not needed.holds(sample):
             raise UserError(
                 f"samples of {told(sample)} px are too small for {name}",
@@ -388,6 +391,7 @@ def check_samples(
     seen = set()
     for point in space.expand().points:
         experiment = point.experiment
+        _check_unlabelled_patches(space, file, experiment, stores)
         facts, view = stores[experiment.data.train], seen_as(experiment, stores)
         key = (view, split_key(experiment), space.run_folds(experiment))
         if view.patch == "full" or not facts.digest or key in seen:
@@ -408,12 +412,30 @@ def check_samples(
                     )
 
 
+def _check_unlabelled_patches(
+    space: Space, file: Path, experiment: Experiment, stores: Mapping[str, StoreFacts]
+) -> None:
+    from vesselflow.stores.store import Store
+
+    if experiment.unlabelled is None or experiment.data.patch == "full":
+        return
+    facts = stores[experiment.unlabelled]
+    if not facts.digest:
+        return
+    view = seen_as(experiment, stores, facts.name)
+    frames = sample_frames(facts.sources, view)
+    with Store.open(facts.path) as store:
+        if not any(_has_patch(store, view, frames, source.index) for source in facts.sources):
+            error = no_samples(view, facts.name)
+            where = place(space, file, "data.patch")
+            raise UserError(f"{error.what} (store '{facts.name}')", where=where, hint=error.hint)
+
+
 def check_batches(space: Space, file: Path, stores: Mapping[str, StoreFacts]) -> None:
-    """Refuse micro-batches larger than all samples of the training store, by its geometry."""
+    """Refuse micro-batches larger than all samples that a store can give, by its geometry."""
     most: dict[tuple[str, View], int] = {}
-    for point in space.expand().points:
-        experiment = point.experiment
-        facts, view = stores[experiment.data.train], seen_as(experiment, stores)
+    for experiment, name in _trained_on(space):
+        facts, view = stores[name], seen_as(experiment, stores, name)
         if view.around is not None or (view.patch != "full" and not facts.digest):
             continue
         size, key = experiment.train.micro_batch_size, (facts.name, view)
@@ -426,6 +448,13 @@ def check_batches(space: Space, file: Path, stores: Mapping[str, StoreFacts]) ->
                 allowed=f"at most {most[key]}",
                 hint="or smaller patches, or a smaller data.stride",
             )
+
+
+def _trained_on(space: Space) -> Iterator[tuple[Experiment, str]]:
+    """Each point's experiment with each of the stores that it learns from."""
+    for point in space.expand().points:
+        for name in point.experiment.trained_on:
+            yield point.experiment, name
 
 
 def _most_samples(facts: StoreFacts, view: View) -> int:
@@ -456,8 +485,8 @@ def check_models(
     from vesselflow.models.trial import try_model
 
     for experiment in wanted.values():
-        data, window = experiment.data, experiment.score.window
-        used = [stores[name] for name in (data.train, *data.ood)]
+        window = experiment.score.window
+        used = [stores[name] for name in experiment.read]
         view = seen_as(experiment, stores)
         with placed(space, file):
             try_model(

@@ -127,6 +127,11 @@ def write_head(
     stacked = ", ".join(dict.fromkeys(each for each in named if each is not None))
     firsts = (point.experiment.train.init_from for point in space.expand().points)
     unknown = ", ".join(dict.fromkeys(each for each in firsts if each and each.endswith(SUFFIXES)))
+    unlabelled = {
+        point.name: point.experiment.unlabelled
+        for point in space.expand().points
+        if point.experiment.unlabelled is not None
+    }
     # First of all files: a folder without it is taken for somebody else's.
     write_json(
         folder / PROVENANCE,
@@ -136,6 +141,7 @@ def write_head(
             "profile": profile,
             # Reports say it: these runs saw more than images.
             **({"stacked_on": stacked} if stacked else {}),
+            **({"unlabelled": unlabelled} if unlabelled else {}),
             **({"weights_of_unknown_training": unknown} if unknown else {}),
             "command": list(command),
             "vesselflow": __version__,

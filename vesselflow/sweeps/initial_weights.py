@@ -184,7 +184,7 @@ class Initials:
         for run_id, store, split in self.history(initial.run_id):
             if store in outside:
                 raise UserError(
-                    f"run {run_id} was trained on '{outside[store]}', which is out of "
+                    f"run {run_id} has seen images of '{outside[store]}', which is out of "
                     "distribution here",
                     where=self._key,
                     hint="leave that store out of data.ood",
@@ -199,7 +199,10 @@ class Initials:
                 )
 
     def history(self, run_id: str) -> list[tuple[str, str, str]]:
-        """(run, digest of its store, of its split) of a run and of those that it began with."""
+        """(run, digest of its store, of its split) of a run and of those that it began with.
+
+        Of a store whose images a run saw without labels the split is "": it saw all of them.
+        """
         if run_id not in self._seen:
             path = RunRecord(self._results, run_id).folder / "identity.json"
             identity = read_json_or_none(path)
@@ -213,7 +216,9 @@ class Initials:
             before = identity.get("init")
             # Of a file's weights nobody knows what they saw.
             run = before.get("run") if isinstance(before, Mapping) else None
-            self._seen[run_id] = [own, *(self.history(run) if run else ())]
+            beside = identity.get("unlabelled")
+            unlabelled = [(run_id, str(beside.get("store")), "")] if beside else []
+            self._seen[run_id] = [own, *unlabelled, *(self.history(run) if run else ())]
         return self._seen[run_id]
 
 

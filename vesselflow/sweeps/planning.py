@@ -36,6 +36,7 @@ from vesselflow.sweeps.sampling_checks import check_sampling
 from vesselflow.sweeps.stacked_on import Bases
 from vesselflow.sweeps.stores_made import known_stores, open_stores
 from vesselflow.sweeps.task_checks import check_keypoints, check_tasks
+from vesselflow.sweeps.unlabelled import check_unlabelled
 
 
 @dataclass
@@ -315,7 +316,9 @@ def check_space(
     Raises:
         UserError: Folds, leaks, channels, sizes, or patches outside the field of view.
     """
-    folds = make_folds_of(space, file, checks.with_names_of_pixels(stores))
+    named = checks.with_names_of_pixels(stores)
+    check_unlabelled(space, file, named)
+    folds = make_folds_of(space, file, named)
     checks.check_axes(space, file, stores)
     check_tasks(space, file, stores)
     checks.check_channels(space, file, stores)

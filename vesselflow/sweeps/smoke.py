@@ -167,6 +167,7 @@ def bare(experiment: Experiment) -> Experiment:
         "average_last": None,
         "stop": None,
         "log_health": True,
+        "domain_weight": 0.0,
     }
     plain = {
         "epochs": Every(every=SCORED),

@@ -111,7 +111,7 @@ class Bases:
         for _, store, _ in before:
             if store in outside:
                 raise UserError(
-                    f"run {run_id} began with weights of '{outside[store]}', which is out of "
+                    f"run {run_id} has seen images of '{outside[store]}', which is out of "
                     "distribution here",
                     where=_KEY,
                     hint="leave that store out of data.ood",
@@ -212,7 +212,7 @@ class Bases:
         view = seen_as(experiment, self._stores)
         ours, theirs = _each(view.divisor), _each(divisor_of(model))
         sizes = [training_size(view, self._stores[data.train], bound=True)]
-        for name in (data.train, *data.ood):
+        for name in experiment.read:
             sizes += image_sizes(seen_as(experiment, self._stores, name), self._stores[name])
         needed = needs(model)
         for size in sizes:

@@ -119,11 +119,10 @@ def borrowed_stores(
 
 
 def used_stores(space: Space) -> list[str]:
-    """Names of the stores that some point trains or scores on, in order of first use."""
+    """Names of the stores that some point learns from or scores on, in order of first use."""
     names: dict[str, None] = {}
     for point in space.expand().points:
-        data = point.experiment.data
-        names.update(dict.fromkeys((data.train, *data.ood)))
+        names.update(dict.fromkeys(point.experiment.read))
     return list(names)
 
 

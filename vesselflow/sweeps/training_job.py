@@ -15,10 +15,11 @@ from vesselflow.config.yaml_files import dump_yaml
 from vesselflow.errors import Interrupted, UserError
 from vesselflow.feed.batches import Samples
 from vesselflow.feed.hard import Hard
-from vesselflow.feed.sources import Order, StepClock
+from vesselflow.feed.sources import BatchSource, Order, StepClock, WithUnlabelled
 from vesselflow.records.attempts import Attempt
 from vesselflow.records.runs import STOPPED
 from vesselflow.runs.initial import InitialFile
+from vesselflow.runs.specs import view_of
 from vesselflow.sweeps.context import Context
 from vesselflow.sweeps.cost_notes import CostNotes, reached_before
 from vesselflow.sweeps.gate import Gate
@@ -194,6 +195,9 @@ class TrainingJob:
                 "what they were trained on is not known"
             )
             context.gate.keep(functools.partial(self.attempt.log_once, line))
+        if (unlabelled := context.spec.experiment.unlabelled) is not None:
+            line = f"images of '{unlabelled}' are learnt from without labels (data.unlabelled)"
+            context.gate.keep(functools.partial(self.attempt.log_once, line))
         if context.spec.stack:
             names = ", ".join(f"{base.run_id}@{base.epoch}" for base in context.spec.stack)
             line = f"stacked (train.stack) on {names}"
@@ -216,7 +220,10 @@ class TrainingJob:
         ready.channels = int(samples.gather(rows[:1]).image.shape[1])
         draws = order.draws(samples, rows)
         ready.memory = draws if isinstance(draws, Hard) else None
-        ready.batches = StepClock(context.data.batches(samples, draws, order))
+        batches = context.data.batches(samples, draws, order)
+        if spec.experiment.unlabelled is not None:
+            batches = WithUnlabelled(batches, unlabelled_batches(context, order))
+        ready.batches = StepClock(batches)
         # Read here, where a rank that cannot is not waited for.
         _ = context.statistics, context.stack
 
@@ -310,6 +317,21 @@ class TrainingJob:
 def training_rows(context: Context, samples: Samples) -> np.ndarray:
     """The samples of the training part, in store order."""
     return np.flatnonzero(np.isin(samples.source, np.asarray(context.spec.train)))
+
+
+def unlabelled_batches(context: Context, order: Order) -> BatchSource:
+    """The micro-batches of unlabelled samples that come with those of an order.
+
+    Raises:
+        UserError: There is no such sample.
+    """
+    experiment, name = context.spec.experiment, context.spec.experiment.unlabelled
+    assert name is not None
+    view = view_of(experiment, name, context.spec.task.stride)
+    samples, order = context.data.samples(name, view), order.of_unlabelled()
+    if not samples.n:
+        raise UserError("there is no sample", where=name, hint="lower data.min_fov or data.patch")
+    return context.data.batches(samples, order.draws(samples, np.arange(samples.n)), order)
 
 
 def order_of(context: Context, samples: int) -> Order:
