@@ -20,7 +20,8 @@ from vesselflow.orchestration.reading import _needed
 from vesselflow.records.runs import RunRecord
 from vesselflow.reporting.sweep_tables import load_tables
 from vesselflow.reporting.terminal import answer_json, footnotes
-from vesselflow.runs.cells import trainings
+from vesselflow.runs.cells import make_jobs, trainings
+from vesselflow.runs.specs import view_of
 from vesselflow.stores.importers.run import import_store
 from vesselflow.sweeps.context import Context, Reports
 from vesselflow.sweeps.planning import Prepared
@@ -90,8 +91,12 @@ def test_only_runs_that_look_at_them_are_named_by_them(results: Path, answered: 
     assert identities(other)[1]["unlabelled"] != adapted["unlabelled"]
     seen = "{synth: {kind: fundus, sources: 3, seed: 2, size_px: 64, domain: b}, scale: 1.5}"
     scaled = STORES.replace("synth:fundus?domain=b&sources=3&seed=2&size_px=64", seen)
-    named = identities(prepared(results, space(scaled), "scaled"))[1]["unlabelled"]
+    sweep = prepared(results, space(scaled), "scaled")
+    named = identities(sweep)[1]["unlabelled"]
     assert named.keys() == {"store", "pixels"}
+    context = context_of(sweep)
+    batch = unlabelled_batches(context, order_of(context, 4)).batch(0, 0)
+    assert batch.image.shape[2:] == (96, 96)
     assert named["store"] == answered.stores["u"].digest
     assert len(trainings(answered.space)) == 2
 
@@ -110,15 +115,16 @@ def test_they_are_learnt_from_and_scored_nowhere(results: Path, answered: Prepar
     log = (results / "runs" / adapted.run.run_id / "attempts/1/log.txt").read_text()
     assert "images of 'u' are learnt from without labels (data.unlabelled)" in log
     # What a cluster holds in memory for it: samples of both stores, images of those scored.
-    needed = _needed(answered.jobs() or [_job(answered, 1)])
+    needed = _needed(make_jobs([adapted], answered.objective))
     assert {name for kind, name, _ in needed if kind == "samples"} == {"a", "u"}
     assert {name for kind, name, _ in needed if kind == "images"} == {"a", "b"}
 
 
-def _job(sweep: Prepared, index: int) -> Any:
-    from vesselflow.runs.cells import make_jobs
-
-    return make_jobs([sweep.cells[index]], sweep.objective)[0]
+def context_of(sweep: Prepared) -> Context:
+    """Of the run that looks at unlabelled images."""
+    data = LocalData({name: facts.path for name, facts in sweep.stores.items()})
+    (job,) = make_jobs([sweep.cells[1]], sweep.objective)
+    return Context(job, sweep.results, data, Solo(), Reports(), "cpu", "slot")
 
 
 def test_the_report_says_so(answered: Prepared) -> None:
@@ -135,14 +141,22 @@ def test_the_report_says_so(answered: Prepared) -> None:
 
 
 def test_each_of_them_comes_equally_often_in_an_order_of_the_seed(answered: Prepared) -> None:
-    data = LocalData({name: facts.path for name, facts in answered.stores.items()})
-    context = Context(_job(answered, 1), answered.results, data, Solo(), Reports(), "cpu", "s")
+    context = context_of(answered)
     order = order_of(context, 4)
     batches = unlabelled_batches(context, order)
     seen = [batches.batch(step, 0).source.tolist() for step in range(6)]
     assert sorted(number for pair in seen for number in pair) == [0] * 4 + [1] * 4 + [2] * 4
     other = unlabelled_batches(context, replace(order, seed=4))
     assert seen != [other.batch(step, 0).source.tolist() for step in range(6)]
+
+
+def test_patches_around_keypoints_are_cut_where_labels_are_looked_at(answered: Prepared) -> None:
+    experiment = answered.cells[1].run.experiment
+    around = experiment.model_copy(
+        update={"sampling": {"name": "keypoint", "copies": 2, "jitter": 0.5}}
+    )
+    assert view_of(around).around is not None
+    assert view_of(around, "u").around is None
 
 
 def test_a_later_run_may_not_be_scored_on_what_the_first_one_saw(
@@ -232,7 +246,7 @@ def test_a_run_is_timed_with_its_unlabelled_images(results: Path, answered: Prep
 
     scratch = results.parent / "scratch"
     timing = Timing({n: Path(str(f.path)) for n, f in answered.stores.items()}, 1, "cpu", scratch)
-    pace = timing.steps(_job(answered, 1), 0.0, 1, 1)
+    pace = timing.steps(context_of(answered).job, 0.0, 1, 1)
     assert pace.steps > 0
     shutil.rmtree(scratch)
 
