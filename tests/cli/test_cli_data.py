@@ -143,9 +143,9 @@ def test_import_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert made.domain == "clinic"
         assert {s.group for s in made.sources} == {"k1"}
         assert made.importer["mask_suffix"] == "_v"
-    assert vesselflow("import", "folder", root, tmp_path / "x.h5", "--masks", "none") == 2
+    assert vesselflow("import", "folder", root, tmp_path / "x.h5", "--masks", "drawn") == 2
     assert capsys.readouterr().err == (
-        f"vesselflow: {root}/none: no such folder; "
+        f"vesselflow: {root}/drawn: no such folder; "
         "SOURCE holds images, vessels: --masks names one of them\n"
     )
     assert vesselflow("import", "chase", root, tmp_path / "x.h5", "--observer", "5") == 2

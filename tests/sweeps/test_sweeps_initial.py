@@ -168,7 +168,7 @@ def test_weights_that_know_what_is_scored_are_refused(results: Path, first: Prep
     onward = prepared(results, space(run.run_id, **elsewhere), "onward")
     assert onward.cells[0].run.initial.run_id == run.run_id
     outside = {"data": "{train: b, ood: [a], working_size_px: 64}", "folds": "[1]"}
-    assert f"run {run.run_id} was trained on 'a', which is out of distribution here" in refused(
+    assert f"run {run.run_id} has seen images of 'a', which is out of distribution here" in refused(
         results, space(run.run_id, **outside)
     )
     # Nor by way of a run between the two.

@@ -203,7 +203,7 @@ def test_runs_that_know_what_is_out_of_distribution_are_refused(
 
     monkeypatch.setattr(Initials, "history", after_b)
     line = refused(results, data=data)
-    assert "began with weights of 'b', which is out of distribution here; leave that store" in line
+    assert "has seen images of 'b', which is out of distribution here; leave that store" in line
 
 
 @pytest.mark.parametrize("leak", ["none", "train", "val", "kept", "twice", "missing"])
