@@ -39,6 +39,7 @@ SAME = (
     {"schedule": {"name": "constant"}},
     {"train": {"epochs": 7}},
     {"train": {"ema": 0.99}},
+    {"data": {"unlabelled": "u"}},  # nobody looks
 )
 OTHER = (
     {"model": {"name": "wnet", "filters": [4, 16]}},
@@ -47,6 +48,9 @@ OTHER = (
     {"data": {"working_size_px": 96}},
     {"loss": {"name": "fuzzy"}},
     {"augment": {"hflip": {}}},
+    {"data": {"unlabelled": "u"}, "train": {"domain_weight": 0.5}},
+    {"train": {"stack": "first/base"}},
+    {"train": {"recompute": True}},
 )
 
 

@@ -56,7 +56,7 @@ def kind_of(experiment: Experiment) -> str:
     train = experiment.train
     return digest(
         {
-            "data": experiment.data.model_dump(mode="json", exclude={"ood"}),
+            "data": experiment.data.model_dump(mode="json", exclude={"ood", "unlabelled"}),
             "normalise": experiment.normalise.model_dump(mode="json"),
             "task": experiment.task.model_dump(mode="json"),
             "augment": {
@@ -73,6 +73,10 @@ def kind_of(experiment: Experiment) -> str:
             **({"freeze": list(train.freeze)} if train.freeze else {}),
             # The loss of each sample alone; other ways to draw cost nothing.
             **({"sampling": "hard"} if experiment.sampling["name"] == "hard" else {}),
+            # A second pass over unlabelled images; networks that look first; blocks computed twice.
+            **({"unlabelled": experiment.unlabelled} if experiment.unlabelled else {}),
+            **({"stack": train.stack} if train.stack else {}),
+            **({"recompute": True} if train.recompute else {}),
             "tta": experiment.score.tta,
         }
     )
