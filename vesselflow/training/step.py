@@ -211,11 +211,13 @@ class Stepper:
             factors=factors,
             stack=stack,
         )
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._of_model = sum(p.numel() for p in self._parameters)
         self._adversary = adversary
+        #: Clipped each by itself: a head that is far off is not to slow the model down.
+        self._parts = [[p for p in model.parameters() if p.requires_grad]]
         if adversary is not None:
-            self._parameters += adversary.parameters()
+            self._parts.append(list(adversary.parameters()))
+        self._of_model = sum(p.numel() for p in self._parts[0])
+        self._parameters = [p for part in self._parts for p in part]
         self._sizes = [p.numel() for p in self._parameters]
         self._statistics = BatchStatistics(model)
         self._health = Health(model) if experiment.train.log_health else None
@@ -351,12 +353,12 @@ class Stepper:
             self._put_gradient(gradient := gradient / len(values))
         elif clipped or health is not None:
             gradient = self._flat_gradient()
-        norm = float(self._norm() if gradient is None else torch.linalg.vector_norm(gradient))
-        applied = bool(np.isfinite(norm))
+        norms = self._norms(gradient)
+        applied = bool(np.isfinite(norms).all())
         if applied:
             if health is not None:
                 health.begin()
-            self._apply(norm)
+            self._apply(norms)
         for parameter in self._parameters:
             parameter.grad = None
         seen_health = {}
@@ -366,7 +368,7 @@ class Stepper:
         terms, samples = np.split(table, [len(self._terms)], axis=1)
         losses = dict(zip(self._terms, terms.mean(axis=0).tolist(), strict=True))
         single = samples.reshape(-1) if self._of_samples else None
-        return StepResult(losses, norm, applied, stop, save, single, seen_health)
+        return StepResult(losses, norms[0], applied, stop, save, single, seen_health)
 
     def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
         given = self._give(step, index, progress, batch)
@@ -467,22 +469,33 @@ class Stepper:
             parameter.grad = torch.zeros_like(parameter)
         return parameter.grad
 
-    def _norm(self) -> Tensor:
-        """2-norm of the gradient, without a copy of it."""
-        norms = [
-            torch.linalg.vector_norm(self._own_gradient(p), dtype=torch.float32)
-            for p in self._parameters
-        ]
-        return torch.linalg.vector_norm(torch.stack(norms))
+    def _norms(self, gradient: Tensor | None) -> list[float]:
+        """2-norm of the gradient of the model, then of the adversary where there is one.
+
+        Args:
+            gradient: Of all parameters; None: looked at where it is, without a copy.
+        """
+        if gradient is not None:
+            pieces = gradient.tensor_split([self._of_model])[: len(self._parts)]
+            return [float(torch.linalg.vector_norm(piece)) for piece in pieces]
+        found = []
+        for part in self._parts:
+            norms = [
+                torch.linalg.vector_norm(self._own_gradient(p), dtype=torch.float32) for p in part
+            ]
+            found.append(float(torch.linalg.vector_norm(torch.stack(norms))))
+        return found
 
     def _put_gradient(self, gradient: Tensor) -> None:
         for parameter, part in zip(self._parameters, gradient.split(self._sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
-    def _apply(self, norm: float) -> None:
+    def _apply(self, norms: Sequence[float]) -> None:
         limit = self._experiment.train.clip_norm
-        if limit is not None and norm > limit:
-            for parameter in self._parameters:
+        for part, norm in zip(self._parts, norms, strict=True):
+            if limit is None or norm <= limit:
+                continue
+            for parameter in part:
                 # Not in place: who looks at the step's health wants it as it was.
                 parameter.grad = self._own_gradient(parameter) * (limit / norm)
         self._optimizer.step()
