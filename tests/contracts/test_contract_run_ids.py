@@ -76,6 +76,8 @@ SHIPPED = {
     ("se.yaml", "full"): (50, "68bb43777a5e06b2de5e", "03031093b2510507d391"),
     ("slices.yaml", None): (7, "58db4a19f98ee89e9045", "1f85ce33ba589c263a41"),
     ("slices.yaml", "full"): (13, "a802d61d94709ff06e8f", "7a9c30190a74dd7c1637"),
+    ("unlabelled.yaml", None): (3, "f13947a609e066364657", "2a4e4b8ab4a9908a0b37"),
+    ("unlabelled.yaml", "full"): (5, "68bb43777a5e06b2de5e", "7438e6ea07c06b41ee61"),
     ("vasculature.yaml", None): (3, "bb972fab4c3d5779b70b", "ed85052f7ada2ac13e67"),
     ("vasculature.yaml", "full"): (10, "fd389dc6e1ec74386cbe", "94fe212851a0e50d5229"),
 }
@@ -301,6 +303,15 @@ def test_a_run_of_factors_by_source_keeps_its_name() -> None:
     }
     experiment = load_experiment(sections, registries=REGISTRIES)
     assert run_id(experiment, **FACTS) == "0b3387fd0f66a7874d54"
+
+
+def test_a_run_that_saw_unlabelled_images_keeps_its_name() -> None:
+    data = {"train": "a", "unlabelled": "u"}
+    names = []
+    for weight in (0, 0.5):
+        sections = {"data": data, "train": {"domain_weight": weight}}
+        names.append(run_id(load_experiment(sections, registries=REGISTRIES), **FACTS))
+    assert names == [DEFAULT, "682a9cb5cf84a243c69d"]
 
 
 def test_a_run_of_exclusive_classes_keeps_its_name() -> None:
