@@ -87,7 +87,7 @@ def test_what_is_said() -> None:
 
 def test_looking_changes_no_bit_and_is_in_the_curve() -> None:
     spoilt = frozenset({(4, 0)})  # the last step of an epoch
-    blind = cases.run_tiny(cases.tiny_experiment(), spoilt=spoilt)
+    blind = cases.whole(cases.tiny_experiment(), spoilt)
     looking = cases.tiny_experiment(train={"log_health": True})
     seen = cases.run_tiny(looking, spoilt=spoilt)
     assert cases.differences(seen.last["model"], blind.last["model"]) == []

@@ -14,7 +14,7 @@ EXPERIMENT = cases.tiny_experiment(
 
 
 def test_given_weights_take_the_place_of_those_of_the_seed() -> None:
-    first = cases.run_tiny(EXPERIMENT)
+    first = cases.whole(EXPERIMENT)
     second = cases.run_tiny(EXPERIMENT, initial=first.weights[2])
     assert second.weights[1] != first.weights[1]
     # The averaged weights begin there, too, and nothing else of the first training is taken on.
@@ -24,13 +24,17 @@ def test_given_weights_take_the_place_of_those_of_the_seed() -> None:
     assert cases.run_tiny(EXPERIMENT, initial=first.weights[2]).weights == second.weights
 
 
+@pytest.fixture(scope="module")
+def begun() -> cases.Trace:
+    return cases.run_tiny(EXPERIMENT, initial=cases.whole(EXPERIMENT).weights[1])
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_whoever_resumes_does_not_begin_again(stop_after: int) -> None:
-    first = cases.run_tiny(EXPERIMENT).weights[1]
-    whole = cases.run_tiny(EXPERIMENT, initial=first)
+def test_whoever_resumes_does_not_begin_again(begun: cases.Trace, stop_after: int) -> None:
+    first = cases.whole(EXPERIMENT).weights[1]
     part = cases.run_tiny(EXPERIMENT, initial=first, stop_after=stop_after)
     resumed = cases.run_tiny(EXPERIMENT, initial=first, resume=part.checkpoints[stop_after])
-    assert {**part.weights, **resumed.weights} == whole.weights
+    assert {**part.weights, **resumed.weights} == begun.weights
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])

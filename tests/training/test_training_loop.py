@@ -22,12 +22,12 @@ from vesselflow.training.step import BatchStatistics
 
 @pytest.fixture(scope="module")
 def undisturbed() -> cases.Trace:
-    return cases.run_tiny(cases.tiny_experiment())
+    return cases.whole(cases.tiny_experiment())
 
 
 @pytest.fixture(scope="module")
 def solo() -> cases.Trace:
-    return cases.run_tiny(cases.SHARED, spoilt=cases.SPOILT)
+    return cases.whole(cases.SHARED, cases.SPOILT)
 
 
 @pytest.mark.parametrize("steps", [5, 3, 7])
@@ -63,7 +63,7 @@ PLATEAU = cases.tiny_experiment(
 @pytest.mark.parametrize("steps", [4, 5])
 def test_a_plateau_goes_on_from_the_losses_of_a_checkpoint(steps: int) -> None:
     # Only the first epoch is better, by so high a threshold: the rate falls after each other one.
-    whole = cases.run_tiny(PLATEAU)
+    whole = cases.whole(PLATEAU)
     rates = [values["train/lr"] for _, _, values in whole.curve]
     assert rates == pytest.approx([0.01, 0.01, 0.005, 0.0025])
     assert whole.last["losses"] == [values["train/loss"] for _, _, values in whole.curve]
@@ -89,13 +89,13 @@ SWA = cases.tiny_experiment(
 
 
 def test_the_mean_of_the_last_epochs_is_what_is_scored() -> None:
-    plain = cases.run_tiny(
+    plain = cases.whole(
         cases.tiny_experiment(
             train={"epochs": 4, "steps_per_epoch": 2, "ema": None}, score={"epochs": "all"}
         )
     )
     own = {epoch: load_weights(payload) for epoch, payload in plain.weights.items()}
-    trace = cases.run_tiny(SWA)
+    trace = cases.whole(SWA)
     assert cases.differences(trace.model, plain.model) == []  # the training knows nothing of it
     kept = {epoch: load_weights(payload) for epoch, payload in trace.weights.items()}
     assert cases.differences(kept[1], own[1]) == []  # before the mean begins
@@ -109,7 +109,7 @@ def test_the_mean_of_the_last_epochs_is_what_is_scored() -> None:
 
 @pytest.mark.parametrize("steps", [3, 4, 7])
 def test_a_mean_of_weights_goes_on_from_a_checkpoint(steps: int) -> None:
-    whole = cases.run_tiny(SWA)
+    whole = cases.whole(SWA)
     before = cases.run_tiny(SWA, stop_after=steps)
     after = cases.run_tiny(SWA, resume=before.checkpoints[steps])
     assert cases.differences(after.last, whole.last) == []
@@ -123,13 +123,13 @@ LAST = cases.tiny_experiment(
 
 
 def test_the_mean_of_an_epoch_and_the_one_before_it_is_what_is_scored() -> None:
-    plain = cases.run_tiny(
+    plain = cases.whole(
         cases.tiny_experiment(
             train={"epochs": 4, "steps_per_epoch": 2, "ema": None}, score={"epochs": "all"}
         )
     )
     own = {epoch: load_weights(payload) for epoch, payload in plain.weights.items()}
-    trace = cases.run_tiny(LAST)
+    trace = cases.whole(LAST)
     assert cases.differences(trace.model, plain.model) == []
     assert list(trace.weights) == [1, 3, 4]
     for epoch, first in ((1, 1), (3, 2), (4, 3)):
@@ -142,7 +142,7 @@ def test_the_mean_of_an_epoch_and_the_one_before_it_is_what_is_scored() -> None:
 
 @pytest.mark.parametrize("steps", [5, 6])
 def test_means_of_last_epochs_go_on_from_a_checkpoint(steps: int) -> None:
-    whole = cases.run_tiny(LAST)
+    whole = cases.whole(LAST)
     before = cases.run_tiny(LAST, stop_after=steps)
     after = cases.run_tiny(LAST, resume=before.checkpoints[steps])
     assert cases.differences(after.last, whole.last) == []
@@ -173,7 +173,7 @@ def test_scoring_leaves_the_training_as_it_was(undisturbed):
         assert not model.training
         torch.rand(epoch)  # draws of an evaluation are nobody's business
         with torch.inference_mode():
-            model(torch.rand(1, 3, 64, 64))
+            model(torch.rand(1, 3, cases.SIDE, cases.SIDE))
         return {"val/dice": 0.5}
 
     scored = cases.run_tiny(
@@ -184,7 +184,7 @@ def test_scoring_leaves_the_training_as_it_was(undisturbed):
     assert sorted(scored.weights) == [1, 2]
 
 
-def test_timed_checkpoints_follow_the_clock():
+def test_timed_checkpoints_follow_the_clock(undisturbed):
     times = iter(range(0, 10_000, 30))
     trace = cases.run_tiny(
         cases.tiny_experiment(train={"checkpoint_every_s": 60.0}),
@@ -193,7 +193,7 @@ def test_timed_checkpoints_follow_the_clock():
     # One reading per step, two where a checkpoint is written, none at the end of an epoch but one.
     assert {5, 10} < set(trace.checkpoints)
     assert set(trace.checkpoints) - {5, 10}
-    assert cases.differences(trace.last, cases.run_tiny(cases.tiny_experiment()).last) == []
+    assert cases.differences(trace.last, undisturbed.last) == []
 
 
 # -- groups ------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_any_number_of_workers_gives_the_same_bits(size, solo, groups_folder: Pa
 
 @pytest.mark.parametrize(("kind", "size"), [("volumes", 2), ("volumes", 3), ("points", 3)])
 def test_volumes_have_the_same_bits_on_any_number_of_workers(kind, size, groups_folder: Path):
-    solo = cases.run_tiny(cases.GROUPS[kind][0], spoilt=cases.SPOILT)
+    solo = cases.whole(cases.GROUPS[kind][0], cases.SPOILT)
     assert solo.outcome.step == 6
     for rank in range(size):
         path = groups_folder / f"{kind}-{size}-{rank}.pickle"
@@ -261,7 +261,7 @@ def test_shares_of_the_gradient_are_logged_and_change_no_bit(groups_folder: Path
 
 
 def test_options_of_a_training_have_the_same_bits_on_any_number_of_workers(groups_folder: Path):
-    solo = cases.run_tiny(cases.OPTIONS)
+    solo = cases.whole(cases.OPTIONS)
     rates = [values["train/lr"] for _, _, values in solo.curve]
     assert rates[2] < rates[1]  # the plateau was one
     traces = [
@@ -289,7 +289,7 @@ def test_records_without_a_fov_train_to_the_same_bits(monkeypatch):
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
 def test_a_training_on_volumes_resumes_to_the_same_bits(kind, stop_after):
     experiment = cases.GROUPS[kind][0]
-    solo = cases.run_tiny(experiment)
+    solo = cases.whole(experiment)
     first = cases.run_tiny(experiment, stop_after=stop_after)
     assert first.outcome.step == stop_after
     again = cases.run_tiny(experiment, resume=first.checkpoints[stop_after])
@@ -299,7 +299,7 @@ def test_a_training_on_volumes_resumes_to_the_same_bits(kind, stop_after):
 
 @pytest.fixture(scope="module")
 def hard() -> cases.Trace:
-    return cases.run_tiny(cases.HARD, spoilt=cases.SPOILT)
+    return cases.whole(cases.HARD, cases.SPOILT)
 
 
 @pytest.mark.parametrize("size", [3])

@@ -11,21 +11,21 @@ import training_cases as cases
 
 from vesselflow.training.giving import without_margin
 
-MARGIN = 16
+MARGIN = 8
 
 
 def losses(monkeypatch: pytest.MonkeyPatch, margin: int, changed: str, inside: bool) -> list[float]:
     """Losses of a few steps, image or target of all samples inverted in or outside the margin."""
     samples = cases.tiny_samples()
     image, target, _ = samples.table.layout.arrays(samples.blocks[0])
-    where = np.zeros((64, 64), bool)
+    where = np.zeros((cases.SIDE,) * 2, bool)
     where[MARGIN:-MARGIN, MARGIN:-MARGIN] = True
     array = {"image": image, "target": target}.get(changed)
     if array is not None:
         array[..., where if inside else ~where] ^= 255
     monkeypatch.setattr(cases, "tiny_samples", lambda: samples)
     experiment = cases.tiny_experiment(
-        data={"patch": 64, "margin": margin},
+        data={"patch": cases.SIDE, "margin": margin},
         augment={name: None for name in cases.BASE["augment"]},
         train={"steps_per_epoch": 2, "epochs": 1},
     )

@@ -154,7 +154,7 @@ def test_what_fits_no_model_is_refused(
 
 
 def test_a_run_with_a_frozen_encoder_stops_and_goes_on_bit_equal() -> None:
-    whole = cases.run_tiny(cases.OPTIONS)
+    whole = cases.whole(cases.OPTIONS)
     start = build_model(cases.OPTIONS, 1, cases.SEED).state_dict()
     end = whole.model
     for name, value in start.items():

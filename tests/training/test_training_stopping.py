@@ -79,8 +79,13 @@ def trained(stop: dict | None, **settings) -> cases.Trace:
     return trace
 
 
-def test_a_training_ends_where_its_score_gets_no_better() -> None:
-    whole, ended = trained(None), trained({"patience": 2})
+@pytest.fixture(scope="module")
+def undisturbed() -> cases.Trace:
+    return trained({"patience": 2})
+
+
+def test_a_training_ends_where_its_score_gets_no_better(undisturbed: cases.Trace) -> None:
+    whole, ended = trained(None), undisturbed
     assert (whole.outcome.finished, whole.outcome.stopped_epoch, whole.outcome.step) == (
         True,
         None,
@@ -106,8 +111,9 @@ def test_a_training_that_waits_long_enough_goes_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("stop_after", range(1, 9))
-def test_a_training_that_was_interrupted_ends_at_the_same_epoch(stop_after: int) -> None:
-    undisturbed = trained({"patience": 2})
+def test_a_training_that_was_interrupted_ends_at_the_same_epoch(
+    undisturbed: cases.Trace, stop_after: int
+) -> None:
     first = trained({"patience": 2}, stop_after=stop_after)
     assert not first.outcome.finished
     resumed = trained({"patience": 2}, resume=first.checkpoints[stop_after])
@@ -117,9 +123,10 @@ def test_a_training_that_was_interrupted_ends_at_the_same_epoch(stop_after: int)
     assert cases.differences(resumed.model, undisturbed.model) == []
 
 
-def test_whoever_was_killed_after_its_last_score_ends_there_again() -> None:
+def test_whoever_was_killed_after_its_last_score_ends_there_again(
+    undisturbed: cases.Trace,
+) -> None:
     """The state is kept before the epoch is scored: its score is made again."""
-    undisturbed = trained({"patience": 2})
     resumed = trained({"patience": 2}, resume=undisturbed.checkpoints[8])
     assert resumed.asked == [4]
     assert (resumed.outcome.finished, resumed.outcome.stopped_epoch) == (True, 4)

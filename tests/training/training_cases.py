@@ -53,8 +53,10 @@ from vesselflow.training.stacking import Stack
 SEED = 11
 OBJECTIVE = Objective("dice", "max")
 SAMPLES = 12
+#: Of images: small, as a training of a test takes the time of its convolutions.
+SIDE = 32
 BASE: dict[str, Any] = {
-    "data": {"train": "a", "working_size_px": 64},
+    "data": {"train": "a", "working_size_px": SIDE},
     "augment": {
         "hflip": {},
         "rotate90": {},
@@ -86,18 +88,18 @@ def tiny_experiment(**changes: Mapping[str, Any]) -> Experiment:
 
 
 def tiny_samples() -> ArraySamples:
-    """Bright bars on noise inside a disc, 64 x 64, each sample of a source of its own."""
+    """Bright bars on noise inside a disc, each sample of a source of its own."""
     random = np.random.default_rng(3)
-    planes = random.integers(0, 120, (SAMPLES, 5, 64, 64), dtype=np.uint8)
-    y, x = np.mgrid[:64, :64]
+    planes = random.integers(0, 120, (SAMPLES, 5, SIDE, SIDE), dtype=np.uint8)
+    y, x = np.mgrid[:SIDE, :SIDE]
     for number, sample in enumerate(planes):
-        sample[3] = 255 * (np.abs(x - 10 - 3 * number) < 3)
-        sample[4] = (y - 32) ** 2 + (x - 32) ** 2 < 31**2
+        sample[3] = 255 * (np.abs(x - 5 - 2 * number) < 2)
+        sample[4] = (y - 16) ** 2 + (x - 16) ** 2 < 15**2
         sample[:3] += (sample[3] // 3)[None]
     sources = np.arange(SAMPLES, dtype=np.int32)
     nowhere = np.zeros(SAMPLES, dtype=np.int32)
     table = SampleTable(
-        layout=SampleLayout((64, 64), channels=3),
+        layout=SampleLayout((SIDE, SIDE), channels=3),
         source=sources,
         corner=np.zeros((SAMPLES, 2), dtype=np.int32),
         centre=np.full((SAMPLES, 3), 0.25, dtype=np.float32),
@@ -299,6 +301,21 @@ def run_tiny(
     return trace
 
 
+_whole: dict[str, Trace] = {}
+
+
+def whole(experiment: Experiment, spoilt: frozenset[tuple[int, int]] = frozenset()) -> Trace:
+    """`run_tiny` to its end, once in a process: many tests hold another training against it.
+
+    Returns:
+        Its trace, which is to be left as it is.
+    """
+    key = f"{experiment!r} {sorted(spoilt)}"
+    if key not in _whole:
+        _whole[key] = run_tiny(experiment, spoilt=spoilt)
+    return _whole[key]
+
+
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
     """Where two nested states are not equal bit for bit (NaN equals NaN)."""
     if isinstance(one, dict) and isinstance(other, dict):
@@ -395,12 +412,14 @@ GROUPS = {
 }
 
 
-def _worker(folder: Path, kind: str, size: int, rank: int) -> None:
+def _worker(folder: Path, size: int, rank: int) -> None:
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet-{kind}-{size}", rank=rank, world_size=size
+        "gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size
     )
-    trace = run_tiny(GROUPS[kind][0], group=Distributed(), spoilt=SPOILT)
-    (folder / f"{kind}-{size}-{rank}.pickle").write_bytes(pickle.dumps(trace))
+    for kind, (experiment, sizes) in GROUPS.items():
+        if size in sizes:
+            trace = run_tiny(experiment, group=Distributed(), spoilt=SPOILT)
+            (folder / f"{kind}-{size}-{rank}.pickle").write_bytes(pickle.dumps(trace))
     torch.distributed.destroy_process_group()
 
 
@@ -414,18 +433,16 @@ def groups(folder: Path) -> None:
         compose(experiment.augment)
     LOSSES.build(SHARED.loss)
     context = multiprocessing.get_context("fork")  # no gradient was computed here yet
-    for kind, (_, sizes) in GROUPS.items():
-        for size in sizes:
-            workers = [
-                context.Process(target=_worker, args=(folder, kind, size, rank))
-                for rank in range(size)
-            ]
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-            if any(worker.exitcode for worker in workers):
-                raise SystemExit(f"a worker of {size} ({kind}) failed")
+    for size in sorted({size for _, sizes in GROUPS.values() for size in sizes}):
+        workers = [
+            context.Process(target=_worker, args=(folder, size, rank)) for rank in range(size)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            raise SystemExit(f"a worker of {size} failed")
 
 
 # -- whole runs --------------------------------------------------------------------------------
