@@ -22,12 +22,9 @@ import torch
 import training_cases as cases
 
 import vesselflow.training.giving as giving_module
-import vesselflow.training.loop as loop_module
 import vesselflow.training.step as step_module
-from vesselflow.augment.compose import compose
 from vesselflow.config.experiment import Experiment
 from vesselflow.feed.local import LocalData
-from vesselflow.losses import LOSSES
 from vesselflow.records import atomic
 from vesselflow.runs.cells import Job
 from vesselflow.sweeps.execution import execute
@@ -187,13 +184,7 @@ def _fork(folder: Path, results: Path, attempt: Attempt, meet: Path) -> list[Any
 
 def nursery(folder: Path) -> None:
     """Fork workers for each line that comes in."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    # What is imported late is imported here, once, and not by each worker.
-    settings = experiment(600.0)
-    torch.optim.AdamW(loop_module.build_model(settings, 3, cases.SEED).parameters())
-    compose(settings.augment)
-    LOSSES.build(settings.loss)
+    cases.before_forks(experiment(600.0))
     for number, line in enumerate(sys.stdin):
         results, given = json.loads(line)
         pairs = {key: tuple(given[key]) if given[key] else None for key in ("kill", "stop")}

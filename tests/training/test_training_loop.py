@@ -205,7 +205,7 @@ def test_any_number_of_workers_gives_the_same_bits(size, solo, groups_folder: Pa
         pickle.loads((groups_folder / f"images-{size}-{rank}.pickle").read_bytes())
         for rank in range(size)
     ]
-    assert solo.outcome.step == 20
+    assert solo.outcome.step == 10
     # Weights, running statistics and their counters, on every rank.
     for trace in ranks:
         assert cases.differences(solo.model, trace.model) == []
@@ -216,7 +216,7 @@ def test_any_number_of_workers_gives_the_same_bits(size, solo, groups_folder: Pa
     assert not any(trace.curve or trace.checkpoints or trace.weights for trace in ranks[1:])
     # Each micro-batch on one worker, with the samples that one worker alone would take.
     together = [item for trace in ranks for item in trace.order.items()]
-    assert len(together) == len(solo.order) == 20 * 4
+    assert len(together) == len(solo.order) == 10 * 4
     assert dict(together) == solo.order
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -337,9 +338,9 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
 
 # -- groups of workers -------------------------------------------------------------------------
 
-#: Four micro-batches per step for up to four workers; 20 steps; one micro-batch spoilt.
+#: Four micro-batches per step for up to four workers; 10 steps; one micro-batch spoilt.
 SHARED = tiny_experiment(
-    train={"steps_per_epoch": 10, "micro_batches_per_step": 4, "micro_batch_size": 2}
+    train={"steps_per_epoch": 5, "micro_batches_per_step": 4, "micro_batch_size": 2}
 )
 SPOILT = frozenset({(6, 1)})
 #: Volumes: three workers share their steps, too.
@@ -423,15 +424,21 @@ def _worker(folder: Path, size: int, rank: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def groups(folder: Path) -> None:
-    """Train `GROUPS` on gloo groups of several sizes, one process per worker."""
+def before_forks(*experiments: Experiment) -> None:
+    """What is imported late is imported here, once, and not by each worker."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    # What is imported late is imported here, once, and not by each worker.
-    for experiment, _ in GROUPS.values():
+    for name in ("kornia.geometry", "pandas", "vesselflow.tasks.segment"):
+        importlib.import_module(name)
+    for experiment in experiments:
         torch.optim.AdamW(loop_module.build_model(experiment, 3, SEED).parameters())
         compose(experiment.augment)
-    LOSSES.build(SHARED.loss)
+        LOSSES.build(experiment.loss)
+
+
+def groups(folder: Path) -> None:
+    """Train `GROUPS` on gloo groups of several sizes, one process per worker."""
+    before_forks(*(experiment for experiment, _ in GROUPS.values()))
     context = multiprocessing.get_context("fork")  # no gradient was computed here yet
     for size in sorted({size for _, sizes in GROUPS.values() for size in sizes}):
         workers = [
@@ -638,9 +645,7 @@ def _faulty(folder: Path, rank: int, faults: list[str]) -> None:
 
 def faults(folder: Path) -> None:
     """Run B on two workers to which things happen."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.optim.AdamW(loop_module.build_model(SHARED, 3, SEED).parameters())
+    before_forks(SHARED)
     context = multiprocessing.get_context("fork")
     for kinds in (["code", "memory", "late", "disk"], ["killed"]):
         workers = [context.Process(target=_faulty, args=(folder, r, kinds)) for r in range(2)]
