@@ -4,6 +4,9 @@ PYTHON ?= python3
 SPACE  ?= search_spaces/loss_beta.yaml
 ARGS   ?=
 
+# Hundreds of processes of a run of the tests import the package: it is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV  := .venv
 BIN   := $(VENV)/bin
 # Named after what is installed and where (scripts hold the path): a change of it is another stamp.

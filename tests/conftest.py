@@ -36,12 +36,27 @@ settings.register_profile("vesselflow", deadline=None, suppress_health_check=[He
 settings.load_profile("vesselflow")
 
 
+def _names_ray(path: Path) -> bool:
+    text = path.read_text()
+    return "mark.ray" in text or "ray_cluster" in text
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where tests with a cluster are asked for, files without one are not even imported."""
+    asked = config.getoption("markexpr").startswith("ray ")
+    is_test = asked and collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if is_test and not _names_ray(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever needs the cluster is marked so: `make test` runs those alone, one after another."""
     for item in items:
         needs = "ray_cluster" in getattr(item, "fixturenames", ())
         if needs and not item.get_closest_marker("bench"):
             item.add_marker(pytest.mark.ray)
+    for path in {item.path for item in items if item.get_closest_marker("ray")}:
+        if not _names_ray(path):
+            raise pytest.UsageError(f"{path} needs a cluster, and must say so: pytest.mark.ray")
 
 
 @pytest.fixture(scope="session")
