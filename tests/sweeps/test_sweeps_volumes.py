@@ -47,8 +47,8 @@ def prepared(results: Path, text: str = SPACE) -> Prepared:
 
 
 def test_volumes_are_trained_scored_and_shown(results: Path, tmp_path: Path) -> None:
-    windows = SPACE + "grid: {score.window: [null, [16, 32, 32]], score.tta: [none, flips]}\n"
-    sweep = prepared(results, windows)
+    windows = "grid: {score.window: [null, [16, 32, 32]], score.tta: [none, flips]}"
+    sweep = prepared(results, SPACE.replace("score: {epochs: all}", windows))
     assert len({cell.run.run_id for cell in sweep.cells}) == 1
     done(sweep)
     assert sweep.missing() == []
