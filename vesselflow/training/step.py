@@ -420,9 +420,9 @@ class Stepper:
     ) -> tuple[Tensor, Tensor]:
         """Add the gradient of the unlabelled samples; their loss, and the share told right.
 
-        Batch-norms take the statistics of the labelled micro-batch, as prediction takes those of
-        labelled images for all: by its own, each domain would look like the other to the head, and
-        not to whoever is predicted later. So no statistics learn of unlabelled images.
+        Batch-norms take the statistics of the labelled micro-batch, as prediction normalises every
+        image by those of labelled ones. By statistics of its own each domain would look like the
+        other to the head, which then had nothing to teach. None is learnt from unlabelled images.
         """
         assert batch.unlabelled is not None
         image = self._give.unlabelled(step, index, progress, batch.unlabelled)
