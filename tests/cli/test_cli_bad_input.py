@@ -33,6 +33,7 @@ from PIL import Image
 from vesselflow.cli import sweep as sweep_command
 from vesselflow.config.loading import load_space
 from vesselflow.config.yaml_files import load_yaml
+from vesselflow.errors import VesselflowError
 from vesselflow.metrics import ALL_METRICS
 from vesselflow.models.weights import source_of
 from vesselflow.records.paths import any_path
@@ -1028,6 +1029,18 @@ def test_an_error_of_the_disk_in_any_command_is_one_line(
 
         monkeypatch.setattr("vesselflow.cli.runs.run", fail)
         assert refused(here, "runs", ".").startswith(f"x/y: {said}")
+
+
+def test_what_fails_in_any_command_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise VesselflowError("the steps could not be measured: no memory")
+
+    monkeypatch.setattr("vesselflow.cli.runs.run", fail)
+    answer = command("runs", ".")
+    assert (answer.code, answer.err) == (
+        1,
+        "vesselflow: the steps could not be measured: no memory\n",
+    )
 
 
 def test_more_workers_than_the_machine_has(here: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,16 +238,6 @@ def test_images_without_masks_are_learnt_from_and_nothing_else(
     assert "data.train: '0' of the store 'u' has no labels" in refused(
         results, stores, data=data, grid="", split="{folds: 2}"
     )
-
-
-def test_a_run_is_timed_with_its_unlabelled_images(results: Path, answered: Prepared) -> None:
-    from vesselflow.sweeps.timing import Timing
-
-    scratch = results.parent / "scratch"
-    timing = Timing({n: Path(str(f.path)) for n, f in answered.stores.items()}, 1, "cpu", scratch)
-    pace = timing.steps(context_of(answered).job, 0.0, 1, 1)
-    assert pace.steps > 0
-    shutil.rmtree(scratch)
 
 
 def test_what_the_folder_says(answered: Prepared) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from vesselflow import __version__
 from vesselflow.cli.leaving import leave
-from vesselflow.errors import UserError
+from vesselflow.errors import UserError, VesselflowError
 
 #: name -> (module, one line of help). A module is imported only when its command is called.
 COMMANDS = {
@@ -102,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in error.lines():
             print(f"vesselflow: {line}", file=sys.stderr)
         return 2
+    except VesselflowError as error:
+        print(f"vesselflow: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -101,6 +101,7 @@ def measure(
             words.seek(0)
             lines = words.read().decode(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else str(error)
+            reason = reason.removeprefix(f"{VesselflowError.__module__}.VesselflowError: ")
             raise VesselflowError(f"the steps could not be measured: {reason}") from None
         finally:
             for process in group:

@@ -12,7 +12,7 @@ from vesselflow.errors import VesselflowError
 from vesselflow.evaluation.scoring import evaluate
 from vesselflow.feed.local import LocalData
 from vesselflow.runs.cells import Job
-from vesselflow.sweeps.context import Context, Reports
+from vesselflow.sweeps.context import Context, Reports, bare
 from vesselflow.sweeps.execution import execute
 from vesselflow.sweeps.pace import Pace
 from vesselflow.training.group import Solo
@@ -50,9 +50,7 @@ class Timing:
             VesselflowError: It failed.
         """
         self._tries += 1
-        # First weights lie in another folder than this one, and change no time.
-        bare = tuple(replace(cell, run=replace(cell.run, initial=None)) for cell in job.cells)
-        job = replace(job, cells=bare)
+        job = _with_random_weights(job)
         watch = _Stopwatch(seconds, least, most)
         result = execute(
             job,
@@ -75,6 +73,7 @@ class Timing:
 
     def scoring(self, job: Job, images: int) -> dict[str, float]:
         """Score some images of each store that the run is scored on: store -> seconds of one."""
+        job = _with_random_weights(job)
         experiment = job.run.experiment
         context = Context(job, self._scratch, self._data, Solo(), Reports(), self._device, "timing")
         found: dict[str, float] = {}
@@ -106,6 +105,15 @@ class Timing:
             )
             found[domain.store] = (time.monotonic() - began) / len(chosen)
         return found
+
+
+def _with_random_weights(job: Job) -> Job:
+    """The job as it begins without weights of others, which change no time.
+
+    Those of a run lie in another folder than this one, those of an encoder perhaps on the network.
+    """
+    run = replace(job.run, initial=None, experiment=bare(job.run.experiment))
+    return replace(job, cells=tuple(replace(cell, run=run) for cell in job.cells))
 
 
 class _Stopwatch:
