@@ -479,8 +479,9 @@ def sample(model: nn.Module) -> torch.Tensor:
 
 
 def places_of(name: str) -> list[str]:
-    """All but the encoder, where that is a library's."""
-    return ["encoder", "skip", "decoder"] if name in OWN else ["skip", "decoder"]
+    """All of its decoder's, and the encoder."""
+    nested = name == "unetplusplus"
+    return ["encoder", "skip"] if nested else ["encoder", "skip", "decoder"]
 
 
 @pytest.mark.parametrize(
@@ -526,11 +527,16 @@ def test_a_copy_has_gates_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*MODELS_WITH_SE} - {*OWN}))
-def test_an_encoder_of_a_library_takes_no_gates(name: str) -> None:
+def test_an_encoder_without_ends_of_its_levels_takes_no_gates(name: str) -> None:
+    spec: dict[str, object] = {"name": name, "encoder": "dpn68", "se": "cse", "se_at": "encoder"}
     with pytest.raises(UserError) as caught:
-        MODELS.validate({"name": name, "se": "cse", "se_at": "encoder"}, where="model")
-    assert str(caught.value).startswith("model.se_at")
-    assert "skip, decoder" in str(caught.value)
+        MODELS.validate(spec, where="model")
+    assert str(caught.value) == (
+        "model.se_at: encoder 'dpn68' has no modules that end its levels; allowed: skip, decoder "
+        "beside encoders dpn*, mit_b*"
+    )
+    MODELS.validate({**spec, "se_at": "skip"})
+    MODELS.validate({**spec, "se": None, "se_at": "encoder"})
 
 
 def first(answer: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -144,7 +144,7 @@ def test_its_encoder_has_a_rate_and_any_layout() -> None:
     ("arguments", "line"),
     [
         ({"slices": 2}, "model.slices: 2 is not allowed; allowed: an odd number"),
-        ({"se": "cse", "se_at": "encoder"}, "model.se_at"),
+        ({"se": "cse", "se_at": "encoder", "encoder": "mit_b0"}, "model.se_at: encoder 'mit_b0'"),
         ({"filters": [8, 16]}, "unknown key 'filters'"),
         ({"encoder": "resnet19"}, "resnet18"),
     ],

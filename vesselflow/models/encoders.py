@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from vesselflow.errors import UserError, closest
@@ -108,6 +109,8 @@ _PLAIN = ("vgg", "densenet", "dpn", "inceptionv4", "mobileone")
 #: Those that have stochastic depth of their own (.1 of mit_b*, .2 of the others), and those
 #: of timm, of which that is not known.
 _DROPPING = ("mit_b", "efficientnet", "timm-efficientnet", "timm-tf_efficientnet", "tu-")
+#: Encoders whose levels end in no single module.
+_UNSTAGED = ("dpn", "mit_b")
 #: Encoders whose convolutions pad by themselves.
 _SELF_PADDED = ("efficientnet",)
 #: Architecture -> beginnings of the names that it does not take.
@@ -189,6 +192,27 @@ def check_drop_path(encoder: str, p: float | None) -> None:
             f"encoder '{encoder}' has no residual blocks whose branches could be left out",
             where="model.drop_path",
             allowed=f"0 or null beside encoders {', '.join(f'{start}*' for start in _PLAIN)}",
+        )
+
+
+def check_stages(encoder: str, places: Collection[str]) -> None:
+    """Refuse excitations in an encoder that has no place for them behind its levels.
+
+    Whether timm's encoders have one is not known here (see `vesselflow.models.trial`).
+
+    Args:
+        encoder: As in the config.
+        places: Where excitations stand; none where there are none.
+
+    Raises:
+        UserError: The key in `where` is `model.se_at`.
+    """
+    if "encoder" in places and encoder.startswith(_UNSTAGED):
+        raise UserError(
+            f"encoder '{encoder}' has no modules that end its levels",
+            where="model.se_at",
+            allowed="skip, decoder beside encoders "
+            f"{', '.join(f'{start}*' for start in _UNSTAGED)}",
         )
 
 

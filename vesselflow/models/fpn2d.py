@@ -12,8 +12,9 @@ from vesselflow.errors import ShapeError
 from vesselflow.models.layers import FUSIONS
 from vesselflow.models.layers.convolutions import initialise, initialise_head, raised
 from vesselflow.models.layers.fusions import Maps
-from vesselflow.models.layers.gates import Gates
+from vesselflow.models.layers.gates import Gates, Hook
 from vesselflow.models.layers.pyramid import Pyramid
+from vesselflow.models.layers.stages import stage_ends
 from vesselflow.models.smp import build_encoded
 
 
@@ -45,8 +46,8 @@ class Fpn2d(nn.Module):
         activation: Name of the activation of the fusion.
         dropout: Probability of dropping a channel of what was fused; 0 has no such layer.
         se: Name of an excitation; None for none.
-        se_at: Where: at each "skip", on what enters the pyramid; in the "decoder", on each map of
-            the pyramid.
+        se_at: Where: behind each level of the "encoder"; at each "skip", on what enters the
+            pyramid; in the "decoder", on each map of the pyramid.
         se_reduction: Of its bottleneck; None for its own.
         in_channels: Channels of the image.
         classes: Channels of the logits.
@@ -118,10 +119,16 @@ class Fpn2d(nn.Module):
         initialise_head(self.head)
         levels = range(len(widths))
         places = {
+            "encoder": {
+                level: width for level, width in enumerate(out_channels) if level and width
+            },
             "skip": dict(enumerate(widths)),
             "decoder": dict.fromkeys(levels, pyramid_channels),
         }
         self.gates = Gates(se, se_at, places, axes=2, reduction=se_reduction)
+        if se is not None and "encoder" in se_at:
+            for level, module in stage_ends(self.encoder, encoder_name, in_channels).items():
+                module.register_forward_hook(Hook(self.gates, "encoder", level))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of an image.

@@ -18,6 +18,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -30,6 +31,7 @@ from vesselflow.models.arguments import (
     Ends,
     Excited,
     Norm,
+    Place,
     Probability,
     Skipped,
     Width,
@@ -39,6 +41,7 @@ from vesselflow.models.encoders import (
     check_drop_path,
     check_encoder,
     check_padding,
+    check_stages,
     drops_paths,
 )
 from vesselflow.models.layers import FUSIONS
@@ -53,8 +56,9 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 _ATTENDED = 16
 
 Depth = Annotated[int, Field(ge=3, le=5)]
-#: Places of excitations beside an encoder that is a library's.
-DecoderPlaces = Annotated[tuple[Literal["skip", "decoder"], ...], Field(strict=False, min_length=1)]
+Places = Annotated[tuple[Place, ...], Field(strict=False, min_length=1)]
+#: A decoder whose blocks are nested has no one map of a level.
+NestedPlaces = Annotated[tuple[Literal["encoder", "skip"], ...], Field(strict=False, min_length=1)]
 
 
 class _Encoded(Ends):
@@ -130,21 +134,35 @@ class _Smp(_Encoded):
     depth: Depth = 5
 
 
-class LinknetArguments(_Smp):
+class _Excited(Excited, _Smp):
+    """Base of those that may have squeeze-and-excitation.
+
+    Attributes:
+        se_at: Where it stands: one place, or a list of them. In the encoder it stands behind each
+            of its levels: what it gives goes to the next level, and to the decoder.
+    """
+
+    se_at: Places = ("decoder",)
+
+    @model_validator(mode="after")
+    def _has_stages(self) -> _Excited:
+        check_stages(self.encoder, () if self.se is None else self.se_at)
+        return self
+
+
+class LinknetArguments(_Excited):
     """Arguments of `linknet`."""
 
     architecture = "linknet"
 
 
-class ManetArguments(_Smp):
-    """Arguments of `manet`.
+class _Widened(_Smp):
+    """Base of those whose decoder has a width for each level.
 
     Attributes:
         decoder_channels: One per level, coarsest first; None: the last `depth` of
             256, 128, 64, 32, 16.
     """
-
-    architecture = "manet"
 
     decoder_channels: Annotated[
         Annotated[tuple[Channels, ...], Field(strict=False)] | None, Width()
@@ -155,7 +173,7 @@ class ManetArguments(_Smp):
         return {"decoder_channels": _decoder_channels(self.decoder_channels, self.depth)}
 
     @model_validator(mode="after")
-    def _one_per_level(self) -> ManetArguments:
+    def _one_per_level(self) -> _Widened:
         channels = self.decoder_channels
         if channels is not None and len(channels) != self.depth:
             raise UserError(
@@ -166,14 +184,18 @@ class ManetArguments(_Smp):
         return self
 
 
-class UnetPlusPlusArguments(ManetArguments):
-    """Arguments of `unetplusplus`.
+class ManetArguments(_Excited, _Widened):
+    """Arguments of `manet`."""
+
+    architecture = "manet"
+
+
+class _Attended(_Excited, _Widened):
+    """Base of those whose decoder may have the library's attention.
 
     Attributes:
         attention: Attention of the decoder: None or "scse".
     """
-
-    architecture = "unetplusplus"
 
     attention: Literal["scse"] | None = None
 
@@ -183,7 +205,7 @@ class UnetPlusPlusArguments(ManetArguments):
         return 1 if self.attention is None else _ATTENDED
 
     @model_validator(mode="after")
-    def _wide_enough(self) -> UnetPlusPlusArguments:
+    def _wide_enough(self) -> _Attended:
         if min(self.widths()["decoder_channels"]) < self.least_width:
             raise UserError(
                 f"the library's attention leaves nothing of fewer than {_ATTENDED} channels",
@@ -193,22 +215,31 @@ class UnetPlusPlusArguments(ManetArguments):
         return self
 
 
-class UnetArguments(Skipped, Excited, UnetPlusPlusArguments):
+class UnetPlusPlusArguments(_Attended):
+    """Arguments of `unetplusplus`.
+
+    Attributes:
+        se_at: Where it stands: one place, or both; its decoder's blocks are nested.
+    """
+
+    architecture = "unetplusplus"
+
+    se_at: NestedPlaces = ("skip",)
+
+
+class UnetArguments(Skipped, _Attended):
     """Arguments of `unet`.
 
     Attributes:
         attention: The library's own attention of the decoder, on what enters and what leaves each
             block: None or "scse". Unlike `skip_gate` it sees one map, the skip beside the raised
             coarser one, and gates both, by channel and by place.
-        se_at: Where it stands: one place, or a list of them; the encoder is the library's.
     """
 
     architecture = "unet"
 
-    se_at: DecoderPlaces = ("decoder",)
 
-
-class Fpn2dArguments(Excited, _Smp):
+class Fpn2dArguments(_Excited):
     """Arguments of `fpn2d`, see `vesselflow.models.fpn2d.Fpn2d`.
 
     Attributes:
@@ -222,7 +253,6 @@ class Fpn2dArguments(Excited, _Smp):
         norm: Normalisation of the fusion; the encoder has its own.
         activation: Of the fusion.
         dropout: Probability of dropping a channel of what was fused.
-        se_at: Where it stands: one place, or a list of them; the encoder is the library's.
     """
 
     architecture = "fpn2d"
@@ -236,7 +266,6 @@ class Fpn2dArguments(Excited, _Smp):
     norm: Norm = "batch"
     activation: Activation = "relu"
     dropout: Probability = 0.0
-    se_at: DecoderPlaces = ("decoder",)
 
     @model_validator(mode="after")
     def _fits(self) -> Fpn2dArguments:
@@ -348,11 +377,12 @@ def unet(
 ) -> nn.Module:
     """U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597).
 
-    Excitations stand at each "skip" and behind each block of the "decoder", which ends at the block
-    that has the output stride. A skip's gate is driven by what enters the block that it enters.
+    Excitations stand behind each level of the "encoder", at each "skip" and behind each block of
+    the "decoder", which ends at the block that has the output stride. A skip's gate is driven by
+    what enters the block that it enters.
     """
     widths = _decoder_channels(decoder_channels, depth)
-    model = build_encoded(
+    model: Any = build_encoded(
         "Unet",
         encoder,
         weights,
@@ -366,10 +396,12 @@ def unet(
     if blocks < depth:
         _end_early(model, blocks, widths, classes)
     if se is not None:
-        _excite(model, widths[:blocks], se, se_at, se_reduction)
+        gates = _Gates(encoder, in_channels, se, se_at, se_reduction)
+        _excite(model, gates, model.decoder.blocks, widths[:blocks])
     if skip_gate is not None:
         _gate_skips(model, widths[:blocks], skip_gate)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def _end_early(model: Any, blocks: int, widths: Sequence[int], classes: int) -> None:
@@ -382,25 +414,46 @@ def _end_early(model: Any, blocks: int, widths: Sequence[int], classes: int) -> 
     initialize_head(model.segmentation_head)
 
 
-def _excite(
-    model: Any, widths: Sequence[int], se: str, places: Sequence[str], reduction: int | None
-) -> None:
-    """Put gates on what goes into the library's decoder, and on what its blocks give.
+@dataclass(frozen=True)
+class _Gates:
+    """What excitations are asked for, of which encoder."""
+
+    encoder: str
+    in_channels: int
+    se: str
+    places: Sequence[str]
+    reduction: int | None
+
+
+def _excite(model: Any, asked: _Gates, blocks: Sequence[Any], widths: Sequence[int]) -> None:
+    """Put gates on the levels of the encoder, on what goes into the decoder, and on its blocks.
 
     By hooks, so that all other parts and weights keep their names.
+
+    Args:
+        model: Of the library.
+        asked: Which gates, and where.
+        blocks: Of its decoder, coarsest first.
+        widths: Channels of what each gives; the first of them is one level above the coarsest.
     """
     from vesselflow.models.layers.gates import Gates, Hook, SkipHook
+    from vesselflow.models.layers.stages import stage_ends
 
     encoded = model.encoder.out_channels
     coarsest = len(encoded) - 1
     first = max(1, coarsest - len(widths))  # at stride 1 there is no skip
     channels = {
+        "encoder": {level: encoded[level] for level in range(1, coarsest + 1) if encoded[level]},
         "skip": {level: encoded[level] for level in range(first, coarsest) if encoded[level]},
         "decoder": dict(enumerate(reversed(widths))),
     }
-    model.gates = Gates(se, places, channels, axes=2, reduction=reduction)
+    model.gates = Gates(asked.se, asked.places, channels, axes=2, reduction=asked.reduction)
+    if "encoder" in asked.places:
+        ends = stage_ends(model.encoder, asked.encoder, asked.in_channels)
+        for level, module in ends.items():
+            module.register_forward_hook(Hook(model.gates, "encoder", level))
     model.decoder.register_forward_pre_hook(SkipHook(model.gates))
-    for level, block in enumerate(reversed(model.decoder.blocks)):
+    for level, block in enumerate(reversed(blocks)):
         block.register_forward_hook(Hook(model.gates, "decoder", level))
 
 
@@ -430,20 +483,27 @@ def unetplusplus(
     depth: int,
     decoder_channels: Sequence[int] | None,
     attention: str | None,
+    se: str | None,
+    se_at: Sequence[str],
+    se_reduction: int | None,
     in_channels: int = 3,
     classes: int = 1,
 ) -> nn.Module:
     """U-Net++ (Zhou et al. 2018, https://arxiv.org/abs/1807.10165)."""
-    return build_encoded(
+    widths = _decoder_channels(decoder_channels, depth)
+    model = build_encoded(
         "UnetPlusPlus",
         encoder,
         weights,
         depth,
         in_channels,
         classes,
-        decoder_channels=_decoder_channels(decoder_channels, depth),
+        decoder_channels=widths,
         decoder_attention_type=attention,
     )
+    if se is not None:
+        _excite(model, _Gates(encoder, in_channels, se, se_at, se_reduction), (), widths)
+    return model
 
 
 def manet(
@@ -452,26 +512,44 @@ def manet(
     weights: str | None,
     depth: int,
     decoder_channels: Sequence[int] | None,
+    se: str | None,
+    se_at: Sequence[str],
+    se_reduction: int | None,
     in_channels: int = 3,
     classes: int = 1,
 ) -> nn.Module:
     """MA-Net (Fan et al. 2020, https://ieeexplore.ieee.org/abstract/document/9201310)."""
-    return build_encoded(
-        "MAnet",
-        encoder,
-        weights,
-        depth,
-        in_channels,
-        classes,
-        decoder_channels=_decoder_channels(decoder_channels, depth),
+    widths = _decoder_channels(decoder_channels, depth)
+    model: Any = build_encoded(
+        "MAnet", encoder, weights, depth, in_channels, classes, decoder_channels=widths
     )
+    if se is not None:
+        gates = _Gates(encoder, in_channels, se, se_at, se_reduction)
+        _excite(model, gates, model.decoder.blocks, widths)
+    built: nn.Module = model
+    return built
 
 
 def linknet(
-    *, encoder: str, weights: str | None, depth: int, in_channels: int = 3, classes: int = 1
+    *,
+    encoder: str,
+    weights: str | None,
+    depth: int,
+    se: str | None,
+    se_at: Sequence[str],
+    se_reduction: int | None,
+    in_channels: int = 3,
+    classes: int = 1,
 ) -> nn.Module:
     """LinkNet (Chaurasia and Culurciello 2017, https://arxiv.org/abs/1707.03718)."""
-    return build_encoded("Linknet", encoder, weights, depth, in_channels, classes)
+    model: Any = build_encoded("Linknet", encoder, weights, depth, in_channels, classes)
+    if se is not None:
+        # Each block gives what the next level of the encoder has, the last one what the head takes.
+        widths = [*model.encoder.out_channels[-2:0:-1], model.segmentation_head[0].in_channels]
+        gates = _Gates(encoder, in_channels, se, se_at, se_reduction)
+        _excite(model, gates, model.decoder.blocks, widths)
+    built: nn.Module = model
+    return built
 
 
 def fpn(
