@@ -16,7 +16,7 @@ $(shell rm -rf .make)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test test-old-cpu rig check clean
+.PHONY: help ready sweep test test-old-cpu rig check clean
 
 help:
 	@echo "make sweep   answer $(SPACE); ARGS=\"--profile chase\" is passed on"
@@ -26,6 +26,9 @@ help:
 	@echo "make check   lint, format and types"
 	@echo "make clean   remove caches and the stamp of the set-up; keeps $(VENV), data and results"
 	@echo "The first of them creates $(VENV) (about 6 GB). PYTHON=python3.12 chooses the interpreter."
+
+# What all others do first; for scripts that then start several of them at once.
+ready: $(READY)
 
 sweep: $(READY)
 	$(BIN)/vesselflow sweep $(SPACE) $(ARGS)
