@@ -41,7 +41,7 @@ def images(name: str) -> torch.Tensor:
     volumes = axes_of({"name": name}) == 3
     generator = torch.Generator().manual_seed(1)
     # Pixels of resnet's coarsest map, for what pools three times below it.
-    side = 256 if name == "pan" else 64
+    side = 128 if name == "pan" else 64
     return torch.randn((3, 1, 4, 32, 32) if volumes else (3, 1, side, side), generator=generator)
 
 

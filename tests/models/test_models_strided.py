@@ -128,7 +128,7 @@ def test_finer_parts_of_a_decoder_are_not_built_and_what_is_there_gets_a_gradien
     # The pyramid begins at stride 2 anyway.
     for finer, coarser in list(pairwise(counts))[0 if name == "unet" else 1 :]:
         assert finer > coarser
-    image = torch.randn(2, 1, 64, 64)
+    image = torch.randn(2, 1, 32, 32)
     for model in models:
         model(image).square().mean().backward()
         own = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -235,7 +235,7 @@ def test_single_pixels_are_answered_around_their_place(spec: dict, stride: objec
             parameter.abs_()
     axes = 3 if spec["name"] in VOLUMETRIC else 2
     divisor, parts = each(model.divisor, axes), each(stride, axes)
-    sides = [48] * axes if axes == 3 else [96] * axes
+    sides = [36] * axes if axes == 3 else [96] * axes
     start = [side // 2 // block * block for side, block in zip(sides, divisor, strict=True)]
     pixels = [
         tuple(at + step % block for at, block in zip(start, divisor, strict=True))
