@@ -59,23 +59,6 @@ def before_batch_norm(model: nn.Module) -> set[str]:
     }
 
 
-def test_gradient_reaches_every_parameter(built):
-    name, _, model, image = built
-    model.train()
-    outputs = model(image)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    assert all(o.shape == (2, 1, *image.shape[2:]) for o in outputs)
-    weights = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(2))
-    sum((o * weights).sum() for o in outputs).backward()
-    silent = {
-        n
-        for n, p in model.named_parameters()
-        if (p.grad is None or not p.grad.abs().sum() > 0)
-        and not n.startswith(UNUSED.get(name, ("none",)))
-    }
-    assert silent <= before_batch_norm(model)
-
-
 def test_evaluation_is_deterministic_finite_and_of_one_shape(built):
     _, _, model, image = built
     model.eval()
@@ -97,15 +80,6 @@ def test_state_dict_brings_the_same_answer_to_another_model(built):
         assert torch.equal(other(image), model(image))
 
 
-def test_initial_weights_come_from_the_global_generator(built):
-    _, spec, model, _ = built
-    torch.manual_seed(0)
-    again = MODELS.build(spec, in_channels=3, classes=1)
-    # Parameters only: other tests may have moved running statistics.
-    pairs = zip(model.parameters(), again.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
-
-
 def test_an_output_stride_gives_that_grid_and_several_classes(built):
     _, spec, model, image = built
     coarse = strided.build(spec, in_channels=3, classes=2, stride=8).eval()
@@ -121,12 +95,13 @@ def test_an_output_stride_gives_that_grid_and_several_classes(built):
     assert logits[:, 1].numel() in [round(p.grad[1].item()) for p in rare]
 
 
-def test_an_output_stride_of_one_changes_nothing(built):
+def test_initial_weights_are_of_the_global_generator_and_the_same_at_an_output_stride_of_one(built):
     _, spec, model, _ = built
     torch.manual_seed(0)
     same = strided.build(spec, in_channels=3, classes=1, stride=1)
     assert type(same) is type(model)
     assert list(same.state_dict()) == list(model.state_dict())
+    # Parameters only: other tests may have moved running statistics.
     pairs = zip(same.parameters(), model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -298,9 +273,10 @@ def test_a_head_of_presence_hears_the_coarsest_map_and_changes_nothing_else(buil
     assert MODELS.canonical({**spec, "presence": None}) == MODELS.canonical(spec)
 
 
-def test_a_pass_changes_nothing_but_the_statistics_of_batch_norms(built):
+def test_a_pass_reaches_all_parameters_and_changes_only_the_statistics_of_batch_norms(built):
     """Without a step of an optimizer; whatever else moves would move at another pace by workers."""
     name_, _, model, image = built
+    model.zero_grad()
     own = {
         f"{path}.{name}".lstrip(".")
         for path, module in model.named_modules()
@@ -311,15 +287,23 @@ def test_a_pass_changes_nothing_but_the_statistics_of_batch_norms(built):
     modes = [module.training for module in model.modules()]
     for training in (True, False):
         model.train(training)
-        outputs = model(image)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        sum(one.square().mean() for one in outputs).backward()
+        outputs = each(model(image))
+        assert all(o.shape == (2, 1, *image.shape[2:]) for o in outputs)
+        weights = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(2))
+        sum((one * weights).sum() for one in outputs).backward()
         moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
         others = sorted(moved - own)
         assert not others, f"beside the batch-norms ({len(own)} statistics) moved: {others}"
         if training:
             still = {n for n in own - moved if not n.startswith(UNUSED.get(name_, ("none",)))}
             assert not still, f"statistics that no pass moves: {sorted(still)}"
+            silent = {
+                n
+                for n, p in model.named_parameters()
+                if (p.grad is None or not p.grad.abs().sum() > 0)
+                and not n.startswith(UNUSED.get(name_, ("none",)))
+            }
+            assert silent <= before_batch_norm(model)
             before = {name: value.clone() for name, value in model.state_dict().items()}
         else:
             assert not moved, f"an evaluation moved {sorted(moved)}"

@@ -26,8 +26,15 @@ def sweep(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def figures(sweep):
-    return {path.stem: path for path in write_figures(sweep)}
+def progress():
+    """What is told while `figures` are drawn."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def figures(sweep, progress):
+    written = write_figures(sweep, told=lambda done, total: progress.append((done, total)))
+    return {path.stem: path for path in written}
 
 
 def test_every_figure_is_a_picture_with_its_numbers(figures):
@@ -252,10 +259,8 @@ def test_validation_previews_are_not_shown_and_torn_ones_are_left_out(tmp_path):
     assert all(best.role != "val" and best.value < 1.0 for best, _ in pairs)
 
 
-def test_progress_is_told(sweep):
-    told = []
-    write_figures(sweep, told=lambda done, total: told.append((done, total)))
-    assert told == [(done, 6) for done in range(7)]
+def test_progress_is_told(figures, progress):
+    assert progress == [(done, 6) for done in range(7)]
 
 
 def test_folder_that_is_no_sweep(tmp_path):

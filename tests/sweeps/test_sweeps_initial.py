@@ -91,7 +91,8 @@ def test_a_run_begins_with_the_weights_that_validation_chose(
             if "running" not in name and "num_batches" not in name:
                 torch.testing.assert_close(value, before[name], rtol=1e-6, atol=1e-12)
     # Begun anew they would have been others.
-    anew = prepared(results, space("x").replace("init_from: x, ", "") + STILL, "anew")
+    text = space("x", folds="[0]").replace("init_from: x, ", "")
+    anew = prepared(results, text + STILL, "anew")
     done(anew)
     (cell, *_) = anew.cells
     assert "init" not in cell.run.identity
