@@ -66,7 +66,13 @@ def planned(*words: str) -> dict[str, Any]:
 
 def test_steps_are_measured_and_nothing_is_left_behind(here: Path) -> None:
     before = tree(here)
-    words = ["-m", "vesselflow", "plan", "space.yaml", "--json"]
+    # The command itself, which measures for a shorter time.
+    code = (
+        "import functools; from vesselflow.sweeps import estimate; "
+        "estimate.Task = functools.partial(estimate.Task, seconds=0.5); "
+        "from vesselflow.cli.main import command; command()"
+    )
+    words = ["-c", code, "plan", "space.yaml", "--json"]
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, timeout=240, check=False
     )

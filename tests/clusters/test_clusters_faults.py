@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -147,6 +148,13 @@ def places(data: object, keys: tuple[object, ...] = ()) -> Iterator[tuple[object
             yield from places(below, (*keys, key))
 
 
+@functools.cache
+def parsed(name: str) -> dict[object, object]:
+    """A whole file, to be copied."""
+    data: dict[object, object] = yaml.safe_load(filled(name))
+    return data
+
+
 @pytest.mark.parametrize("name", ["aws", "gcp", "local"])
 @given(draw=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -154,7 +162,7 @@ def test_whatever_stands_anywhere_it_is_told_and_not_a_crash(
     look: Checker, name: str, draw: st.DataObject
 ) -> None:
     """What is made of a file with odd values: findings, or one line; never a traceback."""
-    data = yaml.safe_load(filled(name))
+    data = copy.deepcopy(parsed(name))
     for _ in range(2):
         place = draw.draw(st.sampled_from(sorted(places(data), key=str)))
         here = data
