@@ -30,6 +30,13 @@ def _say(sweep: Path, **content: object) -> None:
     (sweep / "tables" / SCORING).write_text(json.dumps(content))
 
 
+def _small(folder: Path, previews: bool = False) -> Path:
+    """Two points of one run."""
+    return write_sweep(
+        folder, losses=("fuzzy",), betas=(0.0, 1.0), folds=1, seeds=1, previews=previews
+    )
+
+
 @pytest.fixture(scope="module")
 def by_mcc(tmp_path_factory: pytest.TempPathFactory) -> SweepTables:
     """A sweep whose tables have MCC where others have Dice."""
@@ -51,7 +58,7 @@ def _printed(tables: SweepTables) -> str:
 
 
 def test_tables_that_say_nothing_have_the_default(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path)
+    sweep = _small(tmp_path)
     (sweep / "tables" / SCORING).unlink(missing_ok=True)
     tables = load_tables(sweep)
     assert (tables.objective.metric, tables.objective.direction) == ("dice", "max")
@@ -62,13 +69,13 @@ def test_tables_that_say_nothing_have_the_default(tmp_path: Path) -> None:
     "content", ["", "7", "[]", '{"objective": 3}', '{"objective": {"direction": "up"}}']
 )
 def test_a_damaged_note_reads_as_the_default(tmp_path: Path, content: str) -> None:
-    sweep = write_sweep(tmp_path)
+    sweep = _small(tmp_path)
     (sweep / "tables" / SCORING).write_text(content)
     assert load_tables(sweep).objective.metric == "dice"
 
 
 def test_an_objective_of_newer_code_is_refused_in_a_line(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path)
+    sweep = _small(tmp_path)
     _say(sweep, objective={**OBJECTIVE, "metric": "of tomorrow"})
     with pytest.raises(UserError, match="unknown metric 'of tomorrow'"):
         summary_markdown(load_tables(sweep))
@@ -111,7 +118,7 @@ def test_previews_of_another_metric_are_not_compared(by_mcc: SweepTables) -> Non
 
 
 def test_a_point_shows_the_previews_of_its_own_protocol(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path)
+    sweep = _small(tmp_path, previews=True)
     tables = load_tables(sweep)
     before = chosen_previews(tables)
     assert before
