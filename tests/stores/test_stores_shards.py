@@ -25,7 +25,7 @@ from vesselflow.stores.store import Store, verify, write_store
 
 KINDS = sorted(STORES)
 FUZZ = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -68,18 +68,14 @@ def test_a_source_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_no_two_images_are_equal() -> None:
-    images = {
-        array_digest("image", fundus_source(seed, domain, index, 64).image)
+    sources = [
+        fundus_source(seed, domain, index, 64)
         for seed in (0, 1)
         for domain in "abc"
         for index in range(3)
-    }
-    targets = {
-        array_digest("target", fundus_source(seed, domain, index, 64).target)
-        for seed in (0, 1)
-        for domain in "abc"
-        for index in range(3)
-    }
+    ]
+    images = {array_digest("image", source.image) for source in sources}
+    targets = {array_digest("target", source.target) for source in sources}
     assert len(images) == len(targets) == 18
 
 
