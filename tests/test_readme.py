@@ -60,11 +60,13 @@ def picture(path: Path, seed: int) -> None:
 
 
 def picture_folders(home: Path) -> None:
-    """CHASE_DB1 and STARE as published and sorted, where they are not real; a folder of ours."""
+    """Half of CHASE_DB1 and STARE, as published and sorted, or made up; a folder of ours."""
     real = os.environ.get("VESSELFLOW_TEST_DATA", "")
     for name, folder in (("CHASEDB1", "chase"), ("STARE", "stare")):
-        if real:
-            (home / name).symlink_to(Path(real) / folder)
+        for part in ("images", "labels", "masks") if real else ():
+            (home / name / part).mkdir(parents=True)
+            for path in sorted((Path(real) / folder / part).iterdir())[::2]:
+                (home / name / part / path.name).symlink_to(path)
     for number in range(1, 15):
         stem = {"CHASEDB1": f"Image_{number:02d}L", "STARE": f"im{number:04d}", "pictures": ""}
         for name in ("CHASEDB1", "STARE") if not real else ():
