@@ -8,7 +8,11 @@ from torch.nn import functional
 
 from vesselflow.augment import chain
 from vesselflow.augment import compose as compose_module
+from vesselflow.augment.affine_maps import of_axes
+from vesselflow.augment.arguments import Border
+from vesselflow.augment.chain import affine_lookup, resample_each
 from vesselflow.augment.compose import compose
+from vesselflow.augment.warping import warp
 from vesselflow.config.experiment import load_experiment
 from vesselflow.config.fingerprint import experiment_identity
 from vesselflow.runs.registries import REGISTRIES
@@ -199,3 +203,22 @@ def test_a_displacement_is_the_same_at_voxels_and_looked_up() -> None:
     places = [torch.arange(40.0).view(-1, 1), torch.arange(30.0).view(1, -1)]
     for one, other in zip(lookup.back(places, True), lookup.back(places, False), strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("border", ["outside", "reflect"])
+def test_one_affine_map_alone_gives_what_kornia_gives(border: Border) -> None:
+    generator = torch.Generator().manual_seed(5)
+    image = torch.rand(3, 40, 56, generator=generator)
+    target = torch.rand(1, 40, 56, generator=generator)
+    fov = torch.ones(1, 40, 56)
+    fov[:, :, :9] = 0
+    # Turned, sheared, magnified and shifted; and one that mixes no axes.
+    turned = torch.tensor([[0.9, 0.3, -4.0], [-0.25, 1.1, 6.0]], dtype=torch.float64)
+    magnified = torch.tensor([[1.3, 0.0, -7.2], [0.0, 1.2, -3.1]], dtype=torch.float64)
+    for matrix in (turned, magnified):
+        lookup = affine_lookup(of_axes(matrix[None], 2)[0], border)
+        found = [image[None].clone(), target[None].clone(), fov[None].clone()]
+        resample_each(*found, {0: [lookup]})
+        expected = warp(image, target, fov, matrix.float(), border)
+        for own, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(own[0], other, atol=1e-4, rtol=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +47,11 @@ def affine_lookup(matrix: Tensor, border: Border) -> Lookup:
     def back(places: Sequence[Tensor], voxels: bool) -> list[Tensor]:
         found = []
         for row, constant in zip(turn, away, strict=True):
-            # Short lines first: of voxels only the last sum is as large as the sample.
-            total = _line(constant, row[0], places[0])
-            for factor, place in zip(row[1:], places[1:], strict=True):
+            # Short lines first: of voxels only the last sum is as large as the sample, and where an
+            # axis is not mixed with others, none is.
+            terms = [(factor, place) for factor, place in zip(row, places, strict=True) if factor]
+            total = _line(constant, *terms[0])
+            for factor, place in terms[1:]:
                 total = torch.add(total, place, alpha=factor)
             found.append(total)
         return found
@@ -78,6 +80,24 @@ def displaced_lookup(displacement: Tensor, border: Border) -> Lookup:
         return [place + away for place, away in zip(places, found, strict=True)]
 
     return Lookup(axes, back, border)
+
+
+def resample_each(
+    image: Tensor, target: Tensor, fov: Tensor, lookups: Mapping[int, Sequence[Lookup]]
+) -> None:
+    """Resample some samples of a batch in place, each by lookups of its own (see `resample`).
+
+    Args:
+        image: float (N, C, *S).
+        target: float (N, K, *S); K may be 0.
+        fov: float (N, 1, *S), 0 or 1.
+        lookups: Sample -> of the parts, in the order in which they are applied.
+    """
+    for index, own in lookups.items():
+        # One sample at a time: what is between then fits into the cache.
+        image[index], target[index], fov[index] = resample(
+            image[index], target[index], fov[index], own
+        )
 
 
 def resample(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vesselflow.augment import AUGMENTATIONS
-from vesselflow.augment.chain import resample
+from vesselflow.augment.chain import resample_each
 from vesselflow.augment.draws import Draws, Mixer, Mover, Part, Resampler, choose
 from vesselflow.augment.mixing import mix, mix_fov, partners
 from vesselflow.config.scalars import ScalarSchedule
@@ -348,12 +348,8 @@ def _chained(
     if several:
         others = set(range(len(image))) - several
         found = [part.lookups(image, draws.without(others)) for part, draws in row]
-        for index in several:
-            lookups = [each[index] for each in found if index in each]
-            # One sample at a time: what is between then fits into the cache.
-            image[index], target[index], fov[index] = resample(
-                image[index], target[index], fov[index], lookups
-            )
+        own = {index: [each[index] for each in found if index in each] for index in several}
+        resample_each(image, target, fov, own)
     return several
 
 

@@ -57,14 +57,10 @@ class RandomResizedCrop:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
-        from vesselflow.augment.warping import warp
+        from vesselflow.augment.chain import resample_each
 
-        chosen, matrices = self._drawn(image.shape[2:], draws)
-        for index, matrix in zip(chosen, matrices.to(image.device, image.dtype), strict=True):
-            # The border counts where rounding leads beyond the frame, and nowhere else.
-            image[index], target[index], fov[index] = warp(
-                image[index], target[index], fov[index], matrix, "reflect"
-            )
+        found = self.lookups(image, draws)
+        resample_each(image, target, fov, {index: [own] for index, own in found.items()})
 
     def lookups(self, image: Tensor, draws: Draws) -> dict[int, Lookup]:
         """See `vesselflow.augment.draws.Resampler`."""

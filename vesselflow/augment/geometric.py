@@ -231,22 +231,10 @@ class Affine:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
-        from vesselflow.augment.warping import warp, warp_volume
+        from vesselflow.augment.chain import resample_each
 
-        size = image.shape[2:]
-        chosen, numbers = self._drawn(size, draws)
-        if not chosen:
-            return
-        if self._solid(size):
-            warped, matrices = warp_volume, self._of_volumes(numbers, size)
-        else:
-            plane = self._of_planes(numbers, size)
-            warped, matrices = warp, plane.to(image.device, image.dtype)
-        for index, matrix in zip(chosen, matrices, strict=True):
-            # One sample at a time: what is between then fits into the cache.
-            image[index], target[index], fov[index] = warped(
-                image[index], target[index], fov[index], matrix, self.border
-            )
+        found = self.lookups(image, draws)
+        resample_each(image, target, fov, {index: [own] for index, own in found.items()})
 
     def lookups(self, image: Tensor, draws: Draws) -> dict[int, Lookup]:
         """See `vesselflow.augment.draws.Resampler`."""
