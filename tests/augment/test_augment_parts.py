@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from vesselflow.augment.affine_maps import of_axes
+from vesselflow.augment.chain import Lookup, affine_lookup, resample
 from vesselflow.augment.compose import compose
 from vesselflow.augment.draws import Draws
 from vesselflow.augment.photometric import colour_matrix
-from vesselflow.augment.warping import warp
 from vesselflow.errors import ShapeError, UserError
 
 torch.set_num_threads(1)
@@ -117,6 +118,11 @@ def test_affine_of_no_strength_keeps_the_image():
     assert fov.min() == 1
 
 
+def plane_lookup(matrix: torch.Tensor) -> Lookup:
+    """Of a map of (x, y), (2, 3)."""
+    return affine_lookup(of_axes(matrix[None], 2)[0], "outside")
+
+
 def test_warp_by_a_quarter_turn_about_the_centre_is_rot90():
     # (x, y) -> (c - (y - c), c + (x - c)), with the centre of n pixels at c = (n - 1) / 2:
     # clockwise as displayed (y points down).
@@ -125,7 +131,7 @@ def test_warp_by_a_quarter_turn_about_the_centre_is_rot90():
     matrix = torch.tensor([[0.0, -1.0, 2 * c], [1.0, 0.0, 0.0]], dtype=torch.float64)
     image = torch.rand(3, n, n, dtype=torch.float64)
     ones = torch.ones(1, n, n, dtype=torch.float64)
-    result, _, fov = warp(image, image[:1], ones, matrix)
+    result, _, fov = resample(image, image[:1], ones, [plane_lookup(matrix)])
     assert torch.allclose(result, torch.rot90(image, -1, (-2, -1)), atol=1e-9)
     assert fov.min() == 1
 
@@ -137,7 +143,8 @@ def test_warp_agrees_with_scipy(a, b, x, y):
     g = torch.Generator().manual_seed(0)
     image = torch.rand(1, 20, 32, generator=g, dtype=torch.float64)
     ones = torch.ones(1, 20, 32, dtype=torch.float64)
-    result, target, fov = warp(image, image, ones, torch.from_numpy(forward[:2]))
+    lookup = plane_lookup(torch.from_numpy(forward[:2]))
+    result, target, fov = resample(image, image, ones, [lookup])
     # scipy maps (row, column) of the result to the source, so the inverse with swapped axes.
     inverse = np.linalg.inv(forward)
     expected = ndimage.affine_transform(

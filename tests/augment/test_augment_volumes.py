@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from vesselflow.augment.affine_maps import about_centre, of_axes, rotation, seen_through, shearing
+from vesselflow.augment.arguments import Border
+from vesselflow.augment.chain import affine_lookup, displaced_lookup, resample
 from vesselflow.augment.compose import compose
 from vesselflow.augment.mirrors import move_reflected
 from vesselflow.augment.moving import Turn
-from vesselflow.augment.warping import displace, warp, warp_volume
 from vesselflow.targets.keypoints import Keypoints
 
 torch.set_num_threads(1)
@@ -32,6 +33,13 @@ def some_map(seed: int, strength: float = 0.25) -> torch.Tensor:
     draws = np.random.default_rng(seed)
     linear = np.eye(3) + draws.uniform(-strength, strength, (3, 3))
     return torch.from_numpy(np.hstack([linear, draws.uniform(-3, 3, (3, 1))]))
+
+
+def warped(
+    image: torch.Tensor, matrix: torch.Tensor, border: Border = "outside"
+) -> tuple[torch.Tensor, ...]:
+    """Image, target (the same) and fov (full) by an affine map."""
+    return resample(image, image, torch.ones_like(image), [affine_lookup(matrix, border)])
 
 
 def turned(turn: Turn, tensor: torch.Tensor) -> torch.Tensor:
@@ -89,8 +97,7 @@ def test_slices_are_turned_into_the_plane_only_where_that_is_asked_for() -> None
 def test_warp_of_a_volume_agrees_with_scipy(seed: int) -> None:
     image = volume(9, 12, 14, seed=seed)
     matrix = some_map(seed)
-    ones = torch.ones_like(image)
-    result, target, fov = warp_volume(image, image, ones, matrix)
+    result, target, fov = warped(image, matrix)
     back = np.linalg.inv(matrix[:, :3].numpy())
     offset = -back @ matrix[:, 3].numpy()
     inside = fov[0].numpy() > 0
@@ -104,7 +111,7 @@ def test_warp_of_a_volume_agrees_with_scipy(seed: int) -> None:
     clear = np.abs(margin) > 1e-6
     assert ((margin > 0) == inside)[clear].all()
     # Mirrored at the outer faces of the border pixels, which scipy calls "reflect".
-    mirrored, _, valid = warp_volume(image, image, ones, matrix, "reflect")
+    mirrored, _, valid = warped(image, matrix, "reflect")
     expected = ndimage.affine_transform(image[0].numpy(), back, offset, order=1, mode="reflect")
     assert np.abs(mirrored[0].numpy() - expected).max() < 1e-9
     assert valid.min() == 1
@@ -112,21 +119,20 @@ def test_warp_of_a_volume_agrees_with_scipy(seed: int) -> None:
 
 @quick
 @given(seeds, st.sampled_from(["outside", "reflect"]))
-def test_a_map_of_the_plane_is_one_of_the_volume(seed: int, border: str) -> None:
+def test_a_map_of_the_plane_is_one_of_the_volume(seed: int, border: Border) -> None:
     image = volume(4, 14, 16, seed=seed)
     draws = np.random.default_rng(seed)
     plane = np.hstack([np.eye(2) + draws.uniform(-0.3, 0.3, (2, 2)), draws.uniform(-3, 3, (2, 1))])
     matrix = torch.from_numpy(plane)
-    ones = torch.ones_like(image)
-    first = warp(image, image[:0], ones, matrix, border)  # type: ignore[arg-type]
-    second = warp_volume(image, image[:0], ones, of_axes(matrix[None], 3)[0], border)  # type: ignore[arg-type]
+    first = warped(image, of_axes(matrix[None], 2)[0], border)
+    second = warped(image, of_axes(matrix[None], 3)[0], border)
     for one, other in zip(first, second, strict=True):
         assert torch.allclose(one, other, atol=1e-9)
 
 
 @quick
 @given(seeds, st.sampled_from(["outside", "reflect"]))
-def test_a_displacement_that_an_affine_map_makes_is_that_map(seed: int, border: str) -> None:
+def test_a_displacement_that_an_affine_map_makes_is_that_map(seed: int, border: Border) -> None:
     image = volume(7, 9, 11, seed=seed)
     matrix = some_map(seed)
     back = torch.linalg.inv(matrix[:, :3])
@@ -136,8 +142,8 @@ def test_a_displacement_that_an_affine_map_makes_is_that_map(seed: int, border: 
     )  # fmt: skip
     places = torch.einsum("ij,jzyx->izyx", back, mesh - matrix[:, 3].view(3, 1, 1, 1))
     ones = torch.ones_like(image)
-    first = displace(image, image, ones, places - mesh, border)  # type: ignore[arg-type]
-    second = warp_volume(image, image, ones, matrix, border)  # type: ignore[arg-type]
+    first = resample(image, image, ones, [displaced_lookup(places - mesh, border)])
+    second = warped(image, matrix, border)
     for one, other in zip(first, second, strict=True):
         assert torch.allclose(one, other, atol=1e-9)
 

@@ -1,4 +1,9 @@
-"""Several parts that resample one sample, as one resampling: each alone would smooth it anew."""
+"""Resampling of a sample, by one part or by several at once: each by itself would smooth it anew.
+
+Image and target are sampled smoothly, the field of view by the nearest voxel. Beyond the frame
+either nothing is, and lies outside the fov, or the sample is mirrored at the outer faces of its
+border voxels: ... 2 1 0 | 0 1 2 ... n-1 | n-1 n-2 ...
+"""
 
 from __future__ import annotations
 

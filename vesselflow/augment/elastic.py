@@ -69,17 +69,13 @@ class Elastic:
 
     def apply(self, image: Tensor, target: Tensor, fov: Tensor, draws: Draws) -> None:
         """See `vesselflow.augment.draws.Part`."""
-        from vesselflow.augment.warping import displace
+        from vesselflow.augment.chain import displaced_lookup, resample_each
 
-        for index, field in self._drawn(image.shape[2:], draws).items():
-            # One sample at a time: what is between then fits into the cache.
-            image[index], target[index], fov[index] = displace(
-                image[index],
-                target[index],
-                fov[index],
-                field.dense(image.device, image.dtype),
-                self.border,
-            )
+        fields = self._drawn(image.shape[2:], draws)
+        # Of one sample at a time: fields are as large as images.
+        for index, field in fields.items():
+            own = displaced_lookup(field.dense(image.device, image.dtype), self.border)
+            resample_each(image, target, fov, {index: [own]})
 
     def lookups(self, image: Tensor, draws: Draws) -> dict[int, Lookup]:
         """See `vesselflow.augment.draws.Resampler`."""

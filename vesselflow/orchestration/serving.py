@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 #: What a first run would import in its midst.
 _FIRST_RUN_NEEDS = (
     "vesselflow.augment.blurring",
+    "vesselflow.augment.chain",
     "vesselflow.augment.channels",
     "vesselflow.augment.clahe",
     "vesselflow.augment.cropping",
@@ -45,7 +46,6 @@ _FIRST_RUN_NEEDS = (
     "vesselflow.augment.geometric",
     "vesselflow.augment.mixing",
     "vesselflow.augment.photometric",
-    "vesselflow.augment.warping",
 )
 #: What a worker met -> what that is to the policy.
 EVENTS = {
