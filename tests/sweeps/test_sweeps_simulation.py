@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vesselflow.errors import UserError
@@ -279,7 +279,15 @@ def _whole(book: Book) -> None:
     assert total == sum(entry.steps for entry in book.jobs.values())
 
 
+#: A spare slot ends while another's machine is gone, and the driver looks who is silent just then.
+SPARE_AND_SILENT = [
+    MachineModel(cpus=2.0, count=1, boot_spread=0.3, mean_life_s=2000.0, notice_s=30.0),
+    MachineModel(cpus=2.0, count=3, boot_spread=0.3, mean_life_s=600.0, speed=0.69921875),
+]
+
+
 @settings(max_examples=150)
+@example(count=5, fleet=SPARE_AND_SILENT, blows=[], workers=2, retries=0, seed=3642723)
 @given(
     count=st.integers(1, 12),
     fleet=fleets,

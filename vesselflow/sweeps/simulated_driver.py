@@ -187,7 +187,9 @@ class SimulatedDriver:
         self._wake()
 
     def _let_go(self, slot: Slot) -> None:
-        """A slot ends as it should; the driver sees it at its next look."""
+        """A slot ends as it should, not silent until then; the driver sees it at its next look."""
+        if slot.arrival:
+            self._beat(slot)
         self._leave(slot)
         self.world.at(self.world.now + self.world.settings.look_s, self._gone, slot)
 
