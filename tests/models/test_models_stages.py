@@ -106,6 +106,17 @@ def test_an_encoder_of_timm_is_tried() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["unet", "manet", "linknet", "unetplusplus", "fpn2d"])
+def test_an_encoder_without_a_map_at_stride_2_has_gates_elsewhere(name: str) -> None:
+    places = ["encoder", "skip"] + ["decoder"] * (name != "unetplusplus")
+    spec = {"name": name, "encoder": "tu-convnext_atto", "se": "cse", "se_at": places}
+    with torch.device("meta"):
+        model: Any = MODELS.build(spec, in_channels=3, classes=1)
+    assert model(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1, 64, 64)
+    assert "encoder1" not in model.gates
+    assert {"encoder2", "encoder5"} <= set(model.gates)
+
+
 def test_gates_are_no_part_of_the_encoder() -> None:
     """Who freezes the encoder, or trains it more slowly, leaves what is new alone."""
     spec = {"name": "fpn2d", "encoder": "resnet18", "se": "cse", "se_at": ["encoder", "skip"]}

@@ -14,6 +14,7 @@ stages as parameters without a gradient.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -544,8 +545,11 @@ def linknet(
     """LinkNet (Chaurasia and Culurciello 2017, https://arxiv.org/abs/1707.03718)."""
     model: Any = build_encoded("Linknet", encoder, weights, depth, in_channels, classes)
     if se is not None:
-        # Each block gives what the next level of the encoder has, the last one what the head takes.
-        widths = [*model.encoder.out_channels[-2:0:-1], model.segmentation_head[0].in_channels]
+        # Each block gives as many as the next level of the encoder has, or where that has no map as
+        # many as it was given; the last one what the head takes.
+        coarsest, *others = model.encoder.out_channels[:0:-1]
+        widths = list(itertools.accumulate(others, lambda last, own: own or last, initial=coarsest))
+        widths = [*widths[1:], model.segmentation_head[0].in_channels]
         gates = _Gates(encoder, in_channels, se, se_at, se_reduction)
         _excite(model, gates, model.decoder.blocks, widths)
     built: nn.Module = model
