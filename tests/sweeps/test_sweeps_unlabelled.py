@@ -207,6 +207,15 @@ def test_an_image_that_is_scored_or_has_labels_is_refused(results: Path, other: 
     assert f"' of '{other}' are the same image" in line
 
 
+def test_a_store_without_a_patch_in_its_field_of_view_is_refused(results: Path) -> None:
+    small = "{synth: {kind: fundus, sources: 3, seed: 2, size_px: 64, domain: b}, scale: 0.5}"
+    stores = STORES.replace("synth:fundus?domain=b&sources=3&seed=2&size_px=64", small)
+    data = "{train: a, unlabelled: u, working_size_px: 64, patch: 32, stride: 8, min_fov: 0.95}"
+    line = refused(results, stores, data=data)
+    assert line.startswith("refused.yaml: data.patch: ")
+    assert "(store 'u')" in line
+
+
 def test_volumes_are_no_images(results: Path) -> None:
     stores = STORES.replace("synth:fundus?domain=b&sources=3&seed=2&size_px=64", "synth:tomogram")
     assert "the store 'u' holds volumes" in refused(results, stores)

@@ -388,10 +388,10 @@ def check_samples(
     """
     from vesselflow.stores.store import Store
 
-    seen = set()
+    seen: set[object] = set()
     for point in space.expand().points:
         experiment = point.experiment
-        _check_unlabelled_patches(space, file, experiment, stores)
+        _check_unlabelled_patches(space, file, experiment, stores, seen)
         facts, view = stores[experiment.data.train], seen_as(experiment, stores)
         key = (view, split_key(experiment), space.run_folds(experiment))
         if view.patch == "full" or not facts.digest or key in seen:
@@ -413,16 +413,22 @@ def check_samples(
 
 
 def _check_unlabelled_patches(
-    space: Space, file: Path, experiment: Experiment, stores: Mapping[str, StoreFacts]
+    space: Space,
+    file: Path,
+    experiment: Experiment,
+    stores: Mapping[str, StoreFacts],
+    seen: set[object],
 ) -> None:
+    """As `check_samples`, of the whole store; what is in `seen` was looked at for another point."""
     from vesselflow.stores.store import Store
 
     if experiment.unlabelled is None or experiment.data.patch == "full":
         return
     facts = stores[experiment.unlabelled]
-    if not facts.digest:
-        return
     view = seen_as(experiment, stores, facts.name)
+    if not facts.digest or (facts.name, view) in seen:
+        return
+    seen.add((facts.name, view))
     frames = sample_frames(facts.sources, view)
     with Store.open(facts.path) as store:
         if not any(_has_patch(store, view, frames, source.index) for source in facts.sources):
