@@ -12,9 +12,9 @@ from vesselflow.errors import ShapeError
 from vesselflow.models.layers import FUSIONS
 from vesselflow.models.layers.convolutions import initialise, initialise_head, raised
 from vesselflow.models.layers.fusions import Maps
-from vesselflow.models.layers.gates import Gates, Hook
+from vesselflow.models.layers.gates import Gates
 from vesselflow.models.layers.pyramid import Pyramid
-from vesselflow.models.layers.stages import stage_ends
+from vesselflow.models.layers.stages import gate_levels
 from vesselflow.models.smp import build_encoded
 
 
@@ -127,8 +127,7 @@ class Fpn2d(nn.Module):
         }
         self.gates = Gates(se, se_at, places, axes=2, reduction=se_reduction)
         if se is not None and "encoder" in se_at:
-            for level, module in stage_ends(self.encoder, encoder_name, in_channels).items():
-                module.register_forward_hook(Hook(self.gates, "encoder", level))
+            gate_levels(self.gates, self.encoder, encoder_name, in_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of an image.

@@ -438,7 +438,7 @@ def _excite(model: Any, asked: _Gates, blocks: Sequence[Any], widths: Sequence[i
         widths: Channels of what each gives; the first of them is one level above the coarsest.
     """
     from vesselflow.models.layers.gates import Gates, Hook, SkipHook
-    from vesselflow.models.layers.stages import stage_ends
+    from vesselflow.models.layers.stages import gate_levels
 
     encoded = model.encoder.out_channels
     coarsest = len(encoded) - 1
@@ -450,9 +450,7 @@ def _excite(model: Any, asked: _Gates, blocks: Sequence[Any], widths: Sequence[i
     }
     model.gates = Gates(asked.se, asked.places, channels, axes=2, reduction=asked.reduction)
     if "encoder" in asked.places:
-        ends = stage_ends(model.encoder, asked.encoder, asked.in_channels)
-        for level, module in ends.items():
-            module.register_forward_hook(Hook(model.gates, "encoder", level))
+        gate_levels(model.gates, model.encoder, asked.encoder, asked.in_channels)
     model.decoder.register_forward_pre_hook(SkipHook(model.gates))
     for level, block in enumerate(reversed(blocks)):
         block.register_forward_hook(Hook(model.gates, "decoder", level))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vesselflow.errors import UserError
+from vesselflow.models.layers.gates import Gates, Hook
 
 #: Side of the image that is followed: two px at the coarsest level of a stride of 32.
 _SIDE_PX = 64
@@ -69,6 +70,12 @@ def stage_ends(encoder: Any, name: str, in_channels: int) -> dict[int, nn.Module
             raise _nowhere(name)
         ends[level] = found[-1]
     return ends
+
+
+def gate_levels(gates: Gates, encoder: Any, name: str, in_channels: int) -> None:
+    """Put the gates of the place "encoder" behind the levels of an encoder; see `stage_ends`."""
+    for level, module in stage_ends(encoder, name, in_channels).items():
+        module.register_forward_hook(Hook(gates, "encoder", level))
 
 
 def _nowhere(name: str) -> UserError:
