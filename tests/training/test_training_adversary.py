@@ -68,10 +68,11 @@ def test_labels_of_unlabelled_images_are_not_looked_at_and_their_pixels_are() ->
     samples, other = cases.tiny_unlabelled(), cases.tiny_unlabelled()
     (block,) = other.blocks
     block.reshape(5, 5, -1)[:, 3] = np.random.default_rng(0).integers(0, 2, (5, 64 * 64))
-    one = trained(1.0, unlabelled=samples, augment={"hflip": {}, "affine": {"p": 0.8}})
-    assert same(one, trained(1.0, unlabelled=other, augment={"hflip": {}, "affine": {"p": 0.8}}))
+    augment: dict[str, Any] = {"hflip": {}, "affine": {"p": 0.8}}
+    one = trained(1.0, unlabelled=samples, augment=augment)
+    assert same(one, trained(1.0, unlabelled=other, augment=augment))
     others = cases.tiny_unlabelled(noise=9)
-    assert not same(one, trained(1.0, unlabelled=others, augment={"hflip": {}, "affine": {}}))
+    assert not same(one, trained(1.0, unlabelled=others, augment=augment))
 
 
 def test_the_encoder_gets_the_gradient_reversed_and_times_its_weight(
@@ -102,7 +103,7 @@ def test_the_encoder_gets_the_gradient_reversed_and_times_its_weight(
     assert moved == {"encoder"}
 
 
-def test_a_training_is_resumed_with_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_is_resumed_with_its_head() -> None:
     experiment = cases.tiny_experiment(
         data={"unlabelled": "u"}, train={"domain_weight": 1.0, "micro_batches_per_step": 1}
     )
