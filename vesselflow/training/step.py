@@ -372,9 +372,7 @@ class Stepper:
 
     def _backward(self, step: int, index: int, progress: float, batch: Batch) -> Tensor:
         given = self._give(step, index, progress, batch)
-        image, target, fov_out = given.image, given.target, given.counted
-        if self._experiment.train.channels_last:
-            image = image.contiguous(memory_format=channels_last(image.ndim - 2))
+        image, target, fov_out = self._laid_out(given.image), given.target, given.counted
         # Dropout and the like draw from the global generator: key it per micro-batch.
         torch.manual_seed(key(self._seed, "forward", step, index))
         presence, adversary = self._presence, self._adversary
@@ -425,9 +423,7 @@ class Stepper:
         other to the head, which then had nothing to teach. None is learnt from unlabelled images.
         """
         assert batch.unlabelled is not None
-        image = self._give.unlabelled(step, index, progress, batch.unlabelled)
-        if self._experiment.train.channels_last:
-            image = image.contiguous(memory_format=channels_last(image.ndim - 2))
+        image = self._laid_out(self._give.unlabelled(step, index, progress, batch.unlabelled))
         torch.manual_seed(key(self._seed, "forward unlabelled", step, index))
         weight = resolve(self._experiment.train.domain_weight, progress)
         # The backward pass is in it, too: blocks may be computed again there.
@@ -437,6 +433,12 @@ class Stepper:
             loss, right = domain_loss(adversary(maps, len(image), weight), True)
             (0.5 * loss).backward()
         return loss.detach(), right
+
+    def _laid_out(self, image: Tensor) -> Tensor:
+        """Images in the memory layout of the weights."""
+        if not self._experiment.train.channels_last:
+            return image
+        return image.contiguous(memory_format=channels_last(image.ndim - 2))
 
     def _narrow(self) -> torch.autocast:
         """Mixed precision, where it is asked for."""
